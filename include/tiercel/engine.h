@@ -1,0 +1,67 @@
+// The engine: one model, one KV cache, one batch that requests join and leave at every step.
+//
+//   auto engine = tiercel::Engine::open({.model = "model.gguf"}).value();
+//   auto answer = engine.process_request({.text = "Once upon a time"}).get();
+//   if (answer.ok()) std::puts(answer->text.c_str());
+//
+// Thread-safety: every method may be called from any thread. Ownership: the engine owns its threads, memory and model;
+// destroying it (or close()) ends requests in flight with Cancelled and joins every thread. Futures may outlive it.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tiercel/options.h"
+#include "tiercel/request.h"
+#include "tiercel/stats.h"
+#include "tiercel/status.h"
+#include "tiercel/types.h"
+
+namespace tiercel {
+
+class EngineState;  // internal
+
+class Engine {
+ public:
+  // Maps the model, measures and packs its weights, reserves the KV arena, starts the step thread.
+  //   InvalidArgument    an option out of range; a file that is not a usable GGUF model (says what and where)
+  //   NotFound           no such model file
+  //   ResourceExhausted  the KV capacity is below what one sequence of context_tokens needs (says how much it is)
+  //   Unavailable        the system gives no memory
+  static Result<Engine> open(const EngineOptions& options);
+
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+  ~Engine();
+
+  // Queues a request and returns at once. A request that cannot be run is answered through the future:
+  //   InvalidArgument    the prompt, a sampling option or a limit cannot be used; the message says what to change
+  //   Rejected           max_queued_requests are waiting
+  //   Cancelled          cancel() or the engine's end came first
+  ResponseFuture process_request(Request request);
+
+  // Ends every request in flight with Cancelled, joins the threads. Later requests are answered Cancelled. Idempotent.
+  void close();
+
+  EngineStats get_stats() const;
+  const EngineInfo& info() const;
+
+  // Text <-> tokens of this model. InvalidArgument for text that is not UTF-8.
+  Result<std::vector<TokenId>> tokenize(std::string_view text, bool parse_special_tokens = false) const;
+  std::string detokenize(std::span<const TokenId> tokens) const;
+  // The prompt that `messages` become, with the assistant's turn opened. InvalidArgument where the model has no chat
+  // template or the template refuses them.
+  Result<std::string> render_chat(std::span<const ChatMessage> messages) const;
+
+  // Leading tokens of `tokens` whose KV is cached now under `cache_salt`.
+  std::size_t lookup(std::span<const TokenId> tokens, std::string_view cache_salt = {}) const;
+
+ private:
+  explicit Engine(std::unique_ptr<EngineState> state);
+  std::unique_ptr<EngineState> state_;
+};
+
+}  // namespace tiercel

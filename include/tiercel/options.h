@@ -1,0 +1,55 @@
+// Every setting of an Engine, with unit, default and range. A default-constructed struct with `model` set is usable.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "tiercel/status.h"
+#include "tiercel/types.h"
+
+namespace tiercel {
+
+// How exactly the model is computed. Weights are those of the file in every mode.
+enum class Compute : std::uint8_t {
+  Fast,     // bf16 activations in the linear layers, f16 KV: mean |log-prob deviation| about 0.01 from float32
+  Precise,  // float32 activations and KV: agrees with a float32 reference; for checking, about 4 times slower
+};
+
+struct KvCacheOptions {
+  // Bytes of KV in the hot arena, running sequences and cached prefixes together. Reserved as address space when the
+  // engine opens; the system backs a page when it is first written. At least one block. Default 1 GiB.
+  std::size_t capacity_bytes = std::size_t{1} << 30;
+  // Tokens per block, the unit of sharing, eviction and transfer: 8, 16, 32, 64 or 128. Default 32.
+  std::uint32_t block_tokens = 32;
+  // False: every request computes its whole prompt and leaves nothing behind.
+  bool prefix_reuse = true;
+
+  Status validate() const;
+};
+
+struct EngineOptions {
+  // Path of a GGUF file, version 3. Required.
+  std::string model = {};
+  KvCacheOptions cache = {};
+  Compute compute = Compute::Fast;
+  // The tokens of a request do not depend on cache hits, on the other requests in its batch or on timing: reuse is
+  // limited to blocks that a cold run would compute with the same arithmetic. Default false.
+  bool deterministic = false;
+  // Threads of a step. 0: one per core this process may run on. 0 .. 256.
+  std::uint32_t threads = 0;
+  // Longest sequence, prompt and output, in tokens. 0: what the model was trained for. Not above it.
+  std::uint32_t context_tokens = 0;
+  // Most sequences in one step. 1 .. 4096.
+  std::uint32_t max_batch_sequences = 128;
+  // Most tokens in one step: running sequences take one each, the rest goes to prefill. 32 .. 65536, and at least
+  // max_batch_sequences.
+  std::uint32_t max_batch_tokens = 1024;
+  // Requests that may wait for a place in the batch; one more is Rejected at once. At least 1.
+  std::uint32_t max_queued_requests = 4096;
+
+  // InvalidArgument naming the field, its value and its range; does not touch the file system.
+  Status validate() const;
+};
+
+}  // namespace tiercel

@@ -1,0 +1,47 @@
+// The small types that every part of the API shares.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace tiercel {
+
+using TokenId = std::int32_t;
+
+// Index of a KV block in the hot arena, 0 .. capacity - 1.
+using BlockId = std::uint32_t;
+inline constexpr BlockId kNoBlock = 0xffffffffu;
+
+// Element type of the KV values in a block.
+enum class DType : std::uint8_t { F32, F16, BF16 };
+constexpr std::size_t size_of(DType dtype) { return dtype == DType::F32 ? 4 : 2; }
+std::string_view to_string(DType dtype);  // "f32", "f16", "bf16"
+
+// Names the computation whose KV is cached: model weights, architecture, dtype, layout and everything else that changes
+// a KV value. Blocks of different fingerprints never match.
+struct Fingerprint {
+  std::array<std::uint64_t, 2> words{};
+  friend bool operator==(const Fingerprint&, const Fingerprint&) = default;
+};
+
+// The bytes of one KV block: `[layer][K|V][kv_head][token][head_dim]`, densely packed, the same in every tier.
+// docs/block_format.md pins it.
+struct KvLayout {
+  std::uint32_t layers = 0;
+  std::uint32_t kv_heads = 0;
+  std::uint32_t head_dim = 0;
+  std::uint32_t block_tokens = 32;
+  DType dtype = DType::F16;
+
+  // All in elements.
+  constexpr std::size_t head_stride() const { return std::size_t{block_tokens} * head_dim; }  // kv_head to kv_head
+  constexpr std::size_t value_offset() const { return kv_heads * head_stride(); }  // K of a layer to V of that layer
+  constexpr std::size_t layer_stride() const { return 2 * value_offset(); }        // layer to layer
+  constexpr std::size_t block_elements() const { return layers * layer_stride(); }
+  constexpr std::size_t block_bytes() const { return block_elements() * size_of(dtype); }
+  constexpr std::size_t token_bytes() const { return block_bytes() / block_tokens; }
+};
+
+}  // namespace tiercel

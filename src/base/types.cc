@@ -1,0 +1,14 @@
+#include "tiercel/types.h"
+
+namespace tiercel {
+
+std::string_view to_string(DType dtype) {
+  switch (dtype) {
+    case DType::F32: return "f32";
+    case DType::F16: return "f16";
+    case DType::BF16: return "bf16";
+  }
+  return "unknown";
+}
+
+}  // namespace tiercel

@@ -1,0 +1,59 @@
+#include "kv/block_pool.h"
+
+#include <cassert>
+#include <numeric>
+
+namespace tiercel {
+
+BlockPool::BlockPool(std::size_t capacity_blocks) : references_(capacity_blocks, kFree), free_(capacity_blocks) {
+  std::iota(free_.rbegin(), free_.rend(), BlockId{0});
+}
+
+std::uint32_t BlockPool::references(BlockId block) const {
+  assert(!is_free(block));
+  return references_[block];
+}
+
+void BlockPool::promise(std::size_t blocks) {
+  assert(blocks <= claimable_blocks());
+  promised_ += blocks;
+}
+
+void BlockPool::return_promises(std::size_t blocks) {
+  assert(blocks <= promised_);
+  promised_ -= blocks;
+}
+
+BlockId BlockPool::take_promised() {
+  assert(promised_ > 0 && !free_.empty());
+  const BlockId block = free_.back();
+  free_.pop_back();
+  references_[block] = 1;
+  ++leased_;
+  --promised_;
+  return block;
+}
+
+void BlockPool::add_reference(BlockId block) {
+  assert(!is_free(block));
+  if (references_[block]++ == 0) ++leased_;
+}
+
+bool BlockPool::drop_reference(BlockId block) {
+  assert(!is_free(block) && references_[block] > 0);
+  if (--references_[block] > 0) return false;
+  --leased_;
+  return true;
+}
+
+void BlockPool::give_back(BlockId block) {
+  assert(!is_free(block) && references_[block] == 0);
+  references_[block] = kFree;
+  free_.push_back(block);
+}
+
+std::size_t BlockPool::metadata_bytes() const {
+  return references_.capacity() * sizeof(references_[0]) + free_.capacity() * sizeof(BlockId);
+}
+
+}  // namespace tiercel

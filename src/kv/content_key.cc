@@ -1,0 +1,38 @@
+#include "kv/content_key.h"
+
+#include <bit>
+#include <cstring>
+#include <string>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+namespace tiercel {
+
+// Keys hash words and tokens as they lie in memory and are compared across machines.
+static_assert(std::endian::native == std::endian::little);
+static_assert(sizeof(ContentKey) == 16 && sizeof(TokenId) == 4);
+
+ContentKey xxh3_key(const ContentKey& parent, std::span<const std::byte> content) {
+  XXH3_state_t state;
+  XXH3_128bits_reset(&state);
+  XXH3_128bits_update(&state, &parent, sizeof(parent));
+  XXH3_128bits_update(&state, content.data(), content.size());
+  const XXH128_hash_t hash = XXH3_128bits_digest(&state);
+  return {.low = hash.low64, .high = hash.high64};
+}
+
+ContentKey root_key(KeyFunction function, const Fingerprint& fingerprint, std::string_view salt,
+                    std::uint64_t adapter_id) {
+  std::string content(sizeof(adapter_id), '\0');
+  std::memcpy(content.data(), &adapter_id, sizeof(adapter_id));
+  content += salt;
+  return function({.low = fingerprint.words[0], .high = fingerprint.words[1]},
+                  std::as_bytes(std::span<const char>(content)));
+}
+
+ContentKey child_key(KeyFunction function, const ContentKey& parent, std::span<const TokenId> tokens) {
+  return function(parent, std::as_bytes(tokens));
+}
+
+}  // namespace tiercel

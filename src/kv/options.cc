@@ -1,0 +1,48 @@
+#include "tiercel/options.h"
+
+#include <fmt/format.h>
+
+namespace tiercel {
+namespace {
+
+template <class Value, class Range>
+Status out_of_range(const char* field, const Value& value, const Range& range) {
+  return Status::invalid_argument(fmt::format("{} is {}; give {}", field, value, range));
+}
+
+}  // namespace
+
+Status KvCacheOptions::validate() const {
+  if (capacity_bytes == 0) return out_of_range("capacity_bytes", capacity_bytes, "at least the bytes of one block");
+  switch (block_tokens) {
+    case 8:
+    case 16:
+    case 32:
+    case 64:
+    case 128: return {};
+    default: return out_of_range("block_tokens", block_tokens, "8, 16, 32, 64 or 128");
+  }
+}
+
+Status EngineOptions::validate() const {
+  if (model.empty()) return Status::invalid_argument("model is empty; give the path of a GGUF file");
+  if (const Status status = cache.validate(); !status.ok()) return {status.code(), "cache." + status.message()};
+  if (compute != Compute::Fast && compute != Compute::Precise) {
+    return out_of_range("compute", static_cast<unsigned>(compute), "Compute::Fast (0) or Compute::Precise (1)");
+  }
+  if (threads > 256) return out_of_range("threads", threads, "0 (one per core) to 256");
+  if (max_batch_sequences < 1 || max_batch_sequences > 4096) {
+    return out_of_range("max_batch_sequences", max_batch_sequences, "1 to 4096");
+  }
+  if (max_batch_tokens < 32 || max_batch_tokens > 65536) {
+    return out_of_range("max_batch_tokens", max_batch_tokens, "32 to 65536");
+  }
+  if (max_batch_tokens < max_batch_sequences) {
+    return out_of_range("max_batch_tokens", max_batch_tokens,
+                        fmt::format("at least max_batch_sequences, which is {}", max_batch_sequences));
+  }
+  if (max_queued_requests < 1) return out_of_range("max_queued_requests", max_queued_requests, "at least 1");
+  return {};
+}
+
+}  // namespace tiercel

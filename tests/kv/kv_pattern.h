@@ -1,0 +1,56 @@
+// A stand-in for a model runner. Like real KV, what it writes for a token depends on every token before it, the salt
+// and the adapter, so bytes of another prefix, scope or position never pass for the right ones. One 8-byte word per
+// [layer][K|V][head][token]: for layouts whose head_dim * element size is 8.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string_view>
+
+#include "tiercel/kv_cache.h"
+
+namespace tiercel {
+
+inline std::uint64_t mix(std::uint64_t state, std::uint64_t value) {
+  state = (state ^ value) * 0x9e3779b97f4a7c15u;
+  return state ^ (state >> 29);
+}
+
+// What stands for the KV of the last of `tokens`, given all of them.
+inline std::uint64_t kv_word(std::span<const TokenId> tokens, std::string_view salt, std::uint64_t adapter_id) {
+  std::uint64_t state = mix(1, adapter_id);
+  for (const char c : salt) state = mix(state, static_cast<unsigned char>(c) + 1u);
+  for (const TokenId token : tokens) state = mix(state, static_cast<std::uint64_t>(token) + 1000);
+  return state;
+}
+
+// Calls visit(address, row) for the slot of token `position` in every [layer][K|V][head] row.
+template <class Visit>
+void for_each_slot(const KvCache& cache, std::span<const BlockId> table, std::size_t position, Visit visit) {
+  const KvLayout& layout = cache.layout();
+  const std::size_t token_bytes = layout.head_dim * size_of(layout.dtype);
+  std::byte* block = cache.block(table[position / layout.block_tokens]);
+  for (std::size_t row = 0; row < std::size_t{2} * layout.layers * layout.kv_heads; ++row) {
+    visit(block + row * layout.head_stride() * size_of(layout.dtype) + position % layout.block_tokens * token_bytes,
+          row);
+  }
+}
+
+inline void write_kv(const KvCache& cache, std::span<const BlockId> table, std::size_t position, std::uint64_t word) {
+  for_each_slot(cache, table, position, [&](std::byte* slot, std::size_t row) {
+    const std::uint64_t value = mix(word, row);
+    std::memcpy(slot, &value, sizeof(value));
+  });
+}
+
+inline bool holds_kv(const KvCache& cache, std::span<const BlockId> table, std::size_t position, std::uint64_t word) {
+  bool same = true;
+  for_each_slot(cache, table, position, [&](std::byte* slot, std::size_t row) {
+    const std::uint64_t value = mix(word, row);
+    same = same && std::memcmp(slot, &value, sizeof(value)) == 0;
+  });
+  return same;
+}
+
+}  // namespace tiercel

@@ -1,0 +1,87 @@
+#include "tiercel/options.h"
+
+#include <functional>
+#include <string>
+
+#include <gtest/gtest.h>
+
+namespace tiercel {
+namespace {
+
+EngineOptions usable() {
+  EngineOptions options;
+  options.model = "model.gguf";
+  return options;
+}
+
+TEST(Options, DefaultsAreUsableOnceAModelIsNamed) {
+  EXPECT_TRUE(KvCacheOptions().validate().ok());
+  EXPECT_TRUE(usable().validate().ok());
+  EXPECT_EQ(EngineOptions().validate().code(), StatusCode::InvalidArgument);
+}
+
+// Each row breaks one field; the message must name the field, its value and what may be given.
+struct Broken {
+  std::function<void(EngineOptions&)> change;
+  const char* field;
+  const char* value;
+  const char* range;
+};
+
+TEST(Options, EveryFieldOutOfRangeIsNamed) {
+  const Broken rows[] = {
+      {[](EngineOptions& o) { o.model = ""; }, "model", "empty", "GGUF"},
+      {[](EngineOptions& o) { o.cache.capacity_bytes = 0; }, "cache.capacity_bytes", "0", "one block"},
+      {[](EngineOptions& o) { o.cache.block_tokens = 0; }, "cache.block_tokens", "0", "8, 16, 32, 64 or 128"},
+      {[](EngineOptions& o) { o.cache.block_tokens = 24; }, "cache.block_tokens", "24", "8, 16, 32, 64 or 128"},
+      {[](EngineOptions& o) { o.cache.block_tokens = 256; }, "cache.block_tokens", "256", "8, 16, 32, 64 or 128"},
+      {[](EngineOptions& o) { o.compute = static_cast<Compute>(9); }, "compute", "9", "Fast"},
+      {[](EngineOptions& o) { o.threads = 257; }, "threads", "257", "256"},
+      {[](EngineOptions& o) { o.max_batch_sequences = 0; }, "max_batch_sequences", "0", "1 to 4096"},
+      {[](EngineOptions& o) { o.max_batch_sequences = 4097; }, "max_batch_sequences", "4097", "1 to 4096"},
+      {[](EngineOptions& o) { o.max_batch_tokens = 31; }, "max_batch_tokens", "31", "32 to 65536"},
+      {[](EngineOptions& o) { o.max_batch_tokens = 65537; }, "max_batch_tokens", "65537", "32 to 65536"},
+      {[](EngineOptions& o) { o.max_batch_tokens = 127; }, "max_batch_tokens", "127",
+       "max_batch_sequences, which is 128"},
+      {[](EngineOptions& o) { o.max_queued_requests = 0; }, "max_queued_requests", "0", "at least 1"},
+  };
+  for (const Broken& row : rows) {
+    EngineOptions options = usable();
+    row.change(options);
+    const Status status = options.validate();
+    EXPECT_EQ(status.code(), StatusCode::InvalidArgument) << row.field;
+    EXPECT_TRUE(status.message().starts_with(std::string(row.field) + " is " + row.value)) << status.message();
+    EXPECT_NE(status.message().find(row.range), std::string::npos) << status.message();
+  }
+}
+
+TEST(Options, TheEndsOfEveryRangeAreAllowed) {
+  const std::function<void(EngineOptions&)> edges[] = {
+      [](EngineOptions& o) { o.cache.capacity_bytes = 1; },
+      [](EngineOptions& o) { o.cache.block_tokens = 8; },
+      [](EngineOptions& o) { o.cache.block_tokens = 16; },
+      [](EngineOptions& o) { o.cache.block_tokens = 64; },
+      [](EngineOptions& o) { o.cache.block_tokens = 128; },
+      [](EngineOptions& o) { o.compute = Compute::Precise; },
+      [](EngineOptions& o) { o.threads = 256; },
+      [](EngineOptions& o) { o.max_batch_sequences = 1, o.max_batch_tokens = 32; },
+      [](EngineOptions& o) { o.max_batch_sequences = 4096, o.max_batch_tokens = 4096; },
+      [](EngineOptions& o) { o.max_batch_tokens = 65536; },
+      [](EngineOptions& o) { o.max_queued_requests = 1; },
+      [](EngineOptions& o) { o.context_tokens = 1; },
+  };
+  for (const auto& change : edges) {
+    EngineOptions options = usable();
+    change(options);
+    EXPECT_TRUE(options.validate().ok()) << options.validate().to_string();
+  }
+}
+
+TEST(Options, CacheOptionsAloneNameTheirOwnField) {
+  KvCacheOptions options;
+  options.block_tokens = 33;
+  EXPECT_EQ(options.validate().message(), "block_tokens is 33; give 8, 16, 32, 64 or 128");
+}
+
+}  // namespace
+}  // namespace tiercel
