@@ -18,8 +18,8 @@
 namespace tiercel {
 
 struct ChatMessage {
-  std::string role;  // "system", "user", "assistant", or another that the model's template knows
-  std::string content;
+  std::string role = {};  // "system", "user", "assistant", or another that the model's template knows
+  std::string content = {};
 };
 
 struct LogitBias {
@@ -35,7 +35,7 @@ struct SamplingOptions {
   float min_p = 0.0f;               // drop tokens below min_p times the likeliest one's probability. [0, 1)
   float repetition_penalty = 1.0f;  // divides (multiplies, where negative) logits of tokens seen so far. (0, 10]
   std::uint64_t seed = 0;           // draws of one request depend on this alone
-  std::vector<LogitBias> logit_bias;
+  std::vector<LogitBias> logit_bias = {};
 };
 
 enum class FinishReason : std::uint8_t {
@@ -49,24 +49,24 @@ struct TokenEvent {
   TokenId token = 0;
   // Text that became certain with this token: valid UTF-8 wherever the model's output is, never half a character, never
   // the start of a stop string. May be empty. The pieces of a request join to Response::text.
-  std::string_view text;
+  std::string_view text = {};
   float logprob = 0.0f;  // natural log of the token's probability before sampling options
 };
 
 struct Request {
   // The prompt: exactly one of `text` (as it is), `messages` (through the model's chat template) or `tokens`.
-  std::string text;
+  std::string text = {};
   // Higher goes first among waiting requests; equal ones in order of arrival.
   int priority = 0;
-  std::vector<ChatMessage> messages;
-  std::vector<TokenId> tokens;
+  std::vector<ChatMessage> messages = {};
+  std::vector<TokenId> tokens = {};
 
   // Most tokens to produce; at least 1, or 0 to only score the prompt (then prompt_logprobs must be set). The prompt and
   // one token must fit the context; output ends at the context's end with FinishReason::Length.
   std::uint32_t max_tokens = 256;
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   // Output ends before the first of these; none may be empty.
-  std::vector<std::string> stop;
+  std::vector<std::string> stop = {};
   // Go on past the model's end-of-text token.
   bool ignore_end_of_text = false;
   // Also answer with the log-probability of each prompt token. Computes the whole prompt: nothing is reused.
@@ -75,18 +75,18 @@ struct Request {
   // one. The chat template's own markers are always special.
   bool parse_special_tokens = false;
   // Requests of different salts share no KV and cannot learn of each other's.
-  std::string cache_salt;
+  std::string cache_salt = {};
   // Called on the engine's thread for every output token, in order, before the future is ready. Keep it short: the whole
   // batch waits. Must not throw or call close().
-  std::function<void(const TokenEvent&)> on_token;
+  std::function<void(const TokenEvent&)> on_token = {};
 };
 
 struct Response {
-  std::string text;
-  std::vector<TokenId> tokens;  // output tokens; an end-of-text token that ended it is not among them
-  std::vector<float> logprobs;  // one per output token, as in TokenEvent
-  std::vector<TokenId> prompt_tokens;
-  std::vector<float> prompt_logprobs;  // [i] = log P(prompt_tokens[i + 1] | prompt_tokens[..i]), if asked for
+  std::string text = {};
+  std::vector<TokenId> tokens = {};  // output tokens; an end-of-text token that ended it is not among them
+  std::vector<float> logprobs = {};  // one per output token, as in TokenEvent
+  std::vector<TokenId> prompt_tokens = {};
+  std::vector<float> prompt_logprobs = {};  // [i] = log P(prompt_tokens[i + 1] | prompt_tokens[..i]), if asked for
   std::uint32_t reused_tokens = 0;     // prompt tokens whose KV came from the cache; the rest was computed
   FinishReason finish_reason = FinishReason::Length;
   double queue_ms = 0;  // arrival to the first step it took part in

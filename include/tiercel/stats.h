@@ -57,20 +57,20 @@ struct EngineStats {
   double output_tokens_per_s = 0;  // output_tokens / busy_s
   std::uint64_t steps = 0;
 
-  LatencyStats queue;      // arrival to first step
-  LatencyStats ttft;       // arrival to first output token
-  LatencyStats per_token;  // gap between output tokens of one request
-  LatencyStats total;      // arrival to end
+  LatencyStats queue = {};      // arrival to first step
+  LatencyStats ttft = {};       // arrival to first output token
+  LatencyStats per_token = {};  // gap between output tokens of one request
+  LatencyStats total = {};      // arrival to end
 
   std::uint64_t evicted_blocks = 0;
-  MemoryStats memory;
+  MemoryStats memory = {};
 };
 
 // What was opened and how it is computed; fixed after open.
 struct EngineInfo {
-  std::string model_path;
-  std::string model_name;
-  std::string architecture;
+  std::string model_path = {};
+  std::string model_name = {};
+  std::string architecture = {};
   std::uint64_t parameters = 0;
   std::uint32_t layers = 0;
   std::uint32_t hidden = 0;
@@ -80,15 +80,15 @@ struct EngineInfo {
   std::uint32_t vocabulary = 0;
   std::uint32_t context_tokens = 0;
   bool has_chat_template = false;
-  std::string kv_dtype;
+  std::string kv_dtype = {};
   std::uint32_t block_tokens = 0;
   std::size_t kv_token_bytes = 0;
   std::uint32_t threads = 0;
-  std::string cpu;         // name as the processor gives it
-  std::string simd;        // instruction set that the kernels dispatch to
+  std::string cpu = {};         // name as the processor gives it
+  std::string simd = {};        // instruction set that the kernels dispatch to
   double load_ms = 0;
   // Linear layer -> "1-12 rows q4_1 in place, 13+ rows bf16": what the measurement at load chose.
-  std::vector<std::pair<std::string, std::string>> linear_kernels;
+  std::vector<std::pair<std::string, std::string>> linear_kernels = {};
 };
 
 }  // namespace tiercel

@@ -1,0 +1,67 @@
+#include "kernels/rms_norm.h"
+
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/rms_norm.cc"
+#include <hwy/foreach_target.h>  // must come before highway.h
+
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace tiercel::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+void RmsNorm(float* HWY_RESTRICT x, const float* HWY_RESTRICT residual, const float* HWY_RESTRICT weight, float epsilon,
+             bool round_bf16, std::size_t rows, std::size_t width, float* HWY_RESTRICT out) {
+  const hn::ScalableTag<float> d;
+  const std::size_t lanes = hn::Lanes(d);
+  const std::size_t whole = width / lanes * lanes;
+  for (std::size_t r = 0; r < rows; ++r, x += width, out += width) {
+    auto squares = hn::Zero(d);
+    float tail = 0;
+    for (std::size_t i = 0; i < whole; i += lanes) {
+      auto v = hn::LoadU(d, x + i);
+      if (residual) hn::StoreU(v = hn::Add(v, hn::LoadU(d, residual + i)), d, x + i);
+      squares = hn::MulAdd(v, v, squares);
+    }
+    for (std::size_t i = whole; i < width; ++i) {
+      if (residual) x[i] += residual[i];
+      tail += x[i] * x[i];
+    }
+    if (residual) residual += width;
+    const float mean = (hn::GetLane(hn::SumOfLanes(d, squares)) + tail) / static_cast<float>(width);
+    const float scale = 1.0f / std::sqrt(mean + epsilon);
+    const auto scales = hn::Set(d, scale);
+    const auto split = hn::Set(d, 65537.0f);
+    for (std::size_t i = 0; i < whole; i += lanes) {
+      auto v = hn::Mul(hn::Mul(hn::LoadU(d, x + i), scales), hn::LoadU(d, weight + i));
+      if (round_bf16) {
+        const auto scaled = hn::Mul(v, split);
+        v = hn::Sub(scaled, hn::Sub(scaled, v));
+      }
+      hn::StoreU(v, d, out + i);
+    }
+    for (std::size_t i = whole; i < width; ++i) {
+      float v = x[i] * scale * weight[i];
+      if (round_bf16) {
+        const float scaled = v * 65537.0f;
+        v = scaled - (scaled - v);
+      }
+      out[i] = v;
+    }
+  }
+}
+
+}  // namespace tiercel::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tiercel::kernels {
+HWY_EXPORT(RmsNorm);
+void rms_norm(float* x, const float* residual, const float* weight, float epsilon, bool round_bf16, std::size_t rows,
+              std::size_t width, float* out) {
+  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, residual, weight, epsilon, round_bf16, rows, width, out);
+}
+}  // namespace tiercel::kernels
+#endif

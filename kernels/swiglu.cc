@@ -1,0 +1,56 @@
+#include "kernels/swiglu.h"
+
+#include <cmath>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/swiglu.cc"
+#include <hwy/foreach_target.h>  // must come before highway.h
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace tiercel::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+void Swiglu(const float* HWY_RESTRICT gate_up, bool round_bf16, std::size_t rows, std::size_t width,
+            float* HWY_RESTRICT out) {
+  const hn::ScalableTag<float> d;
+  const std::size_t lanes = hn::Lanes(d);
+  const auto one = hn::Set(d, 1.0f);
+  const auto most = hn::Set(d, 88.0f);
+  const auto split = hn::Set(d, 65537.0f);
+  const auto activate = [&](auto gate, auto up) {
+    const auto decay = hn::Exp(d, hn::Min(hn::Neg(gate), most));  // Highway's Exp does not saturate
+    auto v = hn::Mul(hn::Div(gate, hn::Add(one, decay)), up);
+    if (!round_bf16) return v;
+    const auto scaled = hn::Mul(v, split);
+    return hn::Sub(scaled, hn::Sub(scaled, v));
+  };
+  HWY_ALIGN float tail[3 * hn::MaxLanes(hn::ScalableTag<float>())];
+  for (std::size_t r = 0; r < rows; ++r, gate_up += 2 * width, out += width) {
+    std::size_t i = 0;
+    for (; i + lanes <= width; i += lanes) {
+      hn::StoreU(activate(hn::LoadU(d, gate_up + i), hn::LoadU(d, gate_up + width + i)), d, out + i);
+    }
+    if (i == width) continue;
+    for (std::size_t j = 0; j < lanes; ++j) {
+      tail[j] = i + j < width ? gate_up[i + j] : 0;
+      tail[lanes + j] = i + j < width ? gate_up[width + i + j] : 0;
+    }
+    hn::StoreU(activate(hn::LoadU(d, tail), hn::LoadU(d, tail + lanes)), d, tail + 2 * lanes);
+    for (std::size_t j = 0; i + j < width; ++j) out[i + j] = tail[2 * lanes + j];
+  }
+}
+
+}  // namespace tiercel::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tiercel::kernels {
+HWY_EXPORT(Swiglu);
+void swiglu(const float* gate_up, bool round_bf16, std::size_t rows, std::size_t width, float* out) {
+  HWY_DYNAMIC_DISPATCH(Swiglu)(gate_up, round_bf16, rows, width, out);
+}
+}  // namespace tiercel::kernels
+#endif

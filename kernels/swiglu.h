@@ -1,0 +1,12 @@
+// SwiGLU (Shazeer 2020): the gate of a feed-forward layer. CPU, Highway.
+#pragma once
+
+#include <cstddef>
+
+namespace tiercel::kernels {
+
+// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i], rounded to bf16 values where round_bf16.
+// gate_up: [rows][2 * width]; out: [rows][width]; both dense.
+void swiglu(const float* gate_up, bool round_bf16, std::size_t rows, std::size_t width, float* out);
+
+}  // namespace tiercel::kernels

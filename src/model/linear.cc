@@ -1,0 +1,214 @@
+#include "model/linear.h"
+
+#include <ATen/Functions.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cassert>
+#include <chrono>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "gguf/dequantize.h"
+#include "kernels/bf16.h"
+
+namespace tiercel {
+namespace {
+
+constexpr std::size_t kOutputGrain = 16;  // outputs of an in-place part
+constexpr std::size_t kProductGrain = 64;  // outputs of a product's part: whole tiles of the matrix units
+// From so many rows for each thread on, threads share the rows of a product, below its outputs.
+constexpr std::size_t kRowsPerThread = 64;
+
+std::uint16_t* bf16_data(const at::Tensor& tensor) { return reinterpret_cast<std::uint16_t*>(tensor.data_ptr()); }
+
+// Row `output` of a matrix as float32, as every way of computing uses it.
+void unpack_row(const kernels::QuantMatrix& matrix, kernels::Rounding rounding, std::size_t output, float* out) {
+  if (kernels::is_quant_linear_type(matrix.type)) return kernels::dequantize_row(matrix, rounding, output, out);
+  const std::size_t row_bytes = matrix.columns / block_elements(matrix.type) * block_bytes(matrix.type);
+  dequantize(matrix.type, {matrix.data + output * row_bytes, row_bytes}, {out, matrix.columns});
+  if (rounding == kernels::Rounding::Bf16) kernels::round_to_bf16(out, matrix.columns);
+}
+
+template <class Run>
+double seconds_of(const Run& run) {
+  const auto start = std::chrono::steady_clock::now();
+  run();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// How many times as long `a` takes as `b`, each by the fastest of some runs that take turns: what else the machine does slows
+// both, or neither. The first run of each is not counted.
+template <class RunA, class RunB>
+double time_ratio(const RunA& a, const RunB& b) {
+  constexpr double kEnough = 5e-3;
+  constexpr int kLeastRuns = 3, kMostRuns = 8;
+  a();
+  b();
+  double best_a = 1e9, best_b = 1e9, total = 0;
+  for (int i = 0; i < kLeastRuns || (i < kMostRuns && total < kEnough); ++i) {
+    const double seconds_a = seconds_of(a), seconds_b = seconds_of(b);
+    best_a = std::min(best_a, seconds_a);
+    best_b = std::min(best_b, seconds_b);
+    total += seconds_a + seconds_b;
+  }
+  return best_a / best_b;
+}
+
+}  // namespace
+
+std::string LinearPlan::describe(TensorType weights) const {
+  const auto type = to_string(weights);
+  if (product == Product::None) return fmt::format("{} in place", type);
+  const auto name = product == Product::Bf16 ? "bf16" : "f32";
+  const auto fixed = fixed_rows ? fmt::format(", {} rows at a time", fixed_rows) : "";
+  if (from_rows <= 1) return fmt::format("{} product{}", name, fixed);
+  return fmt::format("1-{} rows {} in place, {}+ rows {} product{}", from_rows - 1, type, from_rows, name, fixed);
+}
+
+Linear::Linear(std::span<const GgufTensor> parts, kernels::Rounding rounding) : in_place_(true), rounding_(rounding) {
+  for (const GgufTensor& part : parts) {
+    parts_.push_back({part.type, part.data.data(), part.rows(), part.columns()});
+    outputs_ += part.rows();
+    columns_ = part.columns();
+    in_place_ = in_place_ && kernels::is_quant_linear_type(part.type);
+  }
+}
+
+std::size_t Linear::bytes_for(Product product) const {
+  return product == Product::None ? 0 : outputs_ * columns_ * (product == Product::Bf16 ? 2 : 4);
+}
+
+void Linear::set_plan(const LinearPlan& plan, ThreadTeam& team) {
+  if (plan.product != plan_.product || plan.product == Product::None) pack(plan.product, team);
+  plan_ = plan;
+}
+
+void Linear::pack(Product product, ThreadTeam& team) {
+  packed_.reset();
+  if (product == Product::None) return;
+  const auto rows = static_cast<std::int64_t>(outputs_), columns = static_cast<std::int64_t>(columns_);
+  packed_ = at::empty({rows, columns}, product == Product::Bf16 ? at::kBFloat16 : at::kFloat);
+  std::size_t first = 0;
+  for (const auto& part : parts_) {
+    team.run_parts(part.outputs, kOutputGrain, [&](std::size_t begin, std::size_t end) {
+      std::vector<float> row(columns_);
+      for (std::size_t o = begin; o < end; ++o) {
+        if (product == Product::F32) {
+          unpack_row(part, rounding_, o, packed_.data_ptr<float>() + (first + o) * columns_);
+        } else {
+          unpack_row(part, rounding_, o, row.data());
+          kernels::float_to_bf16(row.data(), bf16_data(packed_) + (first + o) * columns_, columns_);
+        }
+      }
+    });
+    first += part.outputs;
+  }
+}
+
+void Linear::forward(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
+  if (rows >= plan_.from_rows || !in_place_) return forward_product(team, x, rows, y);
+  forward_in_place(team, x, rows, y);
+}
+
+void Linear::forward_in_place(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
+  team.run_parts(outputs_, kOutputGrain, [&](std::size_t begin, std::size_t end) {
+    std::size_t first = 0;  // of this part, among all outputs
+    for (const auto& part : parts_) {
+      const std::size_t from = std::max(begin, first), to = std::min(end, first + part.outputs);
+      if (from < to) {
+        kernels::quant_linear(part, rounding_, x, columns_, rows, y + first, outputs_, from - first, to - first);
+      }
+      first += part.outputs;
+    }
+  });
+}
+
+void Linear::forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
+  assert(packed_.defined());
+  if (plan_.fixed_rows > 0) {
+    team.run((rows + plan_.fixed_rows - 1) / plan_.fixed_rows, [&](std::size_t i, std::size_t) {
+      const std::size_t first = i * plan_.fixed_rows, used = std::min(plan_.fixed_rows, rows - first);
+      multiply(x + first * columns_, plan_.fixed_rows, used, 0, outputs_, y + first * outputs_);
+    });
+  } else if (rows >= kRowsPerThread * team.threads()) {
+    const std::size_t each = (rows + team.threads() - 1) / team.threads();
+    team.run((rows + each - 1) / each, [&](std::size_t i, std::size_t) {
+      const std::size_t first = i * each, count = std::min(each, rows - first);
+      multiply(x + first * columns_, count, count, 0, outputs_, y + first * outputs_);
+    });
+  } else {
+    team.run_parts(outputs_, kProductGrain, [&](std::size_t begin, std::size_t end) { multiply(x, rows, rows, begin, end, y); });
+  }
+}
+
+void Linear::multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output, std::size_t last_output,
+                      float* y) const {
+  const c10::InferenceMode no_gradients;  // a setting of each thread
+  const std::size_t outputs = last_output - first_output;
+  const bool bf16 = packed_.scalar_type() == at::kBFloat16;
+  at::Tensor input = at::empty({static_cast<std::int64_t>(rows), static_cast<std::int64_t>(columns_)}, packed_.options());
+  if (bf16) {
+    kernels::float_to_bf16(x, bf16_data(input), used * columns_);
+  } else {
+    std::copy_n(x, used * columns_, input.data_ptr<float>());
+  }
+  std::memset(static_cast<std::byte*>(input.data_ptr()) + used * columns_ * input.element_size(), 0,
+              (rows - used) * columns_ * input.element_size());
+  const at::Tensor weights = packed_.narrow(0, static_cast<std::int64_t>(first_output), static_cast<std::int64_t>(outputs));
+  const at::Tensor result = at::linear(input, weights);
+  for (std::size_t r = 0; r < used; ++r) {
+    float* out = y + r * outputs_ + first_output;
+    if (bf16) {
+      kernels::bf16_to_float(bf16_data(result) + r * outputs, out, outputs);
+    } else {
+      std::copy_n(result.data_ptr<float>() + r * outputs, outputs, out);
+      if (rounding_ == kernels::Rounding::Bf16) kernels::round_to_bf16(out, outputs);
+    }
+  }
+}
+
+LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team) {
+  constexpr std::size_t kFirstRows = 8;  // where the search for the crossing begins
+  constexpr std::size_t kTypeRows = 64;  // a small prefill, to compare element types
+  std::vector<float> x(std::max(max_rows, kTypeRows) * sample.columns(), 0.5f);
+  std::vector<float> y(std::max(max_rows, kTypeRows) * sample.outputs());
+  const auto product = [&](const Linear& linear, std::size_t rows) {
+    return [&, rows] { linear.forward_product(team, x.data(), rows, y.data()); };
+  };
+
+  // A layer without rounding (float32 activations) multiplies in float32; a rounded one in bf16, unless float32 is clearly
+  // faster here: it takes twice the memory.
+  LinearPlan plan{.product = Product::F32};
+  if (sample.rounding() == kernels::Rounding::Bf16) {
+    plan.product = Product::Bf16;
+    sample.set_plan(plan, team);
+    Linear other = sample;
+    other.set_plan({.product = Product::F32}, team);
+    if (time_ratio(product(other, kTypeRows), product(sample, kTypeRows)) < 0.7) plan.product = Product::F32;
+  }
+  sample.set_plan(plan, team);
+  if (sample.needs_product()) {
+    plan.from_rows = 1;
+    return plan;
+  }
+
+  // A product costs memory, so it must win clearly.
+  const auto product_wins = [&](std::size_t rows) {
+    return time_ratio(product(sample, rows), [&, rows] { sample.forward_in_place(team, x.data(), rows, y.data()); }) < 0.9;
+  };
+  std::size_t rows = std::min(kFirstRows, max_rows);
+  if (product_wins(rows)) {
+    while (rows > 1 && product_wins(rows / 2)) rows /= 2;
+  } else {
+    do {
+      rows *= 2;
+      if (rows > max_rows) return {};
+    } while (!product_wins(rows));
+  }
+  plan.from_rows = rows;
+  return plan;
+}
+
+}  // namespace tiercel

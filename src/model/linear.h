@@ -1,0 +1,81 @@
+// A linear layer y = x W^T that keeps its weights in the packings that pay on this machine.
+//
+// Two ways to compute it, whose results differ by the order of float32 sums only:
+//   in place   our kernel, straight from the quantised blocks of the mapped file: no memory, best for few rows
+//   product    LibTorch's matrix product over weights unpacked to bf16 (or float32): memory, best for many rows
+// Which is faster from how many rows on differs by machine (AMX, AVX512-BF16, AVX2), so it is measured when a model is
+// loaded (`choose_product`), never assumed.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/thread_team.h"
+#include "gguf/gguf_file.h"
+#include "kernels/quant_linear.h"
+#include "tiercel/options.h"
+
+namespace tiercel {
+
+// Element type that a product multiplies in; None: there is no product.
+enum class Product : std::uint8_t { None, Bf16, F32 };
+
+// How one kind of layer is computed: by the product from `from_rows` rows on, in place below.
+struct LinearPlan {
+  Product product = Product::None;
+  std::size_t from_rows = SIZE_MAX;
+  // Products are made of exactly this many rows, padded at the end: then a row's bits do not depend on how many others
+  // there are. 0: of as many as there are.
+  std::size_t fixed_rows = 0;
+
+  std::string describe(TensorType weights) const;
+};
+
+class Linear {
+ public:
+  Linear() = default;
+  // The rows of `parts` one after another are the outputs; all have the same columns, a multiple of 32. With `rounding`
+  // Bf16, weights and results are rounded to bf16 (see kernels::Rounding), and so must x be.
+  Linear(std::span<const GgufTensor> parts, kernels::Rounding rounding);
+
+  std::size_t outputs() const { return outputs_; }
+  std::size_t columns() const { return columns_; }
+  // Weights in a type that only a product can use (F32, F16, BF16).
+  bool needs_product() const { return !in_place_; }
+  kernels::Rounding rounding() const { return rounding_; }
+  TensorType weights_type() const { return parts_.front().type; }
+  std::size_t packed_bytes() const { return packed_.defined() ? packed_.nbytes() : 0; }
+  std::size_t bytes_for(Product product) const;
+
+  // Packs weights for plan.product where that is not done yet, drops them where it is None.
+  void set_plan(const LinearPlan& plan, ThreadTeam& team);
+  const LinearPlan& plan() const { return plan_; }
+
+  // y[rows][outputs] = x[rows][columns] W^T, both dense. LibTorch must be set to one thread on each of the team's.
+  void forward(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  void forward_in_place(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+
+ private:
+  void pack(Product product, ThreadTeam& team);
+  // One product of `rows` rows, of which `used` are there, by the outputs from first_output on; on the calling thread.
+  void multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output, std::size_t last_output, float* y) const;
+
+  std::vector<kernels::QuantMatrix> parts_;
+  std::size_t outputs_ = 0;
+  std::size_t columns_ = 0;
+  bool in_place_ = false;
+  kernels::Rounding rounding_ = kernels::Rounding::None;
+  LinearPlan plan_;
+  at::Tensor packed_;  // [outputs][columns], bf16 or float32
+};
+
+// The fastest plan for a layer like `sample` on this machine, by timing both ways at growing row counts up to `max_rows`.
+// Packs into `sample`.
+LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team);
+
+}  // namespace tiercel

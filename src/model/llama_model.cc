@@ -1,0 +1,359 @@
+#include "model/llama_model.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "base/logging.h"
+#include "base/thread_team.h"
+#include "gguf/dequantize.h"
+#include "kernels/bf16.h"
+#include "kernels/paged_attention.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rope.h"
+#include "kernels/swiglu.h"
+#include "model/llama_config.h"
+#include "model/llama_weights.h"
+
+namespace tiercel {
+namespace {
+
+// Rows of a fixed product in deterministic mode: large enough for most of the speed, small enough to pad.
+constexpr std::size_t kFixedRows = 64;
+// Queries of one attention task in prefill: keys are transposed once per block for all of them.
+constexpr std::size_t kAttentionTile = 64;
+// From how many new tokens on a chunk's attention is worth transposing keys.
+constexpr std::size_t kPrefillAttentionTokens = 8;
+// Rows that one task normalises, rotates or activates.
+constexpr std::size_t kRowGrain = 8;
+
+Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout, const LlamaOptions& options) {
+  XXH3_state_t state;
+  XXH3_128bits_reset(&state);
+  const auto add = [&](const void* data, std::size_t size) { XXH3_128bits_update(&state, data, size); };
+  for (const GgufTensor& tensor : file.tensors()) {
+    add(tensor.name.data(), tensor.name.size());
+    add(&tensor.type, sizeof tensor.type);
+    add(tensor.shape.data(), sizeof tensor.shape);
+    add(tensor.data.data(), tensor.data.size());
+  }
+  add(config.rope_frequencies.data(), config.rope_frequencies.size() * sizeof(double));
+  const std::uint32_t settings[] = {layout.layers, layout.kv_heads, layout.head_dim, layout.block_tokens,
+                                    static_cast<std::uint32_t>(layout.dtype), static_cast<std::uint32_t>(options.compute),
+                                    options.deterministic};
+  add(settings, sizeof settings);
+  add(&config.norm_epsilon, sizeof config.norm_epsilon);
+  const XXH128_hash_t hash = XXH3_128bits_digest(&state);
+  return {{hash.low64, hash.high64}};
+}
+
+// Our team's threads each call LibTorch for a part of the work. Its thread count is a setting of the calling thread.
+void use_one_libtorch_thread() { at::set_num_threads(1); }
+
+// Consecutive rows of a step that share one arithmetic.
+struct RowGroup {
+  std::size_t begin = 0, end = 0;
+  Arithmetic arithmetic = Arithmetic::Any;
+};
+
+struct AttentionTask {
+  const SequenceChunk* chunk;
+  std::size_t first_row;    // of the step
+  std::size_t first_token;  // of the chunk
+  std::size_t tokens;
+  std::size_t kv_head;
+  kernels::AttentionStyle style;
+};
+
+class LlamaModel final : public ModelRunner {
+ public:
+  LlamaModel(GgufFile file, LlamaConfig config, LlamaWeights weights, const LlamaOptions& options)
+      : file_(std::move(file)), config_(std::move(config)), weights_(std::move(weights)), options_(options),
+        layout_(llama_kv_layout(config_.shape, options)), rounds_(options.compute != Compute::Precise),
+        team_(options.threads, use_one_libtorch_thread) {
+    fingerprint_ = fingerprint_of(file_, config_, layout_, options_);
+    choose_kernels();
+    allocate_workspace();
+  }
+
+  const ModelShape& shape() const override { return config_.shape; }
+  const Fingerprint& fingerprint() const override { return fingerprint_; }
+  ModelMemory memory() const override { return memory_; }
+  std::vector<std::pair<std::string, std::string>> kernels() const override { return kernel_names_; }
+  std::size_t max_logit_rows() const override { return options_.max_logit_rows; }
+  Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
+
+ private:
+  void choose_kernels();
+  void allocate_workspace();
+  float* allocate(std::size_t floats);
+
+  void plan_step(std::span<const SequenceChunk> chunks);
+  void embed(std::span<const SequenceChunk> chunks);
+  void rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer);
+  void attend(std::byte* arena, std::size_t layer);
+  void norm(const float* residual, const std::vector<float>& weight);
+  void linear(const Linear& layer, const float* x, float* y);
+
+  GgufFile file_;
+  LlamaConfig config_;
+  LlamaWeights weights_;
+  LlamaOptions options_;
+  KvLayout layout_;
+  bool rounds_;  // activations that enter a linear layer are rounded to bf16
+  ThreadTeam team_;
+  Fingerprint fingerprint_;
+  ModelMemory memory_;
+  std::vector<std::pair<std::string, std::string>> kernel_names_;
+
+  // Workspace, one row per token of a step.
+  std::vector<at::Tensor> buffers_;
+  float* x_;        // [rows][hidden], the residual stream
+  float* h_;        // [rows][hidden], normalised
+  float* qkv_;      // [rows][query heads, key heads, value heads][head_dim]
+  float* attended_; // [rows][query heads][head_dim]
+  float* delta_;    // [rows][hidden], what a layer adds to x
+  float* gate_up_;  // [rows][gate, up]
+  float* active_;   // [rows][feed_forward]
+  float* angles_;   // [rows][pairs][cos, sin]
+  float* logits_;   // [max_logit_rows][vocabulary]
+  float* scratch_;  // [threads] of attention
+  std::size_t scratch_floats_ = 0;
+
+  std::thread::id step_thread_;
+
+  // The current step.
+  std::size_t rows_ = 0;
+  std::vector<RowGroup> groups_;
+  std::vector<AttentionTask> tasks_;
+  std::vector<std::size_t> chunk_rows_;  // first row of each chunk
+};
+
+void LlamaModel::choose_kernels() {
+  weights_.for_each_kind([&](std::string_view kind, const std::vector<Linear*>& linears) {
+    const bool head = kind == "head";
+    LinearPlan plan = choose_product(*linears.front(), std::min(options_.max_batch_tokens, head ? options_.max_logit_rows : 256), team_);
+    if (options_.deterministic && plan.product != Product::None) {
+      // Prefill rows always go through fixed-shape products, decode rows always in place: see Arithmetic.
+      plan.fixed_rows = kFixedRows;
+      if (head && !linears.front()->needs_product()) plan = {};
+    }
+    for (Linear* linear : linears) {
+      linear->set_plan(plan, team_);
+      memory_.packed_bytes += linear->packed_bytes();
+    }
+    kernel_names_.emplace_back(kind, plan.describe(linears.front()->weights_type()));
+    log().info("linear {}: {}", kind, kernel_names_.back().second);
+  });
+  for (const GgufTensor& tensor : file_.tensors()) memory_.mapped_bytes += tensor.data.size();
+}
+
+float* LlamaModel::allocate(std::size_t floats) {
+  buffers_.push_back(at::empty({static_cast<std::int64_t>(floats)}, at::kFloat));
+  memory_.workspace_bytes += floats * sizeof(float);
+  return buffers_.back().data_ptr<float>();
+}
+
+void LlamaModel::allocate_workspace() {
+  const ModelShape& shape = config_.shape;
+  const std::size_t rows = options_.max_batch_tokens;
+  x_ = allocate(rows * shape.hidden);
+  h_ = allocate(rows * shape.hidden);
+  qkv_ = allocate(rows * (config_.query_width() + 2 * config_.kv_width()));
+  attended_ = allocate(rows * config_.query_width());
+  delta_ = allocate(rows * shape.hidden);
+  gate_up_ = allocate(rows * 2 * shape.feed_forward);
+  active_ = allocate(rows * shape.feed_forward);
+  angles_ = allocate(rows * 2 * config_.rope_frequencies.size());
+  logits_ = allocate(options_.max_logit_rows * shape.vocabulary);
+  scratch_floats_ = kernels::attention_scratch_floats(layout_, kAttentionTile, config_.group());
+  scratch_ = allocate(options_.threads * scratch_floats_);
+}
+
+// Numbers the rows, groups those of one arithmetic, and cuts attention into tasks, longest first.
+void LlamaModel::plan_step(std::span<const SequenceChunk> chunks) {
+  rows_ = 0;
+  groups_.clear();
+  tasks_.clear();
+  chunk_rows_.clear();
+  for (const SequenceChunk& chunk : chunks) {
+    chunk_rows_.push_back(rows_);
+    const std::size_t tokens = chunk.tokens.size();
+    if (groups_.empty() || groups_.back().arithmetic != chunk.arithmetic) groups_.push_back({rows_, rows_, chunk.arithmetic});
+    groups_.back().end = rows_ + tokens;
+    const bool prefill = chunk.arithmetic == Arithmetic::Any ? tokens >= kPrefillAttentionTokens : chunk.arithmetic == Arithmetic::Prefill;
+    for (std::size_t first = 0; first < tokens; first += kAttentionTile) {
+      for (std::size_t head = 0; head < config_.shape.kv_heads; ++head) {
+        tasks_.push_back({&chunk, rows_ + first, first, std::min(kAttentionTile, tokens - first), head,
+                          prefill ? kernels::AttentionStyle::Prefill : kernels::AttentionStyle::Decode});
+      }
+    }
+    rows_ += tokens;
+  }
+  std::ranges::stable_sort(tasks_, std::greater(), [](const AttentionTask& task) {
+    return task.tokens * (task.chunk->first_position + task.first_token + task.tokens);
+  });
+}
+
+void LlamaModel::embed(std::span<const SequenceChunk> chunks) {
+  const std::size_t hidden = config_.shape.hidden, pairs = config_.rope_frequencies.size();
+  const GgufTensor& table = weights_.embedding;
+  team_.run(chunks.size(), [&](std::size_t c, std::size_t) {
+    for (std::size_t t = 0; t < chunks[c].tokens.size(); ++t) {
+      const std::size_t row = chunk_rows_[c] + t;
+      const auto token = static_cast<std::size_t>(chunks[c].tokens[t]);
+      dequantize(table.type, table.data.subspan(token * table.row_bytes(), table.row_bytes()), {x_ + row * hidden, hidden});
+      kernels::rope_angles(config_.rope_frequencies.data(), pairs, chunks[c].first_position + t, angles_ + row * 2 * pairs);
+    }
+  });
+}
+
+void LlamaModel::rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer) {
+  const ModelShape& shape = config_.shape;
+  const std::size_t pairs = config_.rope_frequencies.size();
+  const std::size_t query_width = config_.query_width(), kv_width = config_.kv_width(), stride = query_width + 2 * kv_width;
+  const kernels::PagedKv kv{arena, layout_, layer};
+  const auto rotate_token = [&](const SequenceChunk& chunk, std::size_t token, std::size_t row) {
+    float* q = qkv_ + row * stride;
+    const float* angles = angles_ + row * 2 * pairs;
+    kernels::rope(q, shape.heads + shape.kv_heads, shape.head_dim, angles, pairs);  // keys follow queries
+    const std::size_t position = chunk.first_position + token;
+    kernels::append_kv(kv, chunk.block_table[position / layout_.block_tokens], position % layout_.block_tokens,
+                       q + query_width, q + query_width + kv_width);
+  };
+  team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
+    auto c = static_cast<std::size_t>(std::ranges::upper_bound(chunk_rows_, begin) - chunk_rows_.begin() - 1);
+    for (std::size_t row = begin; row < end; ++row) {
+      while (c + 1 < chunks.size() && chunk_rows_[c + 1] <= row) ++c;
+      rotate_token(chunks[c], row - chunk_rows_[c], row);
+    }
+  });
+}
+
+void LlamaModel::attend(std::byte* arena, std::size_t layer) {
+  const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
+  const std::size_t group_width = config_.group() * layout_.head_dim;
+  team_.run(tasks_.size(), [&](std::size_t i, std::size_t thread) {
+    const AttentionTask& task = tasks_[i];
+    float* out = attended_ + task.first_row * query_width;
+    kernels::paged_attention({.kv = {arena, layout_, layer},
+                              .block_table = task.chunk->block_table.data(),
+                              .first_position = task.chunk->first_position + task.first_token,
+                              .tokens = task.tokens,
+                              .kv_head = task.kv_head,
+                              .group = config_.group(),
+                              .q = qkv_ + task.first_row * stride,
+                              .q_stride = stride,
+                              .out = out,
+                              .out_stride = query_width,
+                              .scale = 1.0f / std::sqrt(static_cast<float>(layout_.head_dim)),
+                              .style = task.style},
+                             scratch_ + thread * scratch_floats_);
+    if (!rounds_) return;
+    for (std::size_t t = 0; t < task.tokens; ++t) kernels::round_to_bf16(out + t * query_width + task.kv_head * group_width, group_width);
+  });
+}
+
+void LlamaModel::norm(const float* residual, const std::vector<float>& weight) {
+  const std::size_t hidden = config_.shape.hidden;
+  team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
+    kernels::rms_norm(x_ + begin * hidden, residual ? residual + begin * hidden : nullptr, weight.data(), config_.norm_epsilon,
+                      rounds_, end - begin, hidden, h_ + begin * hidden);
+  });
+}
+
+void LlamaModel::linear(const Linear& layer, const float* x, float* y) {
+  for (const RowGroup& group : groups_) {
+    const float* from = x + group.begin * layer.columns();
+    float* to = y + group.begin * layer.outputs();
+    const std::size_t rows = group.end - group.begin;
+    const bool has_product = layer.plan().product != Product::None;
+    switch (group.arithmetic) {
+      case Arithmetic::Any: layer.forward(team_, from, rows, to); break;
+      case Arithmetic::Prefill: has_product ? layer.forward_product(team_, from, rows, to) : layer.forward_in_place(team_, from, rows, to); break;
+      case Arithmetic::Decode: layer.needs_product() ? layer.forward_product(team_, from, rows, to) : layer.forward_in_place(team_, from, rows, to); break;
+    }
+  }
+}
+
+Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks, std::byte* arena) try {
+  const c10::InferenceMode no_gradients;
+  if (step_thread_ != std::this_thread::get_id()) {
+    use_one_libtorch_thread();
+    step_thread_ = std::this_thread::get_id();
+  }
+  plan_step(chunks);
+  embed(chunks);
+  const float* residual = nullptr;
+  for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+    const LlamaLayer& layer = weights_.layers[i];
+    norm(residual, layer.attention_norm);
+    linear(layer.qkv, h_, qkv_);
+    rotate_and_append(chunks, arena, i);
+    attend(arena, i);
+    linear(layer.attention_output, attended_, delta_);
+    norm(delta_, layer.feed_forward_norm);
+    linear(layer.gate_up, h_, gate_up_);
+    team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
+      const std::size_t width = config_.shape.feed_forward;
+      kernels::swiglu(gate_up_ + begin * 2 * width, rounds_, end - begin, width, active_ + begin * width);
+    });
+    linear(layer.down, active_, delta_);
+    residual = delta_;
+  }
+
+  // Only rows whose logits are wanted go on: gathered to the front of h.
+  const std::size_t hidden = config_.shape.hidden, vocabulary = config_.shape.vocabulary;
+  std::size_t wanted = 0;
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    if (chunks[c].logits == Logits::None) continue;
+    const std::size_t tokens = chunks[c].tokens.size();
+    for (std::size_t t = chunks[c].logits == Logits::Last ? tokens - 1 : 0; t < tokens; ++t, ++wanted) {
+      const std::size_t row = chunk_rows_[c] + t;
+      kernels::rms_norm(x_ + row * hidden, residual + row * hidden, weights_.output_norm.data(), config_.norm_epsilon, false, 1,
+                        hidden, h_ + wanted * hidden);
+    }
+  }
+  if (wanted > 0) weights_.head.forward(team_, h_, wanted, logits_);
+  return std::span<float>(logits_, wanted * vocabulary);
+} catch (const std::exception& error) {
+  return Status::internal(fmt::format("the model's step failed: {}", error.what()));
+}
+
+}  // namespace
+
+KvLayout llama_kv_layout(const ModelShape& shape, const LlamaOptions& options) {
+  return {.layers = shape.layers,
+          .kv_heads = shape.kv_heads,
+          .head_dim = shape.head_dim,
+          .block_tokens = options.block_tokens,
+          .dtype = options.compute == Compute::Precise ? DType::F32 : DType::F16};
+}
+
+Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOptions& options) {
+  const std::string path = file.path();
+  try {
+    const c10::InferenceMode no_gradients;
+    use_one_libtorch_thread();
+    auto config = read_llama_config(file);
+    if (!config.ok()) return config.status();
+    auto weights = read_llama_weights(file, *config, options.compute);
+    if (!weights.ok()) return weights.status();
+    return std::unique_ptr<ModelRunner>(
+        std::make_unique<LlamaModel>(std::move(file), std::move(*config), std::move(*weights), options));
+  } catch (const std::exception& error) {
+    return Status::unavailable(fmt::format("{}: the model could not be loaded: {}", path, error.what()));
+  }
+}
+
+}  // namespace tiercel

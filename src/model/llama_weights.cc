@@ -1,0 +1,89 @@
+#include "model/llama_weights.h"
+
+#include <set>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "gguf/dequantize.h"
+
+namespace tiercel {
+namespace {
+
+// Fetches tensors by name and remembers which were asked for; the first failure stays.
+class TensorReader {
+ public:
+  explicit TensorReader(const GgufFile& file) : file_(file) {}
+
+  GgufTensor matrix(const std::string& name, std::uint64_t columns, std::uint64_t rows) {
+    used_.insert(name);
+    auto tensor = file_.get_tensor(name, {columns, rows});
+    if (!tensor.ok()) return fail(tensor.status()), GgufTensor{};
+    if (columns % 32 != 0) fail(Status::invalid_argument(fmt::format("{}: {} has {} columns; supported: multiples of 32", file_.path(), name, columns)));
+    return *tensor;
+  }
+  std::vector<float> vector(const std::string& name, std::uint64_t size) {
+    used_.insert(name);
+    auto tensor = file_.get_tensor(name, {size});
+    if (!tensor.ok()) return fail(tensor.status()), std::vector<float>{};
+    std::vector<float> values(size);
+    dequantize(tensor->type, tensor->data, values);
+    return values;
+  }
+  void ignore(const std::string& name) { used_.insert(name); }
+
+  Status finish() {
+    for (const GgufTensor& tensor : file_.tensors()) {
+      if (!used_.contains(tensor.name)) {
+        fail(Status::invalid_argument(fmt::format("{}: tensor {} is not part of the llama architecture as supported here",
+                                                  file_.path(), tensor.name)));
+      }
+    }
+    return status_;
+  }
+
+ private:
+  void fail(Status status) {
+    if (status_.ok()) status_ = std::move(status);
+  }
+  const GgufFile& file_;
+  std::set<std::string, std::less<>> used_;
+  Status status_;
+};
+
+}  // namespace
+
+Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig& config, Compute compute) {
+  using kernels::Rounding;
+  const Rounding rounding = compute == Compute::Precise ? Rounding::None : Rounding::Bf16;
+  const ModelShape& shape = config.shape;
+  const std::uint64_t hidden = shape.hidden, ff = shape.feed_forward;
+
+  TensorReader read(file);
+  LlamaWeights weights;
+  weights.embedding = read.matrix("token_embd.weight", hidden, shape.vocabulary);
+  for (std::uint32_t i = 0; i < shape.layers; ++i) {
+    const auto name = [&](std::string_view part) { return fmt::format("blk.{}.{}.weight", i, part); };
+    const GgufTensor qkv[] = {read.matrix(name("attn_q"), hidden, config.query_width()),
+                              read.matrix(name("attn_k"), hidden, config.kv_width()),
+                              read.matrix(name("attn_v"), hidden, config.kv_width())};
+    const GgufTensor output[] = {read.matrix(name("attn_output"), config.query_width(), hidden)};
+    const GgufTensor gate_up[] = {read.matrix(name("ffn_gate"), hidden, ff), read.matrix(name("ffn_up"), hidden, ff)};
+    const GgufTensor down[] = {read.matrix(name("ffn_down"), ff, hidden)};
+    weights.layers.push_back({.attention_norm = read.vector(name("attn_norm"), hidden),
+                              .qkv = Linear(qkv, rounding),
+                              .attention_output = Linear(output, rounding),
+                              .feed_forward_norm = read.vector(name("ffn_norm"), hidden),
+                              .gate_up = Linear(gate_up, rounding),
+                              .down = Linear(down, rounding)});
+  }
+  weights.output_norm = read.vector("output_norm.weight", hidden);
+  const bool tied = !file.find_tensor("output.weight");
+  const GgufTensor head[] = {tied ? weights.embedding : read.matrix("output.weight", hidden, shape.vocabulary)};
+  weights.head = Linear(head, Rounding::None);
+  read.ignore("rope_freqs.weight");  // part of the configuration
+  TIERCEL_RETURN_IF_ERROR(read.finish());
+  return weights;
+}
+
+}  // namespace tiercel

@@ -1,0 +1,49 @@
+// The weights of a Llama-family model, taken out of a GGUF file with their names and shapes checked.
+#pragma once
+
+#include <vector>
+
+#include "gguf/gguf_file.h"
+#include "model/linear.h"
+#include "model/llama_config.h"
+#include "tiercel/options.h"
+#include "tiercel/status.h"
+
+namespace tiercel {
+
+struct LlamaLayer {
+  std::vector<float> attention_norm;     // [hidden]
+  Linear qkv;                            // hidden -> query heads, key heads, value heads
+  Linear attention_output;               // query heads -> hidden
+  std::vector<float> feed_forward_norm;  // [hidden]
+  Linear gate_up;                        // hidden -> gate, up
+  Linear down;                           // feed_forward -> hidden
+};
+
+struct LlamaWeights {
+  GgufTensor embedding;  // [vocabulary][hidden], in the file
+  std::vector<LlamaLayer> layers;
+  std::vector<float> output_norm;  // [hidden]
+  Linear head;                     // hidden -> vocabulary; float32 results in every mode, since logits decide
+
+  // Calls f(kind, layers of that kind) for each kind of linear layer.
+  template <class Function>
+  void for_each_kind(const Function& f) {
+    const auto of = [&](Linear LlamaLayer::*member) {
+      std::vector<Linear*> linears;
+      for (LlamaLayer& layer : layers) linears.push_back(&(layer.*member));
+      return linears;
+    };
+    f("qkv", of(&LlamaLayer::qkv));
+    f("attention_output", of(&LlamaLayer::attention_output));
+    f("gate_up", of(&LlamaLayer::gate_up));
+    f("down", of(&LlamaLayer::down));
+    f("head", std::vector<Linear*>{&head});
+  }
+};
+
+// Views into `file`, nothing packed. InvalidArgument: a tensor is missing, has another shape, or is none that this
+// architecture has (using the rest would compute another model).
+Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig& config, Compute compute);
+
+}  // namespace tiercel

@@ -1,0 +1,71 @@
+// What the step loop knows of a model: its shape, and one call that computes a batch. No LibTorch here, so that the
+// scheduler and the step loop build, and are tested, without it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tiercel/status.h"
+#include "tiercel/types.h"
+
+namespace tiercel {
+
+enum class Logits : std::uint8_t { None, Last, All };
+
+// With which arithmetic a chunk's tokens are computed. Any leaves the choice to the runner (the fastest for the batch at
+// hand); the other two give a token the same bits in every batch.
+enum class Arithmetic : std::uint8_t { Any, Prefill, Decode };
+
+// One sequence's part of a step: new tokens whose predecessors' KV is in the blocks already.
+struct SequenceChunk {
+  std::span<const TokenId> tokens;  // at least one
+  std::size_t first_position = 0;
+  std::span<const BlockId> block_table;  // covers first_position + tokens.size() tokens
+  Logits logits = Logits::None;
+  Arithmetic arithmetic = Arithmetic::Any;
+};
+
+struct ModelShape {
+  std::string name;
+  std::string architecture;
+  std::uint64_t parameters = 0;
+  std::uint32_t layers = 0;
+  std::uint32_t hidden = 0;
+  std::uint32_t heads = 0;
+  std::uint32_t kv_heads = 0;
+  std::uint32_t head_dim = 0;
+  std::uint32_t feed_forward = 0;
+  std::uint32_t vocabulary = 0;
+  std::uint32_t context_tokens = 0;  // the longest sequence it was trained for
+};
+
+struct ModelMemory {
+  std::size_t packed_bytes = 0;     // weights in a packing of our own
+  std::size_t mapped_bytes = 0;     // weights used where the file is mapped
+  std::size_t workspace_bytes = 0;  // activations and logits
+};
+
+class ModelRunner {
+ public:
+  virtual ~ModelRunner() = default;
+
+  virtual const ModelShape& shape() const = 0;
+  virtual const Fingerprint& fingerprint() const = 0;
+  virtual ModelMemory memory() const = 0;
+  // Layer kind -> what computes it, for people.
+  virtual std::vector<std::pair<std::string, std::string>> kernels() const = 0;
+
+  // Most rows of logits that one step may ask for.
+  virtual std::size_t max_logit_rows() const = 0;
+
+  // Computes every chunk's tokens: writes their KV into `arena` (blocks of the layout agreed at load) and returns the
+  // logits asked for, one row of `vocabulary` each, chunk by chunk and token by token; valid until the next step. Called
+  // by one thread, always the same. The chunks hold at most the max_batch_tokens agreed at load.
+  virtual Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) = 0;
+};
+
+}  // namespace tiercel

@@ -1,0 +1,197 @@
+#include "kernels/paged_attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "gguf/dequantize.h"
+#include "tests/kernels/every_target.h"
+
+namespace tiercel {
+namespace {
+
+using kernels::AttentionStyle;
+
+// A sequence whose KV lies in blocks scattered over an arena that is full of large garbage elsewhere.
+struct Case {
+  Case(DType dtype, std::size_t head_dim, std::size_t kv_heads, std::size_t group_, std::size_t block_tokens, std::size_t length_,
+       unsigned seed)
+      : length(length_), group(group_), random(seed) {
+    layout = {.layers = 3, .kv_heads = static_cast<std::uint32_t>(kv_heads), .head_dim = static_cast<std::uint32_t>(head_dim),
+              .block_tokens = static_cast<std::uint32_t>(block_tokens), .dtype = dtype};
+    const std::size_t blocks = (length + block_tokens - 1) / block_tokens, arena_blocks = blocks + 3;
+    arena.resize(arena_blocks * layout.block_bytes() + 64);
+    base = arena.data() + (64 - reinterpret_cast<std::uintptr_t>(arena.data()) % 64) % 64;
+    std::fill(arena.begin(), arena.end(), std::byte{0x47});  // finite in every type
+    table.resize(arena_blocks);
+    std::iota(table.begin(), table.end(), 0u);
+    std::shuffle(table.begin(), table.end(), random);
+    table.resize(blocks);
+
+    std::normal_distribution<float> normal;
+    const std::size_t width = kv_heads * head_dim;
+    keys.resize(length * width);
+    values.resize(length * width);
+    for (float& k : keys) k = stored(normal(random));
+    for (float& v : values) v = stored(normal(random));
+    for (std::size_t t = 0; t < length; ++t) {
+      kernels::append_kv({base, layout, 1}, table[t / block_tokens], t % block_tokens, &keys[t * width], &values[t * width]);
+    }
+    q_stride = kv_heads * group * head_dim + 5;
+    q.resize(length * q_stride);
+    for (float& value : q) value = normal(random);
+  }
+
+  // The value that comes back from a block.
+  float stored(float value) const {
+    if (layout.dtype == DType::F16) return half_to_float(float_to_half(value));
+    if (layout.dtype == DType::BF16) return bf16_to_float(float_to_bf16(value));
+    return value;
+  }
+
+  std::vector<float> run(std::size_t first, std::size_t tokens, AttentionStyle style) {
+    std::vector<float> out(length * q_stride, 77.0f);
+    std::vector<float> scratch(kernels::attention_scratch_floats(layout, tokens, group) + 16);
+    float* aligned = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64 / 4;
+    for (std::size_t head = 0; head < layout.kv_heads; ++head) {
+      kernels::paged_attention({.kv = {base, layout, 1},
+                                .block_table = table.data(),
+                                .first_position = first,
+                                .tokens = tokens,
+                                .kv_head = head,
+                                .group = group,
+                                .q = q.data() + first * q_stride,
+                                .q_stride = q_stride,
+                                .out = out.data() + first * q_stride,
+                                .out_stride = q_stride,
+                                .scale = scale(),
+                                .style = style},
+                               aligned);
+    }
+    return out;
+  }
+
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(layout.head_dim)); }
+
+  std::vector<double> reference(std::size_t position, std::size_t head) const {
+    const std::size_t dim = layout.head_dim, width = layout.kv_heads * dim, kv = head / group * dim;
+    std::vector<double> scores(position + 1), out(dim, 0.0);
+    for (std::size_t t = 0; t <= position; ++t) {
+      for (std::size_t i = 0; i < dim; ++i) scores[t] += double{q[position * q_stride + head * dim + i]} * keys[t * width + kv + i];
+      scores[t] *= scale();
+    }
+    const double top = *std::ranges::max_element(scores);
+    double total = 0;
+    for (double& score : scores) total += score = std::exp(score - top);
+    for (std::size_t t = 0; t <= position; ++t) {
+      for (std::size_t i = 0; i < dim; ++i) out[i] += scores[t] / total * values[t * width + kv + i];
+    }
+    return out;
+  }
+
+  std::size_t length, group, q_stride = 0;
+  std::mt19937 random;
+  KvLayout layout;
+  std::vector<std::byte> arena;
+  std::byte* base = nullptr;
+  std::vector<BlockId> table;
+  std::vector<float> keys, values, q;
+};
+
+struct Shape {
+  DType dtype;
+  std::size_t head_dim, kv_heads, group, block_tokens, length;
+};
+const Shape kShapes[] = {
+    {DType::F32, 64, 3, 3, 32, 300}, {DType::F16, 64, 3, 3, 32, 75},  {DType::BF16, 64, 1, 4, 32, 64}, {DType::F16, 128, 2, 1, 8, 261},
+    {DType::BF16, 80, 1, 8, 16, 140}, {DType::F32, 96, 2, 2, 128, 150}, {DType::F16, 16, 1, 1, 64, 1},   {DType::F16, 256, 1, 2, 32, 40},
+};
+
+TEST(PagedAttention, AgreesWithADoubleReference) {
+  for (const Shape& s : kShapes) {
+    for_every_target([&] {
+      Case c(s.dtype, s.head_dim, s.kv_heads, s.group, s.block_tokens, s.length, 5);
+      for (const AttentionStyle style : {AttentionStyle::Decode, AttentionStyle::Prefill}) {
+        const auto out = c.run(0, s.length, style);
+        for (std::size_t position = 0; position < s.length; ++position) {
+          for (std::size_t head = 0; head < s.kv_heads * s.group; ++head) {
+            const auto expected = c.reference(position, head);
+            for (std::size_t i = 0; i < s.head_dim; ++i) {
+              ASSERT_NEAR(out[position * c.q_stride + head * s.head_dim + i], expected[i], 2e-5)
+                  << "head_dim " << s.head_dim << " position " << position << " head " << head << " element " << i;
+            }
+          }
+          for (std::size_t i = s.kv_heads * s.group * s.head_dim; i < c.q_stride; ++i) ASSERT_EQ(out[position * c.q_stride + i], 77.0f);
+        }
+      }
+    });
+  }
+}
+
+TEST(PagedAttention, AQueryHasTheSameBitsHoweverTheCallIsCut) {
+  for (const Shape& s : kShapes) {
+    for_every_target([&] {
+      Case c(s.dtype, s.head_dim, s.kv_heads, s.group, s.block_tokens, s.length, 6);
+      for (const AttentionStyle style : {AttentionStyle::Decode, AttentionStyle::Prefill}) {
+        const auto whole = c.run(0, s.length, style);
+        for (std::size_t first = 0; first < s.length;) {
+          const std::size_t tokens = std::min<std::size_t>(1 + c.random() % 9, s.length - first);
+          const auto part = c.run(first, tokens, style);
+          ASSERT_EQ(std::memcmp(&whole[first * c.q_stride], &part[first * c.q_stride], tokens * c.q_stride * sizeof(float)), 0)
+              << "queries " << first << " to " << first + tokens;
+          first += tokens;
+        }
+      }
+    });
+  }
+}
+
+TEST(PagedAttention, LargeScoresDoNotOverflow) {
+  for_every_target([] {
+    Case c(DType::F32, 64, 1, 1, 32, 50, 7);
+    for (float& value : c.q) value *= 1000;
+    for (const AttentionStyle style : {AttentionStyle::Decode, AttentionStyle::Prefill}) {
+      const auto out = c.run(0, 50, style);
+      for (std::size_t position = 0; position < 50; ++position) {
+        const auto expected = c.reference(position, 0);
+        for (std::size_t i = 0; i < 64; ++i) ASSERT_NEAR(out[position * c.q_stride + i], expected[i], 5e-3);
+      }
+    }
+  });
+}
+
+TEST(AppendKv, WritesOnlyTheTokensOwnPlaces) {
+  for (const DType dtype : {DType::F32, DType::F16, DType::BF16}) {
+    for_every_target([&] {
+      Case c(dtype, 64, 2, 1, 8, 3, 8);
+      std::vector<std::byte> before(c.arena);
+      const std::vector<float> ones(2 * 64, 1.0f), twos(2 * 64, 2.0f);
+      kernels::append_kv({c.base, c.layout, 2}, c.table[0], 5, ones.data(), twos.data());
+      const std::size_t size = size_of(dtype);
+      for (std::size_t i = 0; i < c.layout.block_elements(); ++i) {
+        const std::size_t token = i / 64 % 8, layer = i / c.layout.layer_stride();
+        const bool is_value = i % c.layout.layer_stride() >= c.layout.value_offset();
+        const std::byte* at = c.base + c.table[0] * c.layout.block_bytes() + i * size;
+        if (layer != 2 || token != 5) {
+          ASSERT_EQ(std::memcmp(at, before.data() + (at - c.arena.data()), size), 0) << "element " << i;
+          continue;
+        }
+        std::uint32_t bits = 0;
+        std::memcpy(&bits, at, size);
+        float value;
+        std::memcpy(&value, &bits, 4);
+        if (dtype == DType::F16) value = half_to_float(static_cast<std::uint16_t>(bits));
+        if (dtype == DType::BF16) value = bf16_to_float(static_cast<std::uint16_t>(bits));
+        ASSERT_EQ(value, is_value ? 2.0f : 1.0f) << "element " << i;
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace tiercel

@@ -1,0 +1,156 @@
+#include "model/linear.h"
+
+#include <ATen/Parallel.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "gguf/dequantize.h"
+
+namespace tiercel {
+namespace {
+
+using kernels::Rounding;
+
+struct RandomTensor {
+  RandomTensor(TensorType type, std::size_t rows, std::size_t columns, unsigned seed) {
+    std::mt19937 random(seed);
+    std::uniform_real_distribution<float> small(-0.05f, 0.05f);
+    const std::size_t blocks = rows * columns / block_elements(type), size = block_bytes(type);
+    bytes.resize(blocks * size);
+    for (std::size_t b = 0; b < blocks; ++b) {
+      std::byte* block = bytes.data() + b * size;
+      for (std::size_t i = 0; i < size; ++i) block[i] = static_cast<std::byte>(random());
+      const float value = small(random);
+      const std::uint16_t half = float_to_half(value), bf16 = float_to_bf16(value);
+      switch (type) {
+        case TensorType::F32: std::memcpy(block, &value, 4); break;
+        case TensorType::BF16: std::memcpy(block, &bf16, 2); break;
+        case TensorType::Q4_1: std::memcpy(block + 2, &half, 2); [[fallthrough]];
+        default: std::memcpy(block, &half, 2);
+      }
+    }
+    tensor = {.name = "t", .type = type, .shape = {columns, rows, 1, 1}, .data = bytes};
+    values.resize(rows * columns);
+    dequantize(type, bytes, values);
+  }
+  std::vector<std::byte> bytes;
+  GgufTensor tensor;
+  std::vector<float> values;
+};
+
+std::vector<float> random_rows(std::size_t count, bool bf16, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(count);
+  for (float& value : x) value = bf16 ? bf16_to_float(float_to_bf16(normal(random))) : normal(random);
+  return x;
+}
+
+// Layers of mixed types, both roundings, both ways to compute, at row counts around every threshold.
+TEST(Linear, EveryWayAgreesWithADoubleReference) {
+  ThreadTeam team(2, [] { at::set_num_threads(1); });
+  at::set_num_threads(1);
+  const std::size_t columns = 96;
+  for (const TensorType type : {TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0}) {
+    const RandomTensor first(type, 70, columns, 1), second(TensorType::Q8_0, 33, columns, 2);
+    const GgufTensor parts[] = {first.tensor, second.tensor};
+    auto values = first.values;
+    values.insert(values.end(), second.values.begin(), second.values.end());
+    for (const Rounding rounding : {Rounding::None, Rounding::Bf16}) {
+      Linear linear(parts, rounding);
+      ASSERT_EQ(linear.outputs(), 103u);
+      const bool rounds = rounding == Rounding::Bf16;
+      for (const Product product : {Product::None, Product::F32, Product::Bf16}) {
+        if ((product == Product::None && linear.needs_product()) || (product == Product::Bf16 && !rounds)) continue;
+        for (const std::size_t fixed : {0u, 16u}) {
+          linear.set_plan({.product = product, .from_rows = product == Product::None ? SIZE_MAX : 3, .fixed_rows = fixed}, team);
+          EXPECT_EQ(linear.packed_bytes(), linear.bytes_for(product));
+          for (const std::size_t rows : {1u, 2u, 3u, 40u, 150u}) {
+            const auto x = random_rows(rows * columns, rounds, 3);
+            std::vector<float> y(rows * linear.outputs());
+            linear.forward(team, x.data(), rows, y.data());
+            for (std::size_t r = 0; r < rows; ++r) {
+              for (std::size_t o = 0; o < linear.outputs(); ++o) {
+                double sum = 0, size = 0;
+                for (std::size_t c = 0; c < columns; ++c) {
+                  const double term = double{x[r * columns + c]} * values[o * columns + c];
+                  sum += term;
+                  size += std::abs(term);
+                }
+                // A rounded weight is off by up to 2^-9 of itself, a rounded result likewise.
+                ASSERT_NEAR(y[r * linear.outputs() + o], sum, size * (rounds ? 1.0 / 256 : 2e-6))
+                    << to_string(type) << " rows " << rows << " row " << r << " output " << o;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// What makes a cached prefix and a computed one agree although different kernels computed them.
+TEST(Linear, InPlaceAndProductDifferByLessThanBf16CanSay) {
+  ThreadTeam team(2, [] { at::set_num_threads(1); });
+  at::set_num_threads(1);
+  const std::size_t columns = 576, outputs = 256, rows = 64;
+  const RandomTensor weights(TensorType::Q4_1, outputs, columns, 4);
+  Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
+  linear.set_plan({.product = Product::Bf16, .from_rows = 1}, team);
+  const auto x = random_rows(rows * columns, true, 5);
+  std::vector<float> in_place(rows * outputs), product(rows * outputs);
+  linear.forward_in_place(team, x.data(), rows, in_place.data());
+  linear.forward_product(team, x.data(), rows, product.data());
+  std::size_t different = 0;
+  for (std::size_t i = 0; i < in_place.size(); ++i) {
+    different += in_place[i] != product[i];
+    // One unit in the last place of bf16, plus what cancellation in a float32 sum leaves.
+    ASSERT_NEAR(in_place[i], product[i], std::abs(in_place[i]) / 128 + 1e-4);
+  }
+  EXPECT_LT(different, in_place.size() / 100) << "results should nearly always round to the same bf16 value";
+}
+
+TEST(Linear, FixedRowProductsGiveARowTheSameBitsInEveryBatch) {
+  ThreadTeam team(2, [] { at::set_num_threads(1); });
+  at::set_num_threads(1);
+  for (const std::size_t columns : {576u, 1536u}) {
+    const std::size_t outputs = 192, rows = 200;
+    const RandomTensor weights(TensorType::Q4_1, outputs, columns, 6);
+    Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
+    linear.set_plan({.product = Product::Bf16, .from_rows = 1, .fixed_rows = 64}, team);
+    const auto x = random_rows(rows * columns, true, 7);
+    std::vector<float> whole(rows * outputs), part(rows * outputs);
+    linear.forward_product(team, x.data(), rows, whole.data());
+    std::mt19937 random(8);
+    for (std::size_t first = 0; first < rows;) {
+      const std::size_t count = std::min<std::size_t>(1 + random() % 70, rows - first);
+      linear.forward_product(team, x.data() + first * columns, count, part.data() + first * outputs);
+      first += count;
+    }
+    EXPECT_EQ(std::memcmp(whole.data(), part.data(), whole.size() * sizeof(float)), 0) << columns << " columns";
+  }
+}
+
+TEST(Linear, TheMeasuredPlanIsOneThatWorks) {
+  ThreadTeam team(2, [] { at::set_num_threads(1); });
+  at::set_num_threads(1);
+  for (const TensorType type : {TensorType::Q4_1, TensorType::F16}) {
+    const RandomTensor weights(type, 64, 64, 9);
+    Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
+    const LinearPlan plan = choose_product(linear, 64, team);
+    linear.set_plan(plan, team);
+    EXPECT_EQ(linear.packed_bytes(), linear.bytes_for(plan.product));
+    EXPECT_TRUE(plan.product != Product::None || !linear.needs_product());
+    EXPECT_FALSE(plan.describe(type).empty());
+    std::vector<float> x(64 * 64, 1.0f), y(64 * 64);
+    for (const std::size_t rows : {1u, 64u}) linear.forward(team, x.data(), rows, y.data());
+  }
+}
+
+}  // namespace
+}  // namespace tiercel

@@ -1,0 +1,249 @@
+// Small random models of every variant that the architecture allows, against a plain transformer in double precision: what
+// the one real model at hand does not exercise (RoPE scalings, own output head, no grouping, partial rotation, other types).
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "gguf/dequantize.h"
+#include "model/llama_config.h"
+#include "model/llama_model.h"
+#include "tests/gguf/gguf_builder.h"
+#include "tiercel/kv_cache.h"
+
+namespace tiercel {
+namespace {
+
+struct Variant {
+  const char* name;
+  std::uint32_t heads = 4, kv_heads = 2, head_dim = 16, rotated = 16, layers = 2, feed_forward = 96, vocabulary = 50;
+  double rope_base = 10000;
+  double linear_factor = 1;
+  bool rope_divisors = false;
+  bool own_head = false;
+  TensorType type = TensorType::F32;
+
+  std::uint32_t hidden() const { return 64; }
+};
+
+using Matrix = std::vector<float>;  // [rows][columns]
+
+struct TinyModel {
+  explicit TinyModel(const Variant& v) : variant(v) {
+    file.text("general.architecture", "llama").number("llama.block_count", GgufKind::U32, v.layers);
+    file.number("llama.context_length", GgufKind::U32, 512u).number("llama.embedding_length", GgufKind::U32, v.hidden());
+    file.number("llama.feed_forward_length", GgufKind::U32, v.feed_forward);
+    file.number("llama.attention.head_count", GgufKind::U32, v.heads).number("llama.attention.head_count_kv", GgufKind::U32, v.kv_heads);
+    file.number("llama.attention.key_length", GgufKind::U32, v.head_dim).number("llama.attention.value_length", GgufKind::U32, v.head_dim);
+    file.number("llama.rope.dimension_count", GgufKind::U32, v.rotated).number("llama.rope.freq_base", GgufKind::F32, static_cast<float>(v.rope_base));
+    file.number("llama.attention.layer_norm_rms_epsilon", GgufKind::F32, 1e-5f);
+    if (v.linear_factor != 1) {
+      file.text("llama.rope.scaling.type", "linear").number("llama.rope.scaling.factor", GgufKind::F32, static_cast<float>(v.linear_factor));
+    }
+    add("token_embd.weight", v.vocabulary, v.hidden(), 1.0f);
+    for (std::uint32_t i = 0; i < v.layers; ++i) {
+      const std::string p = "blk." + std::to_string(i) + ".";
+      add_vector(p + "attn_norm.weight", v.hidden(), 0.5f, 1.5f);
+      add(p + "attn_q.weight", v.heads * v.head_dim, v.hidden(), 0.3f);
+      add(p + "attn_k.weight", v.kv_heads * v.head_dim, v.hidden(), 0.3f);
+      add(p + "attn_v.weight", v.kv_heads * v.head_dim, v.hidden(), 0.3f);
+      add(p + "attn_output.weight", v.hidden(), v.heads * v.head_dim, 0.3f);
+      add_vector(p + "ffn_norm.weight", v.hidden(), 0.5f, 1.5f);
+      add(p + "ffn_gate.weight", v.feed_forward, v.hidden(), 0.3f);
+      add(p + "ffn_up.weight", v.feed_forward, v.hidden(), 0.3f);
+      add(p + "ffn_down.weight", v.hidden(), v.feed_forward, 0.3f);
+    }
+    add_vector("output_norm.weight", v.hidden(), 0.5f, 1.5f);
+    if (v.own_head) add("output.weight", v.vocabulary, v.hidden(), 0.3f);
+    if (v.rope_divisors) add_vector("rope_freqs.weight", v.rotated / 2, 1.0f, 8.0f);
+    bytes = file.build();
+  }
+
+  void add_vector(const std::string& name, std::size_t size, float low, float high) {
+    std::uniform_real_distribution<float> uniform(low, high);
+    Matrix values(size);
+    for (float& value : values) value = uniform(random);
+    file.tensor(name, {size}, TensorType::F32, std::string(reinterpret_cast<const char*>(values.data()), size * 4));
+    tensors[name] = values;
+  }
+  void add(const std::string& name, std::size_t rows, std::size_t columns, float scale) {
+    std::uniform_real_distribution<float> uniform(-scale, scale);
+    std::string data;
+    const std::size_t blocks = rows * columns / block_elements(variant.type);
+    for (std::size_t b = 0; b < blocks; ++b) {
+      const float value = uniform(random);
+      std::string block(block_bytes(variant.type), '\0');
+      for (char& byte : block) byte = static_cast<char>(random());
+      const std::uint16_t half = float_to_half(value), divided = float_to_half(value / 128), bf16 = float_to_bf16(value);
+      switch (variant.type) {
+        case TensorType::F32: std::memcpy(block.data(), &value, 4); break;
+        case TensorType::F16: std::memcpy(block.data(), &half, 2); break;
+        case TensorType::BF16: std::memcpy(block.data(), &bf16, 2); break;
+        case TensorType::Q4_1: std::memcpy(block.data() + 2, &divided, 2); [[fallthrough]];
+        default: std::memcpy(block.data(), &divided, 2);
+      }
+      data += block;
+    }
+    file.tensor(name, {columns, rows}, variant.type, data);
+    Matrix values(rows * columns);
+    dequantize(variant.type, as_bytes(data), values);
+    tensors[name] = values;
+  }
+
+  Variant variant;
+  std::mt19937 random{42};
+  GgufBuilder file;
+  std::map<std::string, Matrix> tensors;
+  std::string bytes;
+};
+
+using Row = std::vector<double>;
+
+Row multiply(const Matrix& matrix, const Row& x) {
+  Row y(matrix.size() / x.size(), 0.0);
+  for (std::size_t o = 0; o < y.size(); ++o) {
+    for (std::size_t c = 0; c < x.size(); ++c) y[o] += matrix[o * x.size() + c] * x[c];
+  }
+  return y;
+}
+
+Row normalise(const Row& x, const Matrix& weight) {
+  double squares = 0;
+  for (const double value : x) squares += value * value;
+  Row y(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i) y[i] = x[i] / std::sqrt(squares / static_cast<double>(x.size()) + 1e-5) * weight[i];
+  return y;
+}
+
+// Logits of the last token.
+Row reference_logits(const TinyModel& m, const std::vector<TokenId>& ids) {
+  const Variant& v = m.variant;
+  const auto tensor = [&](const std::string& name) -> const Matrix& { return m.tensors.at(name); };
+  const auto rotate = [&](Row& heads, std::size_t position) {
+    for (std::size_t h = 0; h < heads.size(); h += v.head_dim) {
+      for (std::size_t i = 0; i < v.rotated / 2; ++i) {
+        double frequency = std::pow(v.rope_base, -2.0 * static_cast<double>(i) / v.rotated) / v.linear_factor;
+        if (v.rope_divisors) frequency /= tensor("rope_freqs.weight")[i];
+        const double angle = static_cast<double>(position) * frequency, a = heads[h + 2 * i], b = heads[h + 2 * i + 1];
+        heads[h + 2 * i] = a * std::cos(angle) - b * std::sin(angle);
+        heads[h + 2 * i + 1] = a * std::sin(angle) + b * std::cos(angle);
+      }
+    }
+  };
+  std::vector<std::vector<Row>> keys(v.layers), values(v.layers);
+  Row logits;
+  for (std::size_t t = 0; t < ids.size(); ++t) {
+    const auto first = tensor("token_embd.weight").begin() + ids[t] * static_cast<std::ptrdiff_t>(v.hidden());
+    Row x(first, first + v.hidden());
+    for (std::uint32_t layer = 0; layer < v.layers; ++layer) {
+      const std::string p = "blk." + std::to_string(layer) + ".";
+      Row h = normalise(x, tensor(p + "attn_norm.weight"));
+      Row q = multiply(tensor(p + "attn_q.weight"), h), k = multiply(tensor(p + "attn_k.weight"), h);
+      rotate(q, t);
+      rotate(k, t);
+      keys[layer].push_back(k);
+      values[layer].push_back(multiply(tensor(p + "attn_v.weight"), h));
+      Row mixed(q.size(), 0.0);
+      for (std::size_t head = 0; head < v.heads; ++head) {
+        const std::size_t from = head / (v.heads / v.kv_heads) * v.head_dim;
+        Row weights(t + 1);
+        double total = 0;
+        for (std::size_t s = 0; s <= t; ++s) {
+          double score = 0;
+          for (std::size_t i = 0; i < v.head_dim; ++i) score += q[head * v.head_dim + i] * keys[layer][s][from + i];
+          total += weights[s] = std::exp(score / std::sqrt(v.head_dim));
+        }
+        for (std::size_t s = 0; s <= t; ++s) {
+          for (std::size_t i = 0; i < v.head_dim; ++i) mixed[head * v.head_dim + i] += weights[s] / total * values[layer][s][from + i];
+        }
+      }
+      const Row attention = multiply(tensor(p + "attn_output.weight"), mixed);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += attention[i];
+      h = normalise(x, tensor(p + "ffn_norm.weight"));
+      Row gate = multiply(tensor(p + "ffn_gate.weight"), h);
+      const Row up = multiply(tensor(p + "ffn_up.weight"), h);
+      for (std::size_t i = 0; i < gate.size(); ++i) gate[i] *= up[i] / (1 + std::exp(-gate[i]));
+      const Row down = multiply(tensor(p + "ffn_down.weight"), gate);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += down[i];
+    }
+    if (t + 1 == ids.size()) logits = multiply(tensor(v.own_head ? "output.weight" : "token_embd.weight"), normalise(x, tensor("output_norm.weight")));
+  }
+  return logits;
+}
+
+std::vector<float> engine_logits(const TinyModel& m, const std::vector<TokenId>& ids, Compute compute, std::size_t chunk_tokens) {
+  auto file = GgufFile::parse(as_bytes(m.bytes), "tiny").value();
+  const LlamaOptions options{.compute = compute, .threads = 2, .max_batch_tokens = 64, .max_logit_rows = 8};
+  const KvLayout layout = llama_kv_layout(read_llama_config(file)->shape, options);
+  auto model = load_llama(std::move(file), options).value();
+  auto cache = KvCache::open({.capacity_bytes = 8 * layout.block_bytes()}, layout, model->fingerprint()).value();
+  auto lease = cache.admit(ids, {.max_tokens = ids.size()}).value();
+  EXPECT_TRUE(lease.grow(ids.size()).ok());
+  std::span<float> rows;
+  for (std::size_t first = 0; first < ids.size(); first += chunk_tokens) {
+    const std::size_t count = std::min(chunk_tokens, ids.size() - first);
+    const SequenceChunk chunk{.tokens = std::span(ids).subspan(first, count), .first_position = first, .block_table = lease.block_table(),
+                              .logits = first + count == ids.size() ? Logits::Last : Logits::None};
+    rows = model->step({&chunk, 1}, cache.block(0)).value();
+  }
+  return {rows.begin(), rows.end()};
+}
+
+class LlamaReference : public testing::TestWithParam<Variant> {};
+INSTANTIATE_TEST_SUITE_P(Variants, LlamaReference,
+                         testing::Values(Variant{.name = "Plain"}, Variant{.name = "NoGrouping", .heads = 2, .kv_heads = 2},
+                                         Variant{.name = "OneKvHead", .kv_heads = 1}, Variant{.name = "WideHeads", .heads = 3, .kv_heads = 3, .head_dim = 32, .rotated = 32},
+                                         Variant{.name = "PartlyRotated", .rotated = 8}, Variant{.name = "LinearScaling", .linear_factor = 4},
+                                         Variant{.name = "Llama3Scaling", .rope_base = 500000, .rope_divisors = true},
+                                         Variant{.name = "OwnHead", .own_head = true}, Variant{.name = "F16", .type = TensorType::F16},
+                                         Variant{.name = "BF16", .own_head = true, .type = TensorType::BF16}, Variant{.name = "Q8_0", .type = TensorType::Q8_0},
+                                         Variant{.name = "Q4_0", .own_head = true, .type = TensorType::Q4_0}, Variant{.name = "Q4_1", .type = TensorType::Q4_1}),
+                         [](const auto& variant) { return std::string(variant.param.name); });
+
+TEST_P(LlamaReference, LogitsAgree) {
+  const TinyModel model(GetParam());
+  std::vector<TokenId> ids;
+  std::mt19937 random(3);
+  for (int i = 0; i < 45; ++i) ids.push_back(static_cast<TokenId>(random() % GetParam().vocabulary));
+  const Row expected = reference_logits(model, ids);
+  double size = 0;
+  for (const double logit : expected) size = std::max(size, std::abs(logit));
+  for (const std::size_t chunk_tokens : {45u, 7u, 1u}) {
+    const auto precise = engine_logits(model, ids, Compute::Precise, chunk_tokens), fast = engine_logits(model, ids, Compute::Fast, chunk_tokens);
+    ASSERT_EQ(precise.size(), expected.size());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(precise[i], expected[i], 2e-5 * size) << "chunks of " << chunk_tokens << ", logit " << i;
+      EXPECT_NEAR(fast[i], expected[i], 0.05 * size) << "chunks of " << chunk_tokens << ", logit " << i;
+    }
+  }
+}
+
+std::string error_of(const std::function<void(GgufBuilder&)>& change, Variant variant = {.name = "Base"}) {
+  TinyModel model(variant);
+  change(model.file);
+  const std::string bytes = model.file.build();
+  auto file = GgufFile::parse(as_bytes(bytes), "tiny");
+  if (!file.ok()) return file.status().message();
+  const auto loaded = load_llama(std::move(*file), {.max_batch_tokens = 64, .max_logit_rows = 8});
+  return loaded.ok() ? "" : loaded.status().to_string();
+}
+
+TEST(LlamaErrors, AnotherModelThanThisArchitectureIsRefusedByName) {
+  EXPECT_EQ(error_of([](GgufBuilder&) {}), "");
+  const auto extra = error_of([](GgufBuilder& f) { f.tensor("blk.0.attn_q.bias", {64}, TensorType::F32, std::string(256, '\0')); });
+  EXPECT_NE(extra.find("blk.0.attn_q.bias"), std::string::npos) << extra;
+  const auto experts = error_of([](GgufBuilder& f) { f.number("llama.expert_count", GgufKind::U32, 8u); });
+  EXPECT_NE(experts.find("mixture-of-experts"), std::string::npos) << experts;
+  const auto yarn = error_of([](GgufBuilder& f) { f.text("llama.rope.scaling.type", "yarn"); });
+  EXPECT_NE(yarn.find("yarn"), std::string::npos) << yarn;
+  const auto heads = error_of([](GgufBuilder&) {}, {.name = "Uneven", .heads = 4, .kv_heads = 3});
+  EXPECT_NE(heads.find("evenly"), std::string::npos) << heads;
+  const auto size = error_of([](GgufBuilder&) {}, {.name = "OddHead", .head_dim = 24, .rotated = 24});
+  EXPECT_NE(size.find("multiple of 16"), std::string::npos) << size;
+}
+
+}  // namespace
+}  // namespace tiercel
