@@ -29,7 +29,8 @@ class Engine {
   // Maps the model, measures and packs its weights, reserves the KV arena, starts the step thread.
   //   InvalidArgument    an option out of range; a file that is not a usable GGUF model (says what and where)
   //   NotFound           no such model file
-  //   ResourceExhausted  the KV capacity is below what one sequence of context_tokens needs (says how much it is)
+  //   ResourceExhausted  context_tokens was asked for, and cache.capacity_bytes cannot hold one sequence of it (says how much
+  //                      it needs)
   //   Unavailable        the system gives no memory
   static Result<Engine> open(const EngineOptions& options);
 
@@ -40,6 +41,7 @@ class Engine {
   // Queues a request and returns at once. A request that cannot be run is answered through the future:
   //   InvalidArgument    the prompt, a sampling option or a limit cannot be used; the message says what to change
   //   Rejected           max_queued_requests are waiting
+  //   ResourceExhausted  the KV cache could not hold prompt and max_tokens even if it were empty
   //   Cancelled          cancel() or the engine's end came first
   ResponseFuture process_request(Request request);
 

@@ -34,7 +34,7 @@ struct SamplingOptions {
   float top_p = 1.0f;               // keep the smallest set whose probability reaches p. (0, 1]
   float min_p = 0.0f;               // drop tokens below min_p times the likeliest one's probability. [0, 1)
   float repetition_penalty = 1.0f;  // divides (multiplies, where negative) logits of tokens seen so far. (0, 10]
-  std::uint64_t seed = 0;           // draws of one request depend on this alone
+  std::uint64_t seed = 0;           // draws of one request depend on this and the logits alone
   std::vector<LogitBias> logit_bias = {};
 };
 
@@ -140,7 +140,8 @@ class ResponseFuture {
     });
   }
 
-  // co_await future: resumes on the engine's thread.
+  // co_await future: resumes on the engine's thread. (GCC 12 miscompiles a Request written as a braced temporary inside the
+  // co_await expression itself; give it a name first.)
   bool await_ready() const { return state_->ready(); }
   void await_suspend(std::coroutine_handle<> waiter) { state_->on_ready([waiter] { waiter.resume(); }); }
   Result<Response> await_resume() { return std::exchange(state_, nullptr)->take(); }

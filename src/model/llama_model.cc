@@ -75,6 +75,13 @@ struct AttentionTask {
   kernels::AttentionStyle style;
 };
 
+// Nothing measured, so that every process computes alike: products of fixed shape for prefill, in place for the rest.
+LinearPlan deterministic_plan(const Linear& layer, bool head) {
+  if (head && !layer.needs_product()) return {};
+  const bool rounds = layer.rounding() == kernels::Rounding::Bf16;
+  return {.product = rounds ? Product::Bf16 : Product::F32, .from_rows = 1, .fixed_rows = kFixedRows};
+}
+
 class LlamaModel final : public ModelRunner {
  public:
   LlamaModel(GgufFile file, LlamaConfig config, LlamaWeights weights, const LlamaOptions& options)
@@ -142,12 +149,10 @@ class LlamaModel final : public ModelRunner {
 void LlamaModel::choose_kernels() {
   weights_.for_each_kind([&](std::string_view kind, const std::vector<Linear*>& linears) {
     const bool head = kind == "head";
-    LinearPlan plan = choose_product(*linears.front(), std::min(options_.max_batch_tokens, head ? options_.max_logit_rows : 256), team_);
-    if (options_.deterministic && plan.product != Product::None) {
-      // Prefill rows always go through fixed-shape products, decode rows always in place: see Arithmetic.
-      plan.fixed_rows = kFixedRows;
-      if (head && !linears.front()->needs_product()) plan = {};
-    }
+    const LinearPlan plan =
+        options_.deterministic
+            ? deterministic_plan(*linears.front(), head)
+            : choose_product(*linears.front(), std::min(options_.max_batch_tokens, head ? options_.max_logit_rows : 256), team_);
     for (Linear* linear : linears) {
       linear->set_plan(plan, team_);
       memory_.packed_bytes += linear->packed_bytes();

@@ -1,0 +1,216 @@
+// tiercel bench: the standard workload on this machine, row by row.
+//
+// Time is taken around process_request() and its answer, tokenizing included, as a caller in front of the engine sees
+// it. Rows share one engine and its prefix cache, in the order listed, as the requests of any program would.
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/report.h"
+#include "cli/workload.h"
+
+namespace tiercel::cli {
+namespace {
+
+struct Figure {
+  std::string name;  // key in the JSON, unit last
+  double value;
+};
+using Figures = std::vector<Figure>;
+
+Request completion(std::string text, std::uint32_t tokens) {
+  return {.text = std::move(text), .max_tokens = tokens, .ignore_end_of_text = true};
+}
+
+Request question(std::size_t number, std::uint32_t tokens) {
+  return {.messages = {{.role = "user", .content = fmt::format("Query {}", number)}},
+          .max_tokens = tokens,
+          .ignore_end_of_text = true};
+}
+
+// Milliseconds until all of `requests`, sent at once, are answered.
+Result<double> time_together(Engine& engine, std::span<const Request> requests) {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<ResponseFuture> futures;
+  for (const Request& request : requests) futures.push_back(engine.process_request(request));
+  for (ResponseFuture& future : futures) {
+    if (auto response = future.get(); !response.ok()) return response.status();
+  }
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+Result<double> time_one(Engine& engine, const Request& request) { return time_together(engine, {&request, 1}); }
+
+// Milliseconds for all requests, `together` at a time: a batch starts when the one before is answered.
+Result<double> time_batches(Engine& engine, std::span<const Request> requests, std::size_t together) {
+  double total_ms = 0;
+  while (!requests.empty()) {
+    const std::size_t count = std::min(together, requests.size());
+    auto batch_ms = time_together(engine, requests.first(count));
+    if (!batch_ms.ok()) return batch_ms;
+    total_ms += *batch_ms;
+    requests = requests.subspan(count);
+  }
+  return total_ms;
+}
+
+Result<double> best_of(Engine& engine, std::span<const Request> requests) {
+  double best_ms = 0;
+  for (const Request& request : requests) {
+    auto one_ms = time_one(engine, request);
+    if (!one_ms.ok()) return one_ms;
+    best_ms = best_ms == 0 ? *one_ms : std::min(best_ms, *one_ms);
+  }
+  return best_ms;
+}
+
+Result<Figures> measure_cold(Engine& engine) {
+  std::vector<Request> runs;
+  for (int i = 0; i < 3; ++i) runs.push_back(completion(fmt::format("Run {}. {}", i, document()), 1));
+  auto ttft_ms = best_of(engine, runs);
+  if (!ttft_ms.ok()) return ttft_ms.status();
+  return Figures{{"cold_ttft_ms", *ttft_ms}};
+}
+
+Result<Figures> measure_warm(Engine& engine) {
+  const std::string shared = "Shared. " + document();
+  if (auto primed = time_one(engine, completion(shared + " A1?", 1)); !primed.ok()) return primed.status();
+  std::vector<Request> runs;
+  for (int i = 0; i < 5; ++i) runs.push_back(completion(fmt::format("{} B{} what?", shared, i), 1));
+  auto ttft_ms = best_of(engine, runs);
+  if (!ttft_ms.ok()) return ttft_ms.status();
+  return Figures{{"warm_ttft_ms", *ttft_ms}};
+}
+
+Result<Figures> measure_decode(Engine& engine) {
+  auto response = engine.process_request(completion("Once upon a time", 129)).get();
+  if (!response.ok()) return response.status();
+  return Figures{{"decode_tok_s", 128e3 / (response->total_ms - response->ttft_ms)}};
+}
+
+Result<Figures> measure_requests(Engine& engine, std::size_t count, std::size_t together, std::uint32_t seed) {
+  std::vector<Request> requests;
+  for (std::string& prompt : shared_prefix_prompts(count, seed)) requests.push_back(completion(std::move(prompt), 32));
+  auto total_ms = time_batches(engine, requests, together);
+  if (!total_ms.ok()) return total_ms.status();
+  return Figures{{fmt::format("req_s_{}", together), 1e3 * static_cast<double>(count) / *total_ms}};
+}
+
+double percentile(const std::vector<double>& sorted, double share) {
+  const double count = static_cast<double>(sorted.size());
+  return sorted[std::min(sorted.size() - 1, static_cast<std::size_t>(share * count))];
+}
+
+Result<Figures> measure_query(Engine& engine) {
+  std::vector<double> latencies_ms;
+  for (std::size_t i = 0; i < 40; ++i) {
+    auto one_ms = time_one(engine, question(i, 8));
+    if (!one_ms.ok()) return one_ms.status();
+    latencies_ms.push_back(*one_ms);
+  }
+  std::ranges::sort(latencies_ms);
+  return Figures{{"query_p50_ms", percentile(latencies_ms, .5)}, {"query_p95_ms", percentile(latencies_ms, .95)}};
+}
+
+Result<Figures> measure_query_100(Engine& engine) {
+  std::vector<Request> requests;
+  for (std::size_t i = 1000; i < 1300; ++i) requests.push_back(question(i, 8));
+  auto total_ms = time_batches(engine, requests, 100);
+  if (!total_ms.ok()) return total_ms.status();
+  return Figures{{"query_req_s_100", 300e3 / *total_ms}};
+}
+
+struct Row {
+  const char* name;
+  std::vector<std::string> keys;  // also names of the row
+  const char* work;
+  Result<Figures> (*measure)(Engine&);
+};
+
+const std::vector<Row>& rows() {
+  static const std::vector<Row> all = {
+      {"cold", {"cold_ttft_ms"}, "time to first token, prompt of 1,954 tokens, nothing cached", measure_cold},
+      {"warm", {"warm_ttft_ms"}, "the same, all but the question cached", measure_warm},
+      {"decode", {"decode_tok_s"}, "output tokens a second of one request", measure_decode},
+      {"req_1",
+       {"req_s_1"},
+       "250-token prompts (190 shared), 32 out, one at a time",
+       [](Engine& engine) { return measure_requests(engine, 8, 1, 7); }},
+      {"req_8",
+       {"req_s_8"},
+       "the same, 8 at a time",
+       [](Engine& engine) { return measure_requests(engine, 64, 8, 7); }},
+      {"req_32",
+       {"req_s_32"},
+       "the same, 32 at a time",
+       [](Engine& engine) { return measure_requests(engine, 96, 32, 9); }},
+      {"query", {"query_p50_ms", "query_p95_ms"}, "\"Query i\" as a chat, 8 out, one at a time", measure_query},
+      {"query_100", {"query_req_s_100"}, "the same, 100 at a time", measure_query_100}};
+  return all;
+}
+
+// Empty: the row exists.
+std::string check_row(const std::string& name) {
+  std::string known;
+  for (const Row& row : rows()) {
+    if (name == row.name || std::ranges::find(row.keys, name) != row.keys.end()) return {};
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", row.name);
+  }
+  return fmt::format("{} is no row; rows are {}", name, known);
+}
+
+bool is_wanted(const Row& row, const std::vector<std::string>& only) {
+  return only.empty() || std::ranges::any_of(only, [&](const std::string& name) {
+           return name == row.name || std::ranges::find(row.keys, name) != row.keys.end();
+         });
+}
+
+int bench(const std::vector<std::string>& only, const CliOptions& shared) {
+  auto engine = open_engine(shared);
+  if (!engine.ok()) return fail(engine.status());
+  const EngineInfo& info = engine->info();
+  if (auto warmed = time_one(*engine, completion("Hello there", 4)); !warmed.ok()) return fail(warmed.status());
+
+  Json json = {{"model", info.model_name}, {"cpu", info.cpu}, {"simd", info.simd}, {"threads", info.threads}};
+  std::string table;
+  for (const Row& row : rows()) {
+    if (!is_wanted(row, only)) continue;
+    fmt::print(stderr, "bench: {} ...\n", row.name);
+    auto figures = row.measure(*engine);
+    if (!figures.ok()) return fail(figures.status());
+    for (const Figure& figure : *figures) {
+      json[figure.name] = figure.value;
+      table += fmt::format("{:<16} {:>10.{}f}   {}\n", figure.name, figure.value, figure.value < 100 ? 2 : 0, row.work);
+    }
+  }
+  if (shared.json) {
+    print_json(json);
+  } else {
+    fmt::print("{}, {}, {} threads, {}\n{}", info.cpu, info.simd, info.threads, info.model_name, table);
+  }
+  return kDone;
+}
+
+}  // namespace
+
+Command add_bench_command(CLI::App& program, CliOptions& shared) {
+  auto only = std::make_shared<std::vector<std::string>>();
+  CLI::App* app = program.add_subcommand("bench", "Measure the standard workload");
+  app->add_option("--only", *only, "This row alone; may be given several times")
+      ->type_name("ROW")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->check(CLI::Validator([](std::string& name) { return check_row(name); }, ""));
+  add_shared_options(*app, shared);
+  app->footer(
+      "Rows: cold, warm, decode, req_1, req_8, req_32, query, query_100.\n"
+      "Example:\n  tiercel bench --only cold --only warm --json");
+  return {app, [=, &shared] { return bench(*only, shared); }};
+}
+
+}  // namespace tiercel::cli

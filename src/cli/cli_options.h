@@ -1,0 +1,38 @@
+// Options that several commands share, bound to the structs that the engine takes.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "tiercel/engine.h"
+
+namespace tiercel::cli {
+
+struct CliOptions {
+  EngineOptions engine;  // model empty: default_model_path()
+  bool json = false;     // one JSON object on standard output instead of text
+};
+
+// Refuses a value that is no number or for which `holds` is false: "nan is not EXPECTATION". (CLI11's own range check
+// lets NaN pass.)
+CLI::Validator number(std::string expectation, std::function<bool(double)> holds);
+// A whole number from 1 to 2^32 - 1.
+CLI::Validator at_least_one();
+
+// --model, --json and how to compute. Given to the program and to every command, so that they may stand before the
+// command's name as well as after it. `options` must outlive the parsing.
+void add_shared_options(CLI::App& app, CliOptions& options);
+
+// --temperature and its companions. A value out of range, NaN among them, is a usage error.
+void add_sampling_options(CLI::App& app, SamplingOptions& sampling);
+
+// Opens the engine. The status of a missing model says how to get one.
+Result<Engine> open_engine(const CliOptions& options);
+
+// All bytes of a file, or of standard input for "-", exactly as they are. NotFound or Unavailable with a message that
+// names the file.
+Result<std::string> read_file(const std::string& path);
+
+}  // namespace tiercel::cli

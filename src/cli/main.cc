@@ -1,0 +1,64 @@
+#include <cstdio>
+#include <exception>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/default_model.h"
+#include "cli/report.h"
+
+namespace tiercel::cli {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  tiercel demo
+  tiercel run --prompt "Once upon a time" --max-tokens 40
+  tiercel run --chat --prompt-file question.txt --json
+  tiercel chat --system "Answer in one sentence."
+  tiercel bench --only warm --json
+
+Answers go to standard output, everything else to standard error.
+Exit status: 0 done, 1 failed, 2 bad usage.)";
+
+int run(int argc, char** argv) {
+  CLI::App program("Runs a language model with a KV cache that computes a prefix once.", "tiercel");
+  program.set_version_flag("--version", "tiercel " TIERCEL_VERSION);
+  program.footer(kFooter);
+  program.require_subcommand(0, 1);
+  CliOptions shared;
+  add_shared_options(program, shared);
+  const Command commands[] = {add_run_command(program, shared),   add_chat_command(program, shared),
+                              add_score_command(program, shared), add_bench_command(program, shared),
+                              add_info_command(program, shared),  add_demo_command(program, shared)};
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return program.exit(error);  // --help or --version
+    return fail_usage(fmt::format("{}; see tiercel --help", error.what()));
+  }
+  EngineOptions checked = shared.engine;
+  if (checked.model.empty()) checked.model = default_model_path();
+  if (const Status status = checked.validate(); !status.ok()) return fail_usage(status.message());
+
+  for (const Command& command : commands) {
+    if (command.app->parsed()) return command.run();
+  }
+  return fail_usage("give a command: run, chat, score, bench, info or demo; see tiercel --help");
+}
+
+}  // namespace
+}  // namespace tiercel::cli
+
+int main(int argc, char** argv) {
+  int exit_status = tiercel::cli::kFailed;
+  try {
+    exit_status = tiercel::cli::run(argc, argv);
+  } catch (const std::exception& error) {
+    exit_status = tiercel::cli::fail(tiercel::Status::internal(error.what()));
+  }
+  // What was printed may still be on its way to a full disk.
+  if (std::fflush(stdout) != 0 && exit_status == tiercel::cli::kDone) {
+    exit_status = tiercel::cli::fail(tiercel::Status::unavailable("cannot write to standard output"));
+  }
+  return exit_status;
+}

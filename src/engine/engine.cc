@@ -1,0 +1,208 @@
+#include "tiercel/engine.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "engine/request_check.h"
+#include "engine/stats_recorder.h"
+#include "engine/step_loop.h"
+#include "gguf/gguf_file.h"
+#include "kernels/bf16.h"
+#include "model/llama_config.h"
+#include "model/llama_model.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace tiercel {
+namespace {
+
+// Rows of logits beyond one for each sequence: prompts that are scored go through them chunk by chunk.
+constexpr std::size_t kScoringRows = 64;
+
+std::uint32_t usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return static_cast<std::uint32_t>(std::max(1, CPU_COUNT(&set)));
+}
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(": ") + 2));
+  }
+  return "unknown";
+}
+
+std::size_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::size_t total = 0, resident = 0;
+  file >> total >> resident;
+  return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace
+
+// Members are destroyed from the last to the first: the loop ends before what it uses.
+class EngineState {
+ public:
+  EngineState(Tokenizer tokenizer_, std::optional<ChatTemplate> chat_template_, std::unique_ptr<ModelRunner> model_, KvCache cache_,
+              EngineInfo info_, const StepLoopOptions& loop_options)
+      : tokenizer(std::move(tokenizer_)), chat_template(std::move(chat_template_)), model(std::move(model_)), cache(std::move(cache_)),
+        info(std::move(info_)), loop(loop_options, *model, cache, tokenizer, stats) {}
+
+  RequestContext request_context() const { return {tokenizer, chat_template, info.vocabulary, info.context_tokens}; }
+
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat_template;
+  std::unique_ptr<ModelRunner> model;
+  KvCache cache;
+  EngineInfo info;
+  StatsRecorder stats;
+  StepLoop loop;
+};
+
+Result<Engine> Engine::open(const EngineOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  TIERCEL_RETURN_IF_ERROR(options.validate());
+  auto file = GgufFile::open(options.model);
+  if (!file.ok()) return file.status();
+  auto config = read_llama_config(*file);
+  if (!config.ok()) return config.status();
+  auto tokenizer = Tokenizer::from_gguf(*file);
+  if (!tokenizer.ok()) return tokenizer.status();
+  const ModelShape shape = config->shape;
+  if (tokenizer->size() > shape.vocabulary) {
+    return Status::invalid_argument(fmt::format("{}: the tokenizer has {} tokens, the embedding {} rows", options.model,
+                                                tokenizer->size(), shape.vocabulary));
+  }
+  std::optional<ChatTemplate> chat_template;
+  if (file->find("tokenizer.chat_template")) {
+    auto source = file->get_string("tokenizer.chat_template");
+    if (!source.ok()) return source.status();
+    auto parsed = ChatTemplate::parse(*source);
+    if (!parsed.ok()) return Status::invalid_argument(fmt::format("{}: chat template: {}", options.model, parsed.status().message()));
+    chat_template = std::move(*parsed);
+  }
+  if (options.context_tokens > shape.context_tokens) {
+    return Status::invalid_argument(fmt::format("context_tokens is {}; this model was trained for {}, the most it can be",
+                                                options.context_tokens, shape.context_tokens));
+  }
+
+  LlamaOptions model_options{.compute = options.compute,
+                             .deterministic = options.deterministic,
+                             .threads = options.threads ? options.threads : usable_cores(),
+                             .max_batch_tokens = options.max_batch_tokens,
+                             .max_logit_rows = options.max_batch_sequences + kScoringRows,
+                             .block_tokens = options.cache.block_tokens};
+  const KvLayout layout = llama_kv_layout(shape, model_options);
+  if (options.context_tokens > 0) {
+    const std::size_t blocks = (options.context_tokens + layout.block_tokens - 1) / layout.block_tokens;
+    if (blocks * layout.block_bytes() > options.cache.capacity_bytes) {
+      return Status::resource_exhausted(
+          fmt::format("cache.capacity_bytes is {}, but one sequence of context_tokens {} needs {}; raise the one or lower the other",
+                      options.cache.capacity_bytes, options.context_tokens, blocks * layout.block_bytes()));
+    }
+  }
+  auto model = load_llama(std::move(*file), model_options);
+  if (!model.ok()) return model.status();
+  auto cache = KvCache::open(options.cache, layout, (*model)->fingerprint());
+  if (!cache.ok()) return cache.status();
+
+  EngineInfo info{.model_path = options.model,
+                  .model_name = shape.name,
+                  .architecture = shape.architecture,
+                  .parameters = shape.parameters,
+                  .layers = shape.layers,
+                  .hidden = shape.hidden,
+                  .heads = shape.heads,
+                  .kv_heads = shape.kv_heads,
+                  .head_dim = shape.head_dim,
+                  .vocabulary = shape.vocabulary,
+                  .context_tokens = options.context_tokens ? options.context_tokens : shape.context_tokens,
+                  .has_chat_template = chat_template.has_value(),
+                  .kv_dtype = std::string(to_string(layout.dtype)),
+                  .block_tokens = layout.block_tokens,
+                  .kv_token_bytes = layout.token_bytes(),
+                  .threads = model_options.threads,
+                  .cpu = cpu_name(),
+                  .simd = kernels::simd_name(),
+                  .linear_kernels = (*model)->kernels()};
+  info.load_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  const StepLoopOptions loop_options{.limits = {.max_sequences = options.max_batch_sequences,
+                                                .max_tokens = options.max_batch_tokens,
+                                                .max_logit_rows = model_options.max_logit_rows,
+                                                .deterministic = options.deterministic},
+                                     .max_queued_requests = options.max_queued_requests};
+  return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model), std::move(*cache),
+                                              std::move(info), loop_options));
+}
+
+Engine::Engine(std::unique_ptr<EngineState> state) : state_(std::move(state)) {}
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+Engine::~Engine() = default;
+
+ResponseFuture Engine::process_request(Request request) {
+  const auto arrival = Sequence::Clock::now();
+  auto prompt = check_request(request, state_->request_context());
+  if (!prompt.ok()) {
+    state_->stats.on_rejected();
+    auto promise = std::make_shared<ResponsePromise>();
+    promise->set(prompt.status());
+    return ResponseFuture(std::move(promise));
+  }
+  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(*prompt), state_->info.vocabulary, state_->info.context_tokens);
+  sequence->arrival = arrival;
+  ResponseFuture future(sequence->promise);
+  state_->loop.submit(std::move(sequence));
+  return future;
+}
+
+void Engine::close() { state_->loop.close(); }
+
+EngineStats Engine::get_stats() const {
+  EngineStats stats = state_->stats.snapshot();
+  const KvCacheStats cache = state_->cache.stats();
+  const ModelMemory model = state_->model->memory();
+  stats.evicted_blocks = cache.evicted_blocks;
+  stats.memory = {.weights_bytes = model.packed_bytes,
+                  .mapped_weights_bytes = model.mapped_bytes,
+                  .kv_capacity_bytes = cache.capacity_blocks * cache.block_bytes,
+                  .kv_leased_bytes = cache.leased_blocks * cache.block_bytes,
+                  .kv_cached_bytes = cache.cached_blocks * cache.block_bytes,
+                  .kv_free_bytes = cache.free_blocks * cache.block_bytes,
+                  .kv_metadata_bytes = cache.metadata_bytes,
+                  .workspace_bytes = model.workspace_bytes,
+                  .resident_bytes = resident_bytes()};
+  return stats;
+}
+
+const EngineInfo& Engine::info() const { return state_->info; }
+
+Result<std::vector<TokenId>> Engine::tokenize(std::string_view text, bool parse_special_tokens) const {
+  return state_->tokenizer.encode(text, parse_special_tokens);
+}
+
+std::string Engine::detokenize(std::span<const TokenId> tokens) const { return state_->tokenizer.decode(tokens); }
+
+Result<std::string> Engine::render_chat(std::span<const ChatMessage> messages) const {
+  auto chat = tiercel::render_chat(messages, state_->request_context());
+  if (!chat.ok()) return chat.status();
+  return std::move(chat->text);
+}
+
+std::size_t Engine::lookup(std::span<const TokenId> tokens, std::string_view cache_salt) const {
+  return state_->cache.lookup(tokens, {.max_tokens = tokens.size(), .salt = cache_salt});
+}
+
+std::string_view to_string(FinishReason reason) { return reason == FinishReason::Stop ? "stop" : "length"; }
+
+}  // namespace tiercel

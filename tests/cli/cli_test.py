@@ -1,0 +1,335 @@
+"""Runs the program on the real model, as a script would: exit status, standard output, standard error.
+
+    cli_test.py PROGRAM [CLASS]...
+
+Without a model it fails: nothing would be proven.
+"""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PROGRAM = pathlib.Path(sys.argv[1]).resolve()
+# Where the outputs of two processes are compared. Otherwise each measures its machine anew when it loads the model and may
+# choose other kernels, whose rounding can tip the balance between two tokens.
+EXACT = ("--compute", "precise", "--deterministic")
+TEXT = "The king of a small land had two cats and one dog, who ran over the hills near the water when rain came down."
+
+
+def find_model():
+    if os.environ.get("TIERCEL_MODEL"):
+        return pathlib.Path(os.environ["TIERCEL_MODEL"])
+    cache = os.environ.get("TIERCEL_CACHE_DIR")
+    if not cache:
+        cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tiercel")
+    return pathlib.Path(cache) / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+MODEL = find_model()
+
+
+class ProgramTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def file(self, content, name="file"):
+        path = self.folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def call(self, *arguments, stdin=b"", **environment):
+        return subprocess.run([PROGRAM, *map(str, arguments)], input=stdin, capture_output=True, timeout=240,
+                              env={**os.environ, **environment})
+
+    def answer(self, *arguments, stdin=b""):
+        """Standard output of a command that must succeed, as the one JSON object that it is."""
+        done = self.call(*arguments, "--json", stdin=stdin)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.count(b"\n"), 1, "one object on one line")
+        return json.loads(done.stdout)
+
+    def refused(self, status, *arguments, says, stdin=b"", **environment):
+        """The command must end with this status, print nothing and say why in one line."""
+        done = self.call(*arguments, stdin=stdin, **environment)
+        error = done.stderr.decode()
+        self.assertEqual(done.returncode, status, error)
+        self.assertEqual(done.stdout, b"")
+        self.assertRegex(error, r"\Atiercel: [^\n]+\n\Z")
+        for part in says:
+            self.assertIn(part, error)
+
+
+class Usage(ProgramTest):
+    """What can be refused without a model: exit status 2."""
+
+    def test_help_and_version_go_to_standard_output(self):
+        for arguments in (["--help"], ["run", "--help"], ["bench", "--help"], ["--version"]):
+            done = self.call(*arguments)
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+            self.assertIn(b"tiercel", done.stdout)
+        self.assertIn(b"Examples:", self.call("--help").stdout)
+
+    def test_bad_usage_is_status_2_in_one_line(self):
+        for says, arguments in {
+            "give a command": [],
+            "frob": ["frob"],
+            "--frobnicate": ["run", "--prompt", "x", "--frobnicate"],
+            "--prompt": ["run"],
+            "excludes": ["run", "--prompt", "x", "--prompt-file", "y"],
+            "0 is not a whole number": ["run", "--prompt", "x", "--max-tokens", "0"],
+            "99999999999 is not": ["run", "--prompt", "x", "--max-tokens", "99999999999"],
+            "nan is not a finite number": ["run", "--prompt", "x", "--temperature", "nan"],
+            "inf is not": ["run", "--prompt", "x", "--temperature", "inf"],
+            "-1 is not": ["run", "--prompt", "x", "--temperature", "-1"],
+            "nan is not a number above 0": ["chat", "--top-p", "nan"],
+            "--top-k": ["run", "--prompt", "x", "--top-k", "-3"],
+            "lots is not a size": ["info", "--cache-bytes", "lots"],
+            "-5 is not a size": ["info", "--cache-bytes", "-5"],
+            "99999999999T is not a size": ["info", "--cache-bytes", "99999999999T"],
+            "12X is not a size": ["info", "--cache-bytes", "12X"],
+            "magic is not fast or precise": ["info", "--compute", "magic"],
+            "threads": ["info", "--threads", "100000"],
+            "rows are cold": ["bench", "--only", "speed"],
+            "--file": ["score"],
+        }.items():
+            with self.subTest(says):
+                self.refused(2, *arguments, says=[says])
+
+    def test_unreadable_prompt_files(self):
+        missing = self.folder / "missing.txt"
+        self.refused(2, "run", "--prompt-file", missing, says=[str(missing), "No such file"])
+        self.refused(2, "run", "--prompt-file", self.folder, says=[str(self.folder), "directory"])
+        self.refused(2, "score", "--file", missing, says=[str(missing), "No such file"])
+
+    def test_missing_model_says_how_to_get_one(self):
+        self.refused(1, "info", "--model", self.folder / "no.gguf", says=["no.gguf", "./quickstart", "--model"])
+        self.refused(1, "run", "--prompt", "x", says=[str(self.folder / "models"), "./quickstart"],
+                     TIERCEL_MODEL="", TIERCEL_CACHE_DIR=str(self.folder))
+
+
+class Files(ProgramTest):
+    """Model files and prompts that cannot be used: exit status 1."""
+
+    def test_files_that_are_no_model(self):
+        self.refused(1, "info", "--model", self.file(b"not a model at all, " * 50), says=["file"])
+        self.refused(1, "info", "--model", self.file(b""), says=["file"])
+        self.refused(1, "info", "--model", self.folder, says=[str(self.folder)])
+
+    def test_truncated_models(self):
+        whole = MODEL.read_bytes()
+        for size in (4, 1000, 1_000_000, len(whole) // 2, len(whole) - 1):
+            with self.subTest(size):
+                self.refused(1, "info", "--model", self.file(whole[:size], "cut.gguf"), says=["cut.gguf"])
+
+    def test_prompts_that_cannot_be_used(self):
+        self.refused(1, "run", "--prompt", "", says=["empty"])
+        self.refused(1, "run", "--prompt-file", self.file(b"caf\xe9 au lait"), says=["UTF-8", "3"])
+        self.refused(1, "score", "--file", self.file(b"\xff\xfe"), says=["UTF-8"])
+        self.refused(1, "score", "--file", self.file("word"), says=["one token"])
+
+    def test_prompts_longer_than_the_context(self):
+        self.refused(1, "run", "--prompt", TEXT, "--context", "16", says=["16", "context"])
+        self.refused(1, "score", "--file", self.file("word " * 9000), says=["8192", "context"])
+
+    def test_a_cache_too_small_for_the_context(self):
+        self.refused(1, "run", "--prompt", "x", "--cache-bytes", "64K", says=["capacity_bytes"])
+        self.refused(1, "run", "--prompt", "x", "--cache-bytes", "2M", "--context", "8192",
+                     says=["capacity_bytes", "8192"])
+
+
+class Run(ProgramTest):
+    def run_text(self, *arguments, tokens=12):
+        return self.answer("run", "--prompt", TEXT, "--max-tokens", tokens, *arguments)
+
+    def test_fields_agree_with_each_other(self):
+        answer = self.run_text("--repeat", "2")
+        self.assertEqual(list(answer), ["text", "ids", "tokens_in", "tokens_reused", "tokens_out", "finish_reason",
+                                        "ttft_ms", "total_ms"])
+        self.assertEqual(len(answer["ids"]), answer["tokens_out"])
+        self.assertEqual((answer["tokens_out"], answer["finish_reason"]), (12, "length"))
+        self.assertGreater(answer["tokens_in"], 20)
+        self.assertEqual(answer["tokens_reused"], answer["tokens_in"] - 1)
+        self.assertTrue(0 < answer["ttft_ms"] <= answer["total_ms"])
+        self.assertTrue(answer["text"].strip())
+
+    def test_text_streams_and_the_summary_is_apart(self):
+        done = self.call("run", "--prompt", TEXT, "--max-tokens", "12", *EXACT)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stdout.decode(), self.run_text(*EXACT)["text"] + "\n")
+        self.assertIn(b"12 out", done.stderr)
+
+    def test_cache_and_no_cache_give_the_same_text(self):
+        cached = self.run_text("--repeat", "3", *EXACT)
+        computed = self.run_text("--repeat", "3", "--no-prefix-cache", *EXACT)
+        self.assertEqual(cached["ids"], computed["ids"])
+        self.assertEqual(cached["text"], computed["text"])
+        self.assertEqual(computed["tokens_reused"], 0)
+
+    def test_options_may_stand_before_the_command(self):
+        done = self.call("--json", "--threads", "1", "--model", MODEL, "run", "--prompt", TEXT, "--max-tokens", "2")
+        self.assertEqual(json.loads(done.stdout)["tokens_out"], 2)
+
+    def test_prompt_files_are_taken_byte_for_byte(self):
+        bare = self.answer("run", "--prompt-file", self.file(TEXT), "--max-tokens", "1")
+        ended = self.answer("run", "--prompt-file", self.file(TEXT + "\n"), "--max-tokens", "1", *EXACT)
+        piped = self.answer("run", "--prompt-file", "-", "--max-tokens", "1", *EXACT,
+                            stdin=TEXT.encode() + b"\n")
+        self.assertEqual(ended["tokens_in"], bare["tokens_in"] + 1)
+        self.assertEqual(piped["ids"], ended["ids"])
+
+    def test_seeds_decide_what_is_drawn(self):
+        hot = ("--temperature", "1.5", "--top-k", "200", *EXACT)
+        one = self.run_text(*hot, "--seed", "1")
+        self.assertEqual(one["ids"], self.run_text(*hot, "--seed", "1")["ids"])
+        self.assertNotEqual(one["ids"], self.run_text(*hot, "--seed", "2")["ids"])
+
+    def test_stop_strings_end_the_text(self):
+        whole = self.run_text(*EXACT, tokens=40)["text"]
+        cut = whole[len(whole) // 2:][:3]
+        answer = self.run_text("--stop", "never to be seen", "--stop", cut, *EXACT, tokens=40)
+        self.assertEqual(answer["text"], whole[:whole.index(cut)])
+        self.assertEqual(answer["finish_reason"], "stop")
+
+    def test_chat_goes_through_the_template_and_stops_by_itself(self):
+        answer = self.answer("run", "--chat", "--prompt", "What is the capital of France?", *EXACT)
+        self.assertIn("Paris", answer["text"])
+        self.assertNotIn("<|im_", answer["text"])
+        self.assertEqual(answer["finish_reason"], "stop")
+        longer = self.answer("run", "--chat", "--prompt", "What is the capital of France?", "--ignore-eos",
+                             "--max-tokens", answer["tokens_out"] + 5, *EXACT)
+        self.assertEqual(longer["tokens_out"], answer["tokens_out"] + 5)
+
+    def test_a_full_disk_is_a_failure(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([PROGRAM, "run", "--prompt", "x", "--max-tokens", "1", "--json"], stdout=full,
+                                  stderr=subprocess.PIPE)
+        self.assertEqual(done.returncode, 1)
+        self.assertTrue(done.stderr.startswith(b"tiercel: "), done.stderr)
+
+
+class Score(ProgramTest):
+    def test_perplexity_is_that_of_the_logprobs(self):
+        answer = self.answer("score", "--file", self.file(TEXT))
+        self.assertEqual(list(answer), ["ids", "logprobs", "perplexity"])
+        self.assertEqual(len(answer["logprobs"]), len(answer["ids"]) - 1)
+        self.assertTrue(all(logprob <= 0 for logprob in answer["logprobs"]))
+        mean = sum(answer["logprobs"]) / len(answer["logprobs"])
+        self.assertAlmostEqual(answer["perplexity"], math.exp(-mean), places=3)
+
+    def test_sense_is_likelier_than_nonsense(self):
+        sense = self.answer("score", "--file", self.file(TEXT))
+        nonsense = self.answer("score", "--file", "-", stdin=" ".join(reversed(TEXT.split())).encode())
+        self.assertLess(3 * sense["perplexity"], nonsense["perplexity"])
+
+    def test_greedy_output_scores_as_the_likeliest_continuation(self):
+        text = "One, two, three, four, five,"
+        more = self.answer("run", "--prompt", text, "--max-tokens", "6")["text"]
+        self.assertIn("six", more)
+        scores = self.answer("score", "--file", self.file(text + more))["logprobs"]
+        self.assertGreater(min(scores[-6:]), -2)
+
+
+class Chat(ProgramTest):
+    LINES = b"My name is Ada.\nWhat is my name?\n"
+
+    def test_remembers_the_conversation_and_reuses_it(self):
+        first, second = self.answer("chat", "--max-tokens", "12", stdin=self.LINES)["turns"]
+        self.assertGreater(second["tokens_in"], first["tokens_in"] + first["tokens_out"])
+        # Every full block of the first turn is reused.
+        known = first["tokens_in"] + first["tokens_out"] - 1
+        self.assertGreaterEqual(second["tokens_reused"], known // 32 * 32)
+        self.assertGreater(second["tokens_reused"], 0)
+        self.assertNotEqual(first["text"], second["text"])
+
+    def test_a_system_message_is_heard(self):
+        line = b"Hello.\n"
+        bare = self.answer("chat", "--max-tokens", "1", stdin=line)["turns"][0]
+        told = self.answer("chat", "--max-tokens", "1", "--system", "word " * 100, stdin=line)["turns"][0]
+        self.assertGreater(told["tokens_in"], bare["tokens_in"] + 50)
+
+    def test_reset_forgets_and_quit_ends(self):
+        turns = self.answer("chat", "--max-tokens", "12",
+                            stdin=b"My name is Ada.\n/reset\nMy name is Ada.\n/quit\nnot read\n")["turns"]
+        self.assertEqual([turn["text"] for turn in turns], [turns[0]["text"]] * 2)
+        self.assertEqual(turns[0]["tokens_in"], turns[1]["tokens_in"])
+
+    def test_piped_output_is_the_answers_alone(self):
+        turns = self.answer("chat", "--max-tokens", "12", *EXACT, stdin=self.LINES)["turns"]
+        done = self.call("chat", "--max-tokens", "12", *EXACT, stdin=self.LINES.rstrip())
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stdout.decode(), "".join(turn["text"] + "\n" for turn in turns))
+
+    def test_a_line_that_does_not_fit_is_refused_and_the_chat_goes_on(self):
+        done = self.call("chat", "--context", "128", "--max-tokens", "8", stdin=b"word " * 200 + b"\nHello.\n")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr.count(b"\n"), 1)
+        self.assertIn(b"context", done.stderr)
+        self.assertTrue(done.stdout.strip())
+
+    def test_an_interrupt_stops_the_answer_and_not_the_program(self):
+        chat = subprocess.Popen([PROGRAM, "chat", "--max-tokens", "4000", "--temperature", "1.2"], stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        chat.stdin.write(b"Write a very long story about every year of a king's life.\n")
+        chat.stdin.flush()
+        self.assertTrue(chat.stdout.read(1))  # it has begun
+        chat.send_signal(signal.SIGINT)
+        output, error = chat.communicate(b"/quit\n", timeout=60)
+        self.assertEqual(chat.returncode, 0, error)
+        self.assertTrue(output.endswith(b"\n"))
+
+
+class Info(ProgramTest):
+    def test_says_what_was_opened(self):
+        info = self.answer("info", "--threads", "1", "--cache-bytes", "256M", "--context", "2048")
+        self.assertEqual(list(info), ["version", "model", "machine", "kernels", "memory", "cuda"])
+        self.assertEqual(info["model"]["context_tokens"], 2048)
+        self.assertEqual(info["machine"]["threads"], 1)
+        self.assertTrue(info["kernels"])
+        self.assertIsInstance(info["cuda"]["devices"], list)
+        memory = info["memory"]
+        self.assertTrue(250 << 20 < memory["kv_capacity_bytes"] <= 256 << 20)
+        self.assertEqual(memory["kv_free_bytes"], memory["kv_capacity_bytes"])
+        self.assertEqual(memory["kv_cached_bytes"], 0)
+        self.assertGreater(memory["resident_bytes"], 10 << 20)
+
+    def test_precise_computes_with_float32(self):
+        self.assertEqual(self.answer("info", "--compute", "precise")["model"]["kv_dtype"], "f32")
+        self.assertEqual(self.answer("info")["model"]["kv_dtype"], "f16")
+
+    def test_prints_a_table_for_people(self):
+        done = self.call("info")
+        self.assertEqual(done.returncode, 0)
+        for part in (b"Model\n", b"Machine\n", b"Memory\n", b"KV, cached prefixes"):
+            self.assertIn(part, done.stdout)
+        self.assertNotIn(b"\033", done.stdout)  # no terminal, no colours
+
+
+class Bench(ProgramTest):
+    def test_rows_are_measured_one_by_one(self):
+        figures = self.answer("bench", "--only", "decode", "--only", "query_p95_ms")
+        measured = {name for name in figures if name not in ("model", "cpu", "simd", "threads")}
+        self.assertEqual(measured, {"decode_tok_s", "query_p50_ms", "query_p95_ms"})
+        self.assertTrue(all(figures[name] > 0 for name in measured))
+        self.assertLessEqual(figures["query_p50_ms"], figures["query_p95_ms"])
+
+    def test_demo_shows_the_cache_at_work(self):
+        demo = self.answer("demo")
+        self.assertIn("Paris", demo["answer"])
+        self.assertEqual(demo["prompt_tokens"], 1950)
+        self.assertEqual(demo["tokens_reused"], 1949)
+        self.assertGreaterEqual(demo["memory"]["kv_cached_bytes"], 1900 * 30 * 2 * 3 * 64 * 2)
+
+
+if __name__ == "__main__":
+    groups = sys.argv[2:]
+    if not MODEL.exists() and groups != ["Usage"]:
+        sys.exit(f"no model at {MODEL}; run ./quickstart once, or set TIERCEL_MODEL")
+    unittest.main(argv=[sys.argv[0], *groups], verbosity=2)

@@ -1,0 +1,341 @@
+#include "engine/step_loop.h"
+
+#include <algorithm>
+#include <coroutine>
+#include <future>
+#include <random>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "engine/request_check.h"
+#include "tests/engine/fake_model.h"
+
+namespace tiercel {
+namespace {
+
+// The engine of the real thing, around the fake model.
+struct Harness {
+  struct Options {
+    std::size_t blocks = 400;
+    bool prefix_reuse = true;
+    bool deterministic = false;
+    std::size_t max_sequences = 16;
+    std::size_t max_tokens = 64;
+    std::size_t max_queued_requests = 10000;
+  };
+  Harness() : Harness(Options()) {}
+  explicit Harness(const Options& options)
+      : tokenizer(make_byte_tokenizer()), model(options.max_sequences + 8, options.deterministic),
+        cache(KvCache::open({.capacity_bytes = options.blocks * FakeModel::layout().block_bytes(), .prefix_reuse = options.prefix_reuse},
+                            FakeModel::layout(), model.fingerprint())
+                  .value()),
+        loop({.limits = {.max_sequences = options.max_sequences,
+                         .max_tokens = options.max_tokens,
+                         .max_logit_rows = options.max_sequences + 8,
+                         .deterministic = options.deterministic},
+              .max_queued_requests = options.max_queued_requests},
+             model, cache, tokenizer, stats) {}
+
+  ResponseFuture submit(Request request) {
+    auto prompt = check_request(request, {tokenizer, chat_template, kFakeVocabulary, 4096});
+    EXPECT_TRUE(prompt.ok()) << prompt.status().to_string();
+    auto sequence = std::make_unique<Sequence>(std::move(request), std::move(*prompt), kFakeVocabulary, 4096);
+    sequence->arrival = Sequence::Clock::now();
+    ResponseFuture future(sequence->promise);
+    loop.submit(std::move(sequence));
+    return future;
+  }
+
+  // After the loop is closed: nothing is held, every request has one outcome, every prompt token is accounted for.
+  void check_accounts() {
+    loop.close();
+    const EngineStats s = stats.snapshot();
+    EXPECT_EQ(s.submitted, s.completed + s.failed + s.cancelled + s.rejected);
+    EXPECT_EQ(s.queued + s.running, 0u);
+    EXPECT_EQ(s.prompt_tokens, s.reused_tokens + s.computed_prompt_tokens);
+    const KvCacheStats c = cache.stats();
+    EXPECT_EQ(c.leased_blocks, 0u);
+    EXPECT_EQ(c.promised_blocks, 0u);
+    EXPECT_EQ(c.free_blocks + c.cached_blocks, c.capacity_blocks);
+  }
+
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat_template;
+  FakeModel model;
+  KvCache cache;
+  StatsRecorder stats;
+  StepLoop loop;
+};
+
+std::vector<TokenId> random_tokens(std::mt19937& random, std::size_t count) {
+  std::vector<TokenId> tokens(count);
+  for (TokenId& token : tokens) token = static_cast<TokenId>(random() % 256);
+  return tokens;
+}
+
+// Prompts that share prefixes in every way: a few stems, cut anywhere, with a tail of their own or none.
+std::vector<std::vector<TokenId>> random_prompts(std::mt19937& random, std::size_t count) {
+  std::vector<std::vector<TokenId>> stems, prompts;
+  for (int i = 0; i < 4; ++i) stems.push_back(random_tokens(random, 100));
+  for (std::size_t i = 0; i < count; ++i) {
+    auto prompt = stems[random() % 4];
+    prompt.resize(1 + random() % 100);
+    const auto tail = random_tokens(random, random() % 12);
+    prompt.insert(prompt.end(), tail.begin(), tail.end());
+    prompts.push_back(prompt);
+  }
+  return prompts;
+}
+
+TEST(StepLoop, AnswersAsIfAloneHoweverRequestsShareBlocksAndBatches) {
+  for (const std::size_t blocks : {400u, 40u, 20u}) {  // 20: requests must wait for each other's blocks, and evict
+    for (const bool reuse : {true, false}) {
+      std::mt19937 random(static_cast<unsigned>(blocks));
+      Harness harness({.blocks = blocks, .prefix_reuse = reuse});
+      const auto prompts = random_prompts(random, 300);
+      std::vector<ResponseFuture> futures;
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        futures.push_back(harness.submit({.priority = static_cast<int>(i % 3), .tokens = prompts[i], .max_tokens = 30}));
+      }
+      std::uint64_t reused = 0;
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        const auto response = futures[i].get();
+        ASSERT_TRUE(response.ok()) << response.status().to_string();
+        const auto expected = FakeModel::expected_output(prompts[i], 30);
+        ASSERT_EQ(response->tokens, expected) << "request " << i << " of " << blocks << " blocks";
+        ASSERT_EQ(response->text, std::string(expected.begin(), expected.end()));
+        ASSERT_EQ(response->finish_reason, expected.size() < 30 ? FinishReason::Stop : FinishReason::Length);
+        ASSERT_EQ(response->logprobs.size(), expected.size());
+        ASSERT_LT(response->reused_tokens, prompts[i].size());
+        reused += response->reused_tokens;
+      }
+      harness.check_accounts();
+      EXPECT_EQ(harness.stats.snapshot().completed, prompts.size());
+      EXPECT_EQ(harness.stats.snapshot().reused_tokens, reused);
+      EXPECT_EQ(reused > 0, reuse);
+      EXPECT_LE(harness.model.most_tokens_in_step, 64u);
+      EXPECT_LE(harness.model.most_chunks_in_step, 16u);
+      if (blocks == 400) {
+        EXPECT_GT(harness.model.most_chunks_in_step, 4u) << "requests did not share steps";
+      }
+    }
+  }
+}
+
+TEST(StepLoop, DeterministicModeNeverMixesArithmetic) {
+  std::mt19937 random(5);
+  Harness harness({.blocks = 60, .deterministic = true});
+  const auto prompts = random_prompts(random, 300);
+  std::vector<ResponseFuture> futures;
+  for (const auto& prompt : prompts) futures.push_back(harness.submit({.tokens = prompt, .max_tokens = 20}));
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto response = futures[i].get();
+    ASSERT_TRUE(response.ok());
+    const std::size_t boundary = (prompts[i].size() - 1) / 8 * 8;
+    ASSERT_EQ(response->tokens, FakeModel::expected_output(prompts[i], 20, boundary, true)) << i;
+    ASSERT_EQ(response->reused_tokens % 8, 0u);
+  }
+  harness.check_accounts();
+  EXPECT_GT(harness.stats.snapshot().reused_tokens, 0u);
+}
+
+TEST(StepLoop, StreamsEveryTokenInOrder) {
+  Harness harness;
+  std::vector<TokenId> tokens;
+  std::string text;
+  auto future = harness.submit({.text = "stream", .max_tokens = 25, .on_token = [&](const TokenEvent& event) {
+                                tokens.push_back(event.token);
+                                text += event.text;
+                              }});
+  const auto response = future.get();
+  ASSERT_TRUE(response.ok());
+  EXPECT_EQ(tokens, response->tokens);
+  EXPECT_EQ(text, response->text);
+  EXPECT_FALSE(future.valid());
+}
+
+TEST(StepLoop, StopStringsEndTheTextBeforeThem) {
+  Harness harness;
+  const auto whole = harness.submit({.text = "stop here", .max_tokens = 40, .ignore_end_of_text = true}).get();
+  ASSERT_TRUE(whole.ok());
+  const std::string stop = whole->text.substr(10, 3);
+  const auto cut = harness.submit({.text = "stop here", .max_tokens = 40, .stop = {"#", stop}, .ignore_end_of_text = true}).get();
+  ASSERT_TRUE(cut.ok());
+  EXPECT_EQ(cut->text, whole->text.substr(0, whole->text.find(stop)));
+  EXPECT_EQ(cut->finish_reason, FinishReason::Stop);
+}
+
+TEST(StepLoop, ScoresPromptsChunkByChunkBesideOthers) {
+  std::mt19937 random(9);
+  Harness harness;
+  const auto prompts = random_prompts(random, 40);
+  std::vector<ResponseFuture> futures;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    futures.push_back(harness.submit({.tokens = prompts[i], .max_tokens = i % 2 ? 5u : 0u, .prompt_logprobs = i % 3 != 1 || i % 2 == 0}));
+  }
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto response = futures[i].get();
+    ASSERT_TRUE(response.ok());
+    ASSERT_EQ(response->prompt_tokens, prompts[i]);
+    if (i % 3 == 1 && i % 2 == 1) {
+      ASSERT_TRUE(response->prompt_logprobs.empty());
+      continue;
+    }
+    ASSERT_EQ(response->reused_tokens, 0u);
+    ASSERT_EQ(response->prompt_logprobs.size(), prompts[i].size() - 1);
+    std::uint64_t digest = 0;
+    for (std::size_t t = 0; t + 1 < prompts[i].size(); ++t) {
+      digest = FakeModel::digest_of(digest, prompts[i][t], t, Arithmetic::Any);
+      const float logit = FakeModel::next_of(digest) == prompts[i][t + 1] ? 10.0f : 0.0f;
+      ASSERT_NEAR(response->prompt_logprobs[t], logit - std::log(std::exp(10.0) + kFakeVocabulary - 1), 1e-4);
+    }
+    if (i % 2 == 0) {
+      ASSERT_TRUE(response->tokens.empty());
+    }
+  }
+  harness.check_accounts();
+}
+
+TEST(StepLoop, HigherPriorityGoesFirst) {
+  Harness harness({.max_sequences = 1});
+  std::vector<int> order;
+  std::vector<ResponseFuture> futures;
+  // The first occupies the only place while the others queue up behind it.
+  std::promise<void> all_queued;
+  auto gate = all_queued.get_future().share();
+  futures.push_back(harness.submit({.text = "first", .max_tokens = 1, .on_token = [gate](const TokenEvent&) { gate.wait(); }}));
+  for (const int priority : {0, 2, 1, 2, -1}) {
+    futures.push_back(harness.submit({.text = "next", .priority = priority, .max_tokens = 1, .ignore_end_of_text = true,
+                                    .on_token = [&order, priority](const TokenEvent&) { order.push_back(priority); }}));
+  }
+  all_queued.set_value();
+  for (auto& future : futures) ASSERT_TRUE(future.get().ok());
+  EXPECT_EQ(order, (std::vector<int>{2, 2, 1, 0, -1}));
+}
+
+TEST(StepLoop, AFullQueueRejectsAndLosesNothing) {
+  Harness harness({.max_sequences = 1, .max_queued_requests = 3});
+  std::promise<void> release;
+  auto gate = release.get_future().share();
+  std::promise<void> started;
+  auto running = harness.submit({.text = "running", .max_tokens = 1, .ignore_end_of_text = true, .on_token = [&, gate](const TokenEvent&) {
+                                 started.set_value();
+                                 gate.wait();
+                               }});
+  started.get_future().wait();
+  std::vector<ResponseFuture> waiting;
+  for (int i = 0; i < 3; ++i) waiting.push_back(harness.submit({.text = "waits", .max_tokens = 2}));
+  const auto refused = harness.submit({.text = "one too many", .max_tokens = 2}).get();
+  EXPECT_EQ(refused.status().code(), StatusCode::Rejected);
+  release.set_value();
+  EXPECT_TRUE(running.get().ok());
+  for (auto& future : waiting) EXPECT_TRUE(future.get().ok());
+  harness.check_accounts();
+  EXPECT_EQ(harness.stats.snapshot().rejected, 1u);
+}
+
+TEST(StepLoop, ARequestLargerThanTheCacheFailsAloneAndSaysWhatToChange) {
+  Harness harness({.blocks = 10});
+  auto large = harness.submit({.text = "needs more than eighty tokens", .max_tokens = 100});
+  auto small = harness.submit({.text = "fits", .max_tokens = 10});
+  const auto refused = large.get();
+  EXPECT_EQ(refused.status().code(), StatusCode::ResourceExhausted);
+  EXPECT_NE(refused.status().message().find("capacity"), std::string::npos) << refused.status().message();
+  EXPECT_TRUE(small.get().ok());
+  harness.check_accounts();
+  EXPECT_EQ(harness.stats.snapshot().failed, 1u);
+}
+
+TEST(StepLoop, AFailedStepFailsWhatWasRunningAndTheEngineGoesOn) {
+  Harness harness;
+  harness.model.fail_next_step = true;
+  EXPECT_EQ(harness.submit({.text = "unlucky"}).get().status().code(), StatusCode::Internal);
+  EXPECT_TRUE(harness.submit({.text = "lucky", .max_tokens = 3}).get().ok());
+  harness.check_accounts();
+}
+
+TEST(StepLoop, CancelledAndClosedRequestsEndAndGiveEverythingBack) {
+  for (unsigned seed = 0; seed < 30; ++seed) {
+    std::mt19937 random(seed);
+    Harness harness({.blocks = 60});
+    std::vector<ResponseFuture> futures;
+    for (const auto& prompt : random_prompts(random, 60)) {
+      futures.push_back(harness.submit({.tokens = prompt, .max_tokens = 200, .ignore_end_of_text = true}));
+      if (random() % 3 == 0) futures[random() % futures.size()].cancel();
+      if (random() % 8 == 0) std::this_thread::yield();
+    }
+    if (seed % 2 == 0) harness.loop.close();
+    for (auto& future : futures) {
+      if (seed % 2 == 1) future.cancel();
+      const auto response = future.get();
+      ASSERT_TRUE(response.ok() || response.status().code() == StatusCode::Cancelled) << response.status().to_string();
+    }
+    EXPECT_EQ(harness.submit({.text = "after"}).get().ok(), seed % 2 == 1);
+    harness.check_accounts();
+  }
+}
+
+// The least of a coroutine: runs until it waits, resumes where the response is ready, ends by itself.
+struct Detached {
+  struct promise_type {
+    Detached get_return_object() { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::terminate(); }
+  };
+};
+
+Request four_tokens(std::string prompt) {
+  Request request;
+  request.text = std::move(prompt);
+  request.max_tokens = 4;
+  request.ignore_end_of_text = true;
+  return request;
+}
+
+Detached await_two(Harness& harness, std::promise<std::size_t>& result) {
+  ResponseFuture asked = harness.submit(four_tokens("one"));
+  auto first = co_await asked;
+  asked = harness.submit(four_tokens(first->text));
+  auto second = co_await asked;
+  result.set_value(first->tokens.size() + second->tokens.size());
+}
+
+TEST(StepLoop, FuturesCanBeAwaitedAndContinued) {
+  Harness harness;
+  std::promise<std::size_t> awaited, continued;
+  await_two(harness, awaited);
+  EXPECT_EQ(awaited.get_future().get(), 8u);
+  harness.submit(four_tokens("then")).then([&](Result<Response> r) { continued.set_value(r->tokens.size()); });
+  EXPECT_EQ(continued.get_future().get(), 4u);
+}
+
+TEST(StepLoop, ManyThreadsMaySubmitCancelAndLook) {
+  Harness harness({.blocks = 80});
+  std::atomic<int> ended = 0;
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937 random(t);
+      for (const auto& prompt : random_prompts(random, 60)) {
+        auto future = harness.submit({.tokens = prompt, .max_tokens = 10});
+        if (random() % 4 == 0) future.cancel();
+        const auto response = future.get();
+        if (response.ok()) {
+          EXPECT_EQ(response->tokens, FakeModel::expected_output(prompt, 10));
+        }
+        const EngineStats s = harness.stats.snapshot();
+        EXPECT_EQ(s.submitted, s.completed + s.failed + s.cancelled + s.rejected + s.queued + s.running);
+        ++ended;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(ended, 240);
+  harness.check_accounts();
+}
+
+}  // namespace
+}  // namespace tiercel

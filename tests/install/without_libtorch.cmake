@@ -1,0 +1,22 @@
+# Configures CONSUMER against a copy of the installed package that was built with a LibTorch which is gone since.
+file(REMOVE_RECURSE ${SCRATCH})
+file(COPY ${PREFIX}/ DESTINATION ${SCRATCH}/prefix)
+file(GLOB_RECURSE config ${SCRATCH}/prefix/*/tiercelConfig.cmake)
+file(READ ${config} text)
+string(FIND "${text}" "${LIBTORCH}" position)
+if(position EQUAL -1)
+  message(FATAL_ERROR "${config} does not record the LibTorch of the build, ${LIBTORCH}")
+endif()
+string(REPLACE "${LIBTORCH}" "/nothing_there" text "${text}")
+file(WRITE ${config} "${text}")
+
+execute_process(COMMAND ${CMAKE_COMMAND} -G ${GENERATOR} -S ${CONSUMER} -B ${SCRATCH}/build
+  -DCMAKE_PREFIX_PATH=${SCRATCH}/prefix RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+if(status EQUAL 0)
+  message(FATAL_ERROR "configuring must fail without LibTorch:\n${output}")
+endif()
+foreach(advice "quickstart" "Torch_DIR" "/nothing_there")
+  if(NOT output MATCHES "${advice}")
+    message(FATAL_ERROR "the error does not mention ${advice}:\n${output}")
+  endif()
+endforeach()
