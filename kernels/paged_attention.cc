@@ -15,15 +15,17 @@
 namespace tiercel::kernels {
 
 // Scratch of one call. A row is one query head of one query token; its state is kept across spans. A span is the tokens
-// between two updates of that state: one or several whole blocks, the same for every call, so that results do not depend on
-// how queries are cut into calls.
+// between two updates of that state: one or several whole blocks, the same for every call, so that results do not
+// depend on how queries are cut into calls.
 struct AttentionScratch {
   static constexpr std::size_t kSpanTokens = 128;
   static constexpr std::size_t round_up(std::size_t n) { return (n + 15) / 16 * 16; }
 
   AttentionScratch(float* base, const KvLayout& layout, std::size_t row_count)
-      : rows(row_count), span_tokens(std::max<std::size_t>(1, kSpanTokens / layout.block_tokens) * layout.block_tokens),
-        padded_tokens(round_up(span_tokens)), padded_dim(round_up(layout.head_dim)) {
+      : rows(row_count),
+        span_tokens(std::max<std::size_t>(1, kSpanTokens / layout.block_tokens) * layout.block_tokens),
+        padded_tokens(round_up(span_tokens)),
+        padded_dim(round_up(layout.head_dim)) {
     const auto take = [&](std::size_t floats) { return std::exchange(base, base + round_up(floats)); };
     keys = take(padded_tokens * padded_dim);
     values = take(padded_tokens * padded_dim);
@@ -82,7 +84,8 @@ struct BF16 {
     const auto bits = hn::BitCast(D32(), v);
     const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(D32(), 1u));
     const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(D32(), 0x7fffu))));
-    const auto narrow = hn::DemoteTo(hn::Rebind<std::uint16_t, DF>(), hn::BitCast(hn::Rebind<std::int32_t, DF>(), rounded));
+    const auto narrow =
+        hn::DemoteTo(hn::Rebind<std::uint16_t, DF>(), hn::BitCast(hn::Rebind<std::int32_t, DF>(), rounded));
     hn::StoreU(narrow, D16(), p);
   }
 };
@@ -105,7 +108,8 @@ HWY_INLINE void Widen(const typename T::Type* in, std::size_t count, float* out)
 template <class T>
 void AppendOne(const PagedKv& kv, BlockId block, std::size_t token, const float* k, const float* v) {
   const KvLayout& layout = kv.layout;
-  auto* base = reinterpret_cast<typename T::Type*>(kv.arena + block * layout.block_bytes()) + kv.layer * layout.layer_stride();
+  auto* base =
+      reinterpret_cast<typename T::Type*>(kv.arena + block * layout.block_bytes()) + kv.layer * layout.layer_stride();
   for (std::size_t h = 0; h < layout.kv_heads; ++h) {
     auto* to_k = base + h * layout.head_stride() + token * layout.head_dim;
     auto* to_v = to_k + layout.value_offset();
@@ -122,12 +126,14 @@ void AppendKv(const PagedKv& kv, BlockId block, std::size_t token, const float* 
 
 // scores[row][first + t] = queries[row] . key[t], straight from the block.
 template <class T>
-HWY_INLINE void ScoresByDot(const AttentionScratch& s, const typename T::Type* keys, std::size_t dim, std::size_t first, std::size_t tokens) {
+HWY_INLINE void ScoresByDot(const AttentionScratch& s, const typename T::Type* keys, std::size_t dim, std::size_t first,
+                            std::size_t tokens) {
   for (std::size_t t = 0; t < tokens; ++t) {
     for (std::size_t r = 0; r < s.rows; ++r) {
       const float* q = s.queries + r * s.padded_dim;
       auto sum = hn::Zero(DF());
-      for (std::size_t i = 0; i < dim; i += kLanes) sum = hn::MulAdd(hn::Load(DF(), q + i), T::Load(keys + t * dim + i), sum);
+      for (std::size_t i = 0; i < dim; i += kLanes)
+        sum = hn::MulAdd(hn::Load(DF(), q + i), T::Load(keys + t * dim + i), sum);
       s.scores[r * s.padded_tokens + first + t] = hn::GetLane(hn::SumOfLanes(DF(), sum));
     }
   }
@@ -188,13 +194,15 @@ HWY_INLINE void SoftmaxRow(const AttentionScratch& s, std::size_t row, std::size
   s.weights[row] += sum;
 }
 
-// sums[row] += sum over t of weight[row][first + t] * value[t], kVectors vectors of head_dim at a time, token after token.
+// sums[row] += sum over t of weight[row][first + t] * value[t], kVectors vectors of head_dim at a time, token after
+// token.
 template <int kRows, int kVectors, class LoadValue>
-HWY_INLINE void AccumulateStrip(const AttentionScratch& s, std::size_t row, std::size_t column, std::size_t first, std::size_t tokens,
-                                const LoadValue& load) {
+HWY_INLINE void AccumulateStrip(const AttentionScratch& s, std::size_t row, std::size_t column, std::size_t first,
+                                std::size_t tokens, const LoadValue& load) {
   VF sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Load(DF(), s.sums + (row + r) * s.padded_dim + column + v * kLanes);
+    for (int v = 0; v < kVectors; ++v)
+      sums[r][v] = hn::Load(DF(), s.sums + (row + r) * s.padded_dim + column + v * kLanes);
   }
   for (std::size_t t = 0; t < tokens; ++t) {
     VF values[kVectors];
@@ -205,20 +213,23 @@ HWY_INLINE void AccumulateStrip(const AttentionScratch& s, std::size_t row, std:
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) hn::Store(sums[r][v], DF(), s.sums + (row + r) * s.padded_dim + column + v * kLanes);
+    for (int v = 0; v < kVectors; ++v)
+      hn::Store(sums[r][v], DF(), s.sums + (row + r) * s.padded_dim + column + v * kLanes);
   }
 }
 
 template <int kRows, class LoadValue>
-HWY_INLINE void AccumulateRows(const AttentionScratch& s, std::size_t row, std::size_t dim, std::size_t first, std::size_t tokens,
-                               const LoadValue& load) {
+HWY_INLINE void AccumulateRows(const AttentionScratch& s, std::size_t row, std::size_t dim, std::size_t first,
+                               std::size_t tokens, const LoadValue& load) {
   std::size_t column = 0;
-  for (; column + 4 * kLanes <= dim; column += 4 * kLanes) AccumulateStrip<kRows, 4>(s, row, column, first, tokens, load);
+  for (; column + 4 * kLanes <= dim; column += 4 * kLanes)
+    AccumulateStrip<kRows, 4>(s, row, column, first, tokens, load);
   for (; column < dim; column += kLanes) AccumulateStrip<kRows, 1>(s, row, column, first, tokens, load);
 }
 
 template <class LoadValue>
-HWY_INLINE void Accumulate(const AttentionScratch& s, std::size_t dim, std::size_t first, std::size_t tokens, const LoadValue& load) {
+HWY_INLINE void Accumulate(const AttentionScratch& s, std::size_t dim, std::size_t first, std::size_t tokens,
+                           const LoadValue& load) {
   std::size_t r = 0;
   for (; r + 4 <= s.rows; r += 4) AccumulateRows<4>(s, r, dim, first, tokens, load);
   for (; r < s.rows; ++r) AccumulateRows<1>(s, r, dim, first, tokens, load);
@@ -226,8 +237,8 @@ HWY_INLINE void Accumulate(const AttentionScratch& s, std::size_t dim, std::size
 
 // One block's keys, transposed, and values as float32, from token `first` of the span on.
 template <class T>
-HWY_INLINE void WidenBlock(const AttentionScratch& s, const typename T::Type* keys, const typename T::Type* values, std::size_t dim,
-                           std::size_t first, std::size_t tokens) {
+HWY_INLINE void WidenBlock(const AttentionScratch& s, const typename T::Type* keys, const typename T::Type* values,
+                           std::size_t dim, std::size_t first, std::size_t tokens) {
   for (std::size_t t = 0; t < tokens; ++t) {
     HWY_ALIGN float row[kLanes];
     for (std::size_t i = 0; i < dim; i += kLanes) {
@@ -267,26 +278,27 @@ void Attend(const AttentionArgs& a, float* scratch) {
     };
     using Pointer = const typename T::Type*;
     if (prefill) {
-      for_each_block([&](Pointer keys, Pointer values, std::size_t first, std::size_t count) HWY_ATTR {
-        WidenBlock<T>(s, keys, values, dim, first, count);
-      });
+      for_each_block([&](Pointer keys, Pointer values, std::size_t first, std::size_t count)
+                         HWY_ATTR { WidenBlock<T>(s, keys, values, dim, first, count); });
       std::size_t r = 0;
       for (; r + 4 <= s.rows; r += 4) ScoresOfRows<4>(s, r, dim, tokens);
       for (; r < s.rows; ++r) ScoresOfRows<1>(s, r, dim, tokens);
     } else {
-      for_each_block([&](Pointer keys, Pointer, std::size_t first, std::size_t count) HWY_ATTR {
-        ScoresByDot<T>(s, keys, dim, first, count);
-      });
+      for_each_block([&](Pointer keys, Pointer, std::size_t first, std::size_t count)
+                         HWY_ATTR { ScoresByDot<T>(s, keys, dim, first, count); });
     }
     for (std::size_t r = 0; r < s.rows; ++r) {
       const std::size_t position = a.first_position + r / a.group;  // the last one this row sees
       SoftmaxRow(s, r, tokens, position < begin ? 0 : std::min(tokens, position - begin + 1));
     }
     if (prefill) {
-      Accumulate(s, dim, 0, tokens, [&](std::size_t t, std::size_t i) HWY_ATTR { return hn::Load(DF(), s.values + t * s.padded_dim + i); });
+      Accumulate(s, dim, 0, tokens, [&](std::size_t t, std::size_t i) HWY_ATTR {
+        return hn::Load(DF(), s.values + t * s.padded_dim + i);
+      });
     } else {
       for_each_block([&](Pointer, Pointer values, std::size_t first, std::size_t count) HWY_ATTR {
-        Accumulate(s, dim, first, count, [&](std::size_t t, std::size_t i) HWY_ATTR { return T::Load(values + t * dim + i); });
+        Accumulate(s, dim, first, count,
+                   [&](std::size_t t, std::size_t i) HWY_ATTR { return T::Load(values + t * dim + i); });
       });
     }
   }

@@ -33,12 +33,12 @@ struct AttentionArgs {
   std::size_t first_position = 0;        // of the first query
   std::size_t tokens = 0;                // queries; query i sees positions 0 .. first_position + i
   std::size_t kv_head = 0;
-  std::size_t group = 1;                 // query heads of this KV head: kv_head * group .. + group - 1
-  const float* q = nullptr;              // [tokens][q_stride], heads of head_dim side by side
+  std::size_t group = 1;     // query heads of this KV head: kv_head * group .. + group - 1
+  const float* q = nullptr;  // [tokens][q_stride], heads of head_dim side by side
   std::size_t q_stride = 0;
-  float* out = nullptr;                  // the same shape as q
+  float* out = nullptr;  // the same shape as q
   std::size_t out_stride = 0;
-  float scale = 1;                       // of the scores, 1 / sqrt(head_dim)
+  float scale = 1;  // of the scores, 1 / sqrt(head_dim)
   AttentionStyle style = AttentionStyle::Decode;
 };
 

@@ -30,7 +30,8 @@ HWY_INLINE VF RoundToBf16(VF v) {
 // A half in a block's head: its scale, or its minimum where the format has one.
 HWY_INLINE VF LoadHalf(const std::uint8_t* half) {
   const hn::CappedTag<float, 1> d1;
-  const auto value = hn::LoadU(hn::Rebind<hwy::float16_t, decltype(d1)>(), reinterpret_cast<const hwy::float16_t*>(half));
+  const auto value =
+      hn::LoadU(hn::Rebind<hwy::float16_t, decltype(d1)>(), reinterpret_cast<const hwy::float16_t*>(half));
   return hn::Set(DF(), hn::GetLane(hn::PromoteTo(d1, value)));
 }
 

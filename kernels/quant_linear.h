@@ -24,7 +24,8 @@ enum class Rounding {
 bool is_quant_linear_type(TensorType type);
 
 // y[r * y_stride + o] = sum over c of x[r * x_stride + c] * W[o][c], for r < rows and first_output <= o < last_output.
-// The bits of a result depend on its own row of x and of W alone: not on rows, nor on how outputs are split among calls.
+// The bits of a result depend on its own row of x and of W alone: not on rows, nor on how outputs are split among
+// calls.
 void quant_linear(const QuantMatrix& weights, Rounding rounding, const float* x, std::size_t x_stride, std::size_t rows,
                   float* y, std::size_t y_stride, std::size_t first_output, std::size_t last_output);
 

@@ -71,7 +71,8 @@ void ThreadTeam::run_job(const Job& job) {
 }
 
 void ThreadTeam::take_part(std::size_t thread) {
-  for (std::size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < job_.count;) job_.call(job_.task, i, thread);
+  for (std::size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < job_.count;)
+    job_.call(job_.task, i, thread);
 }
 
 void ThreadTeam::work(std::size_t thread) {

@@ -53,10 +53,14 @@ std::size_t resident_bytes() {
 // Members are destroyed from the last to the first: the loop ends before what it uses.
 class EngineState {
  public:
-  EngineState(Tokenizer tokenizer_, std::optional<ChatTemplate> chat_template_, std::unique_ptr<ModelRunner> model_, KvCache cache_,
-              EngineInfo info_, const StepLoopOptions& loop_options)
-      : tokenizer(std::move(tokenizer_)), chat_template(std::move(chat_template_)), model(std::move(model_)), cache(std::move(cache_)),
-        info(std::move(info_)), loop(loop_options, *model, cache, tokenizer, stats) {}
+  EngineState(Tokenizer tokenizer_, std::optional<ChatTemplate> chat_template_, std::unique_ptr<ModelRunner> model_,
+              KvCache cache_, EngineInfo info_, const StepLoopOptions& loop_options)
+      : tokenizer(std::move(tokenizer_)),
+        chat_template(std::move(chat_template_)),
+        model(std::move(model_)),
+        cache(std::move(cache_)),
+        info(std::move(info_)),
+        loop(loop_options, *model, cache, tokenizer, stats) {}
 
   RequestContext request_context() const { return {tokenizer, chat_template, info.vocabulary, info.context_tokens}; }
 
@@ -88,12 +92,14 @@ Result<Engine> Engine::open(const EngineOptions& options) {
     auto source = file->get_string("tokenizer.chat_template");
     if (!source.ok()) return source.status();
     auto parsed = ChatTemplate::parse(*source);
-    if (!parsed.ok()) return Status::invalid_argument(fmt::format("{}: chat template: {}", options.model, parsed.status().message()));
+    if (!parsed.ok())
+      return Status::invalid_argument(fmt::format("{}: {}", options.model, parsed.status().message()));
     chat_template = std::move(*parsed);
   }
   if (options.context_tokens > shape.context_tokens) {
-    return Status::invalid_argument(fmt::format("context_tokens is {}; this model was trained for {}, the most it can be",
-                                                options.context_tokens, shape.context_tokens));
+    return Status::invalid_argument(
+        fmt::format("context_tokens is {}; this model was trained for {}, the most it can be", options.context_tokens,
+                    shape.context_tokens));
   }
 
   LlamaOptions model_options{.compute = options.compute,
@@ -107,7 +113,8 @@ Result<Engine> Engine::open(const EngineOptions& options) {
     const std::size_t blocks = (options.context_tokens + layout.block_tokens - 1) / layout.block_tokens;
     if (blocks * layout.block_bytes() > options.cache.capacity_bytes) {
       return Status::resource_exhausted(
-          fmt::format("cache.capacity_bytes is {}, but one sequence of context_tokens {} needs {}; raise the one or lower the other",
+          fmt::format("cache.capacity_bytes is {}, but one sequence of context_tokens {} needs {}; raise the one or "
+                      "lower the other",
                       options.cache.capacity_bytes, options.context_tokens, blocks * layout.block_bytes()));
     }
   }
@@ -141,8 +148,8 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                                                 .max_logit_rows = model_options.max_logit_rows,
                                                 .deterministic = options.deterministic},
                                      .max_queued_requests = options.max_queued_requests};
-  return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model), std::move(*cache),
-                                              std::move(info), loop_options));
+  return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model),
+                                              std::move(*cache), std::move(info), loop_options));
 }
 
 Engine::Engine(std::unique_ptr<EngineState> state) : state_(std::move(state)) {}
@@ -159,7 +166,8 @@ ResponseFuture Engine::process_request(Request request) {
     promise->set(prompt.status());
     return ResponseFuture(std::move(promise));
   }
-  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(*prompt), state_->info.vocabulary, state_->info.context_tokens);
+  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(*prompt), state_->info.vocabulary,
+                                             state_->info.context_tokens);
   sequence->arrival = arrival;
   ResponseFuture future(sequence->promise);
   state_->loop.submit(std::move(sequence));

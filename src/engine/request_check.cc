@@ -32,9 +32,11 @@ Result<std::vector<TokenId>> prompt_of(const Request& request, const RequestCont
 Result<std::vector<TokenId>> check_request(const Request& request, const RequestContext& context) {
   const int sources = !request.text.empty() + !request.messages.empty() + !request.tokens.empty();
   if (sources == 0) return Status::invalid_argument("the prompt is empty; set one of text, messages or tokens");
-  if (sources > 1) return Status::invalid_argument("the prompt is given more than once; set only one of text, messages or tokens");
+  if (sources > 1)
+    return Status::invalid_argument("the prompt is given more than once; set only one of text, messages or tokens");
   if (request.max_tokens == 0 && !request.prompt_logprobs) {
-    return Status::invalid_argument("max_tokens is 0; ask for at least 1, or set prompt_logprobs to only score the prompt");
+    return Status::invalid_argument(
+        "max_tokens is 0; ask for at least 1, or set prompt_logprobs to only score the prompt");
   }
   TIERCEL_RETURN_IF_ERROR(validate(request.sampling, context.vocabulary));
   for (std::size_t i = 0; i < request.stop.size(); ++i) {
@@ -45,10 +47,11 @@ Result<std::vector<TokenId>> check_request(const Request& request, const Request
   if (prompt->empty()) return Status::invalid_argument("the prompt has no tokens; give it some text");
   const std::size_t needed = prompt->size() + (request.max_tokens > 0 ? 1 : 0);
   if (needed > context.context_tokens) {
-    return Status::invalid_argument(fmt::format(
-        "the prompt has {} tokens, and {} for output must fit too, but the context holds {}; shorten the prompt, or raise "
-        "context_tokens if the model allows",
-        prompt->size(), needed - prompt->size(), context.context_tokens));
+    return Status::invalid_argument(
+        fmt::format("the prompt has {} tokens, and {} for output must fit too, but the context holds {}; shorten the "
+                    "prompt, or raise "
+                    "context_tokens if the model allows",
+                    prompt->size(), needed - prompt->size(), context.context_tokens));
   }
   return prompt;
 }
@@ -57,7 +60,8 @@ Result<RenderedChat> render_chat(std::span<const ChatMessage> messages, const Re
   if (!context.chat_template) {
     return Status::invalid_argument("the model has no chat template; give the prompt as text or tokens");
   }
-  return context.chat_template->render(messages, {.begin_text = context.tokenizer.begin_text(), .end_text = context.tokenizer.end_text()});
+  return context.chat_template->render(
+      messages, {.begin_text = context.tokenizer.begin_text(), .end_text = context.tokenizer.end_text()});
 }
 
 }  // namespace tiercel

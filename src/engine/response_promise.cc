@@ -44,7 +44,8 @@ bool ResponsePromise::ready() const {
 
 Result<Response> ResponsePromise::take() {
   const std::lock_guard lock(mutex_);
-  Result<Response> taken = response_ ? std::move(*response_) : Result<Response>(Status::internal("the response was taken already"));
+  Result<Response> taken =
+      response_ ? std::move(*response_) : Result<Response>(Status::internal("the response was taken already"));
   response_.reset();
   return taken;
 }

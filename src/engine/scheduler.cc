@@ -27,7 +27,8 @@ Scheduler::Step Scheduler::next_step() {
   admit_waiting(budget, step);
   if (limits_.deterministic) {
     // One group of rows for each arithmetic: two matrix products a layer instead of one for each part.
-    std::ranges::stable_partition(step.parts, [](const BatchPart& part) { return part.arithmetic == Arithmetic::Prefill; });
+    std::ranges::stable_partition(step.parts,
+                                  [](const BatchPart& part) { return part.arithmetic == Arithmetic::Prefill; });
   }
   return step;
 }
@@ -64,7 +65,8 @@ std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget, Step& s
   std::size_t room = std::min(sequence.pending(), budget);
   if (all_logits) {
     // Every sequence that is running, or may still be admitted, keeps one row.
-    room = std::min(room, limits_.max_logit_rows - limits_.max_sequences - std::min(logit_rows_, limits_.max_logit_rows - limits_.max_sequences));
+    room = std::min(room, limits_.max_logit_rows - limits_.max_sequences -
+                              std::min(logit_rows_, limits_.max_logit_rows - limits_.max_sequences));
   }
   const std::size_t boundary = limits_.deterministic ? prefill_boundary(sequence) : 0;
   std::size_t first = sequence.computed;

@@ -1,9 +1,9 @@
-// Who computes what in the next step: iteration-level scheduling (Yu et al., Orca, 2022) with chunked prefill (Agrawal et
-// al., Sarathi, 2023) under a token budget.
+// Who computes what in the next step: iteration-level scheduling (Yu et al., Orca, 2022) with chunked prefill (Agrawal
+// et al., Sarathi, 2023) under a token budget.
 //
-// Running sequences that generate take one token each; what is left of the budget goes to prompts, in order; then waiting
-// requests are admitted, higher priority first and otherwise in order of arrival, as long as the cache promises every
-// block that they may come to need. So a running sequence never lacks memory, and nothing has to be undone.
+// Running sequences that generate take one token each; what is left of the budget goes to prompts, in order; then
+// waiting requests are admitted, higher priority first and otherwise in order of arrival, as long as the cache promises
+// every block that they may come to need. So a running sequence never lacks memory, and nothing has to be undone.
 //
 // A state machine without threads, clock or I/O; the step loop drives it. Not thread-safe.
 #pragma once

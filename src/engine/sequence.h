@@ -18,9 +18,13 @@ struct Sequence {
   using Clock = std::chrono::steady_clock;
 
   Sequence(Request request_, std::vector<TokenId> prompt, std::size_t vocabulary, std::size_t context_tokens)
-      : request(std::move(request_)), tokens(std::move(prompt)), prompt_tokens(tokens.size()),
-        most_tokens(std::min(context_tokens, prompt_tokens + request.max_tokens)), sampler(request.sampling, vocabulary),
-        decoder(request.stop), promise(std::make_shared<ResponsePromise>()) {}
+      : request(std::move(request_)),
+        tokens(std::move(prompt)),
+        prompt_tokens(tokens.size()),
+        most_tokens(std::min(context_tokens, prompt_tokens + request.max_tokens)),
+        sampler(request.sampling, vocabulary),
+        decoder(request.stop),
+        promise(std::make_shared<ResponsePromise>()) {}
 
   // Tokens whose KV is not computed yet.
   std::size_t pending() const { return tokens.size() - computed; }
@@ -30,7 +34,7 @@ struct Sequence {
   Request request;
   std::vector<TokenId> tokens;  // prompt, then output
   std::size_t prompt_tokens;
-  std::size_t most_tokens;  // prompt and output together
+  std::size_t most_tokens;   // prompt and output together
   std::size_t computed = 0;  // leading tokens whose KV is in the blocks
   Lease lease;
   Sampler sampler;
@@ -39,7 +43,7 @@ struct Sequence {
   std::shared_ptr<ResponsePromise> promise;
 
   Clock::time_point arrival;
-  Clock::time_point started;      // entered the batch
+  Clock::time_point started;  // entered the batch
   Clock::time_point first_token;
   Clock::time_point last_token;
 };

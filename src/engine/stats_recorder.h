@@ -13,11 +13,11 @@ enum class Outcome { Completed, Failed, Cancelled };
 
 class StatsRecorder {
  public:
-  void on_rejected();   // at the door
+  void on_rejected();  // at the door
   void on_queued();
   void on_started(std::size_t reused_tokens, double queue_ms);  // queued -> running
   void on_prompt_tokens_computed(std::size_t tokens);
-  void on_output_token(double gap_ms);                          // gap to the one before, of the same request
+  void on_output_token(double gap_ms);  // gap to the one before, of the same request
   void on_first_output_token(double ttft_ms);
   void on_ended(Outcome outcome, bool was_running, double total_ms);
   void on_step(double seconds);

@@ -11,14 +11,23 @@
 namespace tiercel {
 namespace {
 
-double milliseconds(Sequence::Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
+double milliseconds(Sequence::Clock::duration duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
 
 }  // namespace
 
-StepLoop::StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& cache, const Tokenizer& tokenizer, StatsRecorder& stats)
-    : options_(options), model_(model), cache_(cache), tokenizer_(tokenizer), stats_(stats), scheduler_(options.limits, cache),
+StepLoop::StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& cache, const Tokenizer& tokenizer,
+                   StatsRecorder& stats)
+    : options_(options),
+      model_(model),
+      cache_(cache),
+      tokenizer_(tokenizer),
+      stats_(stats),
+      scheduler_(options.limits, cache),
       raw_logits_(model.shape().vocabulary) {
-  assert(options.limits.max_logit_rows > options.limits.max_sequences && options.limits.max_logit_rows <= model.max_logit_rows());
+  assert(options.limits.max_logit_rows > options.limits.max_sequences &&
+         options.limits.max_logit_rows <= model.max_logit_rows());
   thread_ = std::thread([this] { run(); });
 }
 
@@ -31,8 +40,8 @@ void StepLoop::submit(std::unique_ptr<Sequence> sequence) {
     if (closing_) {
       refusal = Status::cancelled("the engine is closed");
     } else if (queued_ >= options_.max_queued_requests) {
-      refusal = Status::rejected(
-          fmt::format("{} requests are waiting, the most allowed; try again later or raise max_queued_requests", queued_));
+      refusal = Status::rejected(fmt::format(
+          "{} requests are waiting, the most allowed; try again later or raise max_queued_requests", queued_));
     } else {
       ++queued_;
       stats_.on_queued();
@@ -106,7 +115,8 @@ void StepLoop::run_step() {
 void StepLoop::compute(const std::vector<BatchPart>& parts) {
   for (const BatchPart& part : parts) {
     // Within what admission promised, so it cannot fail.
-    if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens); !grown.ok()) return fail_running(grown);
+    if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens); !grown.ok())
+      return fail_running(grown);
   }
   chunks_.clear();
   for (const BatchPart& part : parts) {
@@ -129,7 +139,8 @@ void StepLoop::compute(const std::vector<BatchPart>& parts) {
     advance(part, logits.first(rows * vocabulary));
     logits = logits.subspan(rows * vocabulary);
   }
-  for (auto& sequence : scheduler_.take_if([&](const Sequence& s) { return std::ranges::find(finished_, &s) != finished_.end(); })) {
+  for (auto& sequence :
+       scheduler_.take_if([&](const Sequence& s) { return std::ranges::find(finished_, &s) != finished_.end(); })) {
     end(std::move(sequence), Status(), true);
   }
   finished_.clear();
@@ -138,7 +149,8 @@ void StepLoop::compute(const std::vector<BatchPart>& parts) {
 void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
   Sequence& sequence = *part.sequence;
   const auto computed = std::span<const TokenId>(sequence.tokens).subspan(part.first_token, part.tokens);
-  // Blocks that a cold run would compute with other arithmetic stay this sequence's own (see EngineOptions::deterministic).
+  // Blocks that a cold run would compute with other arithmetic stay this sequence's own (see
+  // EngineOptions::deterministic).
   const bool share = part.arithmetic != Arithmetic::Decode;
   sequence.lease.commit(computed, share);
   sequence.computed += part.tokens;
@@ -157,7 +169,8 @@ void StepLoop::record_prompt_logprobs(const BatchPart& part, std::span<const flo
   for (std::size_t i = 0; i < part.tokens; ++i) {
     const std::size_t next = part.first_token + i + 1;
     if (next >= sequence.prompt_tokens) break;
-    sequence.response.prompt_logprobs.push_back(logprob_of(logits.subspan(i * vocabulary, vocabulary), sequence.tokens[next]));
+    sequence.response.prompt_logprobs.push_back(
+        logprob_of(logits.subspan(i * vocabulary, vocabulary), sequence.tokens[next]));
   }
 }
 
@@ -197,7 +210,8 @@ void StepLoop::finish(Sequence& sequence, FinishReason reason) {
 }
 
 void StepLoop::fail_running(const Status& status) {
-  for (auto& sequence : scheduler_.take_if([](const Sequence& s) { return s.started != Sequence::Clock::time_point(); })) {
+  for (auto& sequence :
+       scheduler_.take_if([](const Sequence& s) { return s.started != Sequence::Clock::time_point(); })) {
     end(std::move(sequence), status, true);
   }
 }
@@ -209,14 +223,15 @@ void StepLoop::end(std::unique_ptr<Sequence> sequence, Status status, bool was_r
   }
   Response& response = sequence->response;
   response.total_ms = milliseconds(Sequence::Clock::now() - sequence->arrival);
-  const Outcome outcome = status.ok()                                   ? Outcome::Completed
+  const Outcome outcome = status.ok()                              ? Outcome::Completed
                           : status.code() == StatusCode::Cancelled ? Outcome::Cancelled
-                                                                    : Outcome::Failed;
+                                                                   : Outcome::Failed;
   // Blocks and counts first: whoever waits for the future finds both settled.
   sequence->lease = Lease();
   stats_.on_ended(outcome, was_running, response.total_ms);
   if (status.ok()) {
-    response.prompt_tokens.assign(sequence->tokens.begin(), sequence->tokens.begin() + static_cast<std::ptrdiff_t>(sequence->prompt_tokens));
+    response.prompt_tokens.assign(sequence->tokens.begin(),
+                                  sequence->tokens.begin() + static_cast<std::ptrdiff_t>(sequence->prompt_tokens));
     sequence->promise->set(std::move(response));
   } else {
     sequence->promise->set(std::move(status));

@@ -1,5 +1,5 @@
-// The engine's one working thread: takes arrivals, asks the scheduler for a step, lets the model compute it, draws tokens
-// and ends what is done. Sleeps when there is nothing to do.
+// The engine's one working thread: takes arrivals, asks the scheduler for a step, lets the model compute it, draws
+// tokens and ends what is done. Sleeps when there is nothing to do.
 #pragma once
 
 #include <condition_variable>
@@ -24,7 +24,8 @@ struct StepLoopOptions {
 class StepLoop {
  public:
   // All references outlive the loop. Starts the thread.
-  StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& cache, const Tokenizer& tokenizer, StatsRecorder& stats);
+  StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& cache, const Tokenizer& tokenizer,
+           StatsRecorder& stats);
   // close()
   ~StepLoop();
 

@@ -101,10 +101,10 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
   }
   const std::size_t total_blocks = blocks_for(options.max_tokens);
   if (total_blocks > pool_.capacity_blocks()) {
-    return Status::resource_exhausted(
-        fmt::format("a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens, or raise capacity_bytes "
-                    "to {} or more",
-                    options.max_tokens, total_blocks, pool_.capacity_blocks(), total_blocks * layout_.block_bytes()));
+    return Status::resource_exhausted(fmt::format(
+        "a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens, or raise capacity_bytes "
+        "to {} or more",
+        options.max_tokens, total_blocks, pool_.capacity_blocks(), total_blocks * layout_.block_bytes()));
   }
   try {
     // Not admitted until `cache` is set: leaving before gives nothing back, for nothing was taken.

@@ -16,7 +16,7 @@
 namespace tiercel {
 namespace {
 
-constexpr std::size_t kOutputGrain = 16;  // outputs of an in-place part
+constexpr std::size_t kOutputGrain = 16;   // outputs of an in-place part
 constexpr std::size_t kProductGrain = 64;  // outputs of a product's part: whole tiles of the matrix units
 // From so many rows for each thread on, threads share the rows of a product, below its outputs.
 constexpr std::size_t kRowsPerThread = 64;
@@ -38,8 +38,8 @@ double seconds_of(const Run& run) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// How many times as long `a` takes as `b`, each by the fastest of some runs that take turns: what else the machine does slows
-// both, or neither. The first run of each is not counted.
+// How many times as long `a` takes as `b`, each by the fastest of some runs that take turns: what else the machine does
+// slows both, or neither. The first run of each is not counted.
 template <class RunA, class RunB>
 double time_ratio(const RunA& a, const RunB& b) {
   constexpr double kEnough = 5e-3;
@@ -62,9 +62,12 @@ std::string LinearPlan::describe(TensorType weights) const {
   const auto type = to_string(weights);
   if (product == Product::None) return fmt::format("{} in place", type);
   const auto name = product == Product::Bf16 ? "bf16" : "f32";
-  const auto fixed = fixed_rows ? fmt::format(", {} rows at a time", fixed_rows) : "";
-  if (from_rows <= 1) return fmt::format("{} product{}", name, fixed);
-  return fmt::format("1-{} rows {} in place, {}+ rows {} product{}", from_rows - 1, type, from_rows, name, fixed);
+  const bool has_in_place = kernels::is_quant_linear_type(weights);
+  if (fixed_rows > 0)
+    return fmt::format("prefill {} product, {} rows at a time{}", name, fixed_rows,
+                       has_in_place ? fmt::format("; decode {} in place", type) : "");
+  if (from_rows <= 1) return fmt::format("{} product", name);
+  return fmt::format("1-{} rows {} in place, {}+ rows {} product", from_rows - 1, type, from_rows, name);
 }
 
 Linear::Linear(std::span<const GgufTensor> parts, kernels::Rounding rounding) : in_place_(true), rounding_(rounding) {
@@ -139,16 +142,18 @@ void Linear::forward_product(ThreadTeam& team, const float* x, std::size_t rows,
       multiply(x + first * columns_, count, count, 0, outputs_, y + first * outputs_);
     });
   } else {
-    team.run_parts(outputs_, kProductGrain, [&](std::size_t begin, std::size_t end) { multiply(x, rows, rows, begin, end, y); });
+    team.run_parts(outputs_, kProductGrain,
+                   [&](std::size_t begin, std::size_t end) { multiply(x, rows, rows, begin, end, y); });
   }
 }
 
-void Linear::multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output, std::size_t last_output,
-                      float* y) const {
+void Linear::multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output,
+                      std::size_t last_output, float* y) const {
   const c10::InferenceMode no_gradients;  // a setting of each thread
   const std::size_t outputs = last_output - first_output;
   const bool bf16 = packed_.scalar_type() == at::kBFloat16;
-  at::Tensor input = at::empty({static_cast<std::int64_t>(rows), static_cast<std::int64_t>(columns_)}, packed_.options());
+  at::Tensor input =
+      at::empty({static_cast<std::int64_t>(rows), static_cast<std::int64_t>(columns_)}, packed_.options());
   if (bf16) {
     kernels::float_to_bf16(x, bf16_data(input), used * columns_);
   } else {
@@ -156,7 +161,8 @@ void Linear::multiply(const float* x, std::size_t rows, std::size_t used, std::s
   }
   std::memset(static_cast<std::byte*>(input.data_ptr()) + used * columns_ * input.element_size(), 0,
               (rows - used) * columns_ * input.element_size());
-  const at::Tensor weights = packed_.narrow(0, static_cast<std::int64_t>(first_output), static_cast<std::int64_t>(outputs));
+  const at::Tensor weights =
+      packed_.narrow(0, static_cast<std::int64_t>(first_output), static_cast<std::int64_t>(outputs));
   const at::Tensor result = at::linear(input, weights);
   for (std::size_t r = 0; r < used; ++r) {
     float* out = y + r * outputs_ + first_output;
@@ -178,8 +184,8 @@ LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team
     return [&, rows] { linear.forward_product(team, x.data(), rows, y.data()); };
   };
 
-  // A layer without rounding (float32 activations) multiplies in float32; a rounded one in bf16, unless float32 is clearly
-  // faster here: it takes twice the memory.
+  // A layer without rounding (float32 activations) multiplies in float32; a rounded one in bf16, unless float32 is
+  // clearly faster here: it takes twice the memory.
   LinearPlan plan{.product = Product::F32};
   if (sample.rounding() == kernels::Rounding::Bf16) {
     plan.product = Product::Bf16;
@@ -196,7 +202,8 @@ LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team
 
   // A product costs memory, so it must win clearly.
   const auto product_wins = [&](std::size_t rows) {
-    return time_ratio(product(sample, rows), [&, rows] { sample.forward_in_place(team, x.data(), rows, y.data()); }) < 0.9;
+    return time_ratio(product(sample, rows), [&, rows] { sample.forward_in_place(team, x.data(), rows, y.data()); }) <
+           0.9;
   };
   std::size_t rows = std::min(kFirstRows, max_rows);
   if (product_wins(rows)) {

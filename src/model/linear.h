@@ -63,7 +63,8 @@ class Linear {
  private:
   void pack(Product product, ThreadTeam& team);
   // One product of `rows` rows, of which `used` are there, by the outputs from first_output on; on the calling thread.
-  void multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output, std::size_t last_output, float* y) const;
+  void multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output, std::size_t last_output,
+                float* y) const;
 
   std::vector<kernels::QuantMatrix> parts_;
   std::size_t outputs_ = 0;
@@ -74,8 +75,8 @@ class Linear {
   at::Tensor packed_;  // [outputs][columns], bf16 or float32
 };
 
-// The fastest plan for a layer like `sample` on this machine, by timing both ways at growing row counts up to `max_rows`.
-// Packs into `sample`.
+// The fastest plan for a layer like `sample` on this machine, by timing both ways at growing row counts up to
+// `max_rows`. Packs into `sample`.
 LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team);
 
 }  // namespace tiercel

@@ -56,7 +56,8 @@ Result<LlamaConfig> read_llama_config(const GgufFile& file) {
   if (!architecture.ok()) return architecture.status();
   const auto invalid = [&](std::string what) { return Status::invalid_argument(file.path() + ": " + std::move(what)); };
   if (*architecture != "llama") {
-    return invalid(fmt::format("architecture '{}' is not supported; supported: llama (Llama, Mistral, SmolLM, ...)", *architecture));
+    return invalid(fmt::format("architecture '{}' is not supported; supported: llama (Llama, Mistral, SmolLM, ...)",
+                               *architecture));
   }
 
   Reader read(file);
@@ -72,7 +73,8 @@ Result<LlamaConfig> read_llama_config(const GgufFile& file) {
   shape.context_tokens = read.required("llama.context_length", 1, 1 << 24);
   config.norm_epsilon = static_cast<float>(read.optional_float("llama.attention.layer_norm_rms_epsilon", 1e-5));
   if (!read.status().ok()) return read.status();
-  if (read.optional("llama.expert_count", 0, 0, 1 << 16) != 0) return invalid("mixture-of-experts models are not supported");
+  if (read.optional("llama.expert_count", 0, 0, 1 << 16) != 0)
+    return invalid("mixture-of-experts models are not supported");
   shape.head_dim = read.optional("llama.attention.key_length", shape.hidden / shape.heads, 1, 1 << 16);
   const auto value_dim = read.optional("llama.attention.value_length", shape.head_dim, 1, 1 << 16);
   const auto rotated = read.optional("llama.rope.dimension_count", shape.head_dim, 2, shape.head_dim);
@@ -90,12 +92,13 @@ Result<LlamaConfig> read_llama_config(const GgufFile& file) {
                                shape.head_dim, value_dim));
   }
   if (scaling != "none" && scaling != "linear") {
-    return invalid(fmt::format("RoPE scaling '{}' is not supported; supported: none, linear, and Llama 3's rope_freqs", scaling));
+    return invalid(
+        fmt::format("RoPE scaling '{}' is not supported; supported: none, linear, and Llama 3's rope_freqs", scaling));
   }
   if (!(base > 1) || !(factor > 0) || !std::isfinite(base) || !std::isfinite(factor) || rotated % 2 != 0 ||
       !(config.norm_epsilon > 0)) {
-    return invalid(fmt::format("RoPE base {}, factor {}, rotated size {} or norm epsilon {} is out of range", base, factor,
-                               rotated, config.norm_epsilon));
+    return invalid(fmt::format("RoPE base {}, factor {}, rotated size {} or norm epsilon {} is out of range", base,
+                               factor, rotated, config.norm_epsilon));
   }
 
   config.rope_frequencies.resize(rotated / 2);

@@ -12,7 +12,8 @@ namespace tiercel {
 struct LlamaConfig {
   ModelShape shape;
   float norm_epsilon = 1e-5f;
-  // Radians per position of each rotated pair, scaling included: base^(-2i / rotated) / (linear factor * Llama-3 factor).
+  // Radians per position of each rotated pair, scaling included: base^(-2i / rotated) / (linear factor * Llama-3
+  // factor).
   std::vector<double> rope_frequencies;
 
   std::size_t query_width() const { return std::size_t{shape.heads} * shape.head_dim; }

@@ -37,7 +37,8 @@ constexpr std::size_t kPrefillAttentionTokens = 8;
 // Rows that one task normalises, rotates or activates.
 constexpr std::size_t kRowGrain = 8;
 
-Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout, const LlamaOptions& options) {
+Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout,
+                           const LlamaOptions& options) {
   XXH3_state_t state;
   XXH3_128bits_reset(&state);
   const auto add = [&](const void* data, std::size_t size) { XXH3_128bits_update(&state, data, size); };
@@ -48,8 +49,12 @@ Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, cons
     add(tensor.data.data(), tensor.data.size());
   }
   add(config.rope_frequencies.data(), config.rope_frequencies.size() * sizeof(double));
-  const std::uint32_t settings[] = {layout.layers, layout.kv_heads, layout.head_dim, layout.block_tokens,
-                                    static_cast<std::uint32_t>(layout.dtype), static_cast<std::uint32_t>(options.compute),
+  const std::uint32_t settings[] = {layout.layers,
+                                    layout.kv_heads,
+                                    layout.head_dim,
+                                    layout.block_tokens,
+                                    static_cast<std::uint32_t>(layout.dtype),
+                                    static_cast<std::uint32_t>(options.compute),
                                     options.deterministic};
   add(settings, sizeof settings);
   add(&config.norm_epsilon, sizeof config.norm_epsilon);
@@ -85,8 +90,12 @@ LinearPlan deterministic_plan(const Linear& layer, bool head) {
 class LlamaModel final : public ModelRunner {
  public:
   LlamaModel(GgufFile file, LlamaConfig config, LlamaWeights weights, const LlamaOptions& options)
-      : file_(std::move(file)), config_(std::move(config)), weights_(std::move(weights)), options_(options),
-        layout_(llama_kv_layout(config_.shape, options)), rounds_(options.compute != Compute::Precise),
+      : file_(std::move(file)),
+        config_(std::move(config)),
+        weights_(std::move(weights)),
+        options_(options),
+        layout_(llama_kv_layout(config_.shape, options)),
+        rounds_(options.compute != Compute::Precise),
         team_(options.threads, use_one_libtorch_thread) {
     fingerprint_ = fingerprint_of(file_, config_, layout_, options_);
     choose_kernels();
@@ -125,16 +134,16 @@ class LlamaModel final : public ModelRunner {
 
   // Workspace, one row per token of a step.
   std::vector<at::Tensor> buffers_;
-  float* x_;        // [rows][hidden], the residual stream
-  float* h_;        // [rows][hidden], normalised
-  float* qkv_;      // [rows][query heads, key heads, value heads][head_dim]
-  float* attended_; // [rows][query heads][head_dim]
-  float* delta_;    // [rows][hidden], what a layer adds to x
-  float* gate_up_;  // [rows][gate, up]
-  float* active_;   // [rows][feed_forward]
-  float* angles_;   // [rows][pairs][cos, sin]
-  float* logits_;   // [max_logit_rows][vocabulary]
-  float* scratch_;  // [threads] of attention
+  float* x_;         // [rows][hidden], the residual stream
+  float* h_;         // [rows][hidden], normalised
+  float* qkv_;       // [rows][query heads, key heads, value heads][head_dim]
+  float* attended_;  // [rows][query heads][head_dim]
+  float* delta_;     // [rows][hidden], what a layer adds to x
+  float* gate_up_;   // [rows][gate, up]
+  float* active_;    // [rows][feed_forward]
+  float* angles_;    // [rows][pairs][cos, sin]
+  float* logits_;    // [max_logit_rows][vocabulary]
+  float* scratch_;   // [threads] of attention
   std::size_t scratch_floats_ = 0;
 
   std::thread::id step_thread_;
@@ -152,7 +161,8 @@ void LlamaModel::choose_kernels() {
     const LinearPlan plan =
         options_.deterministic
             ? deterministic_plan(*linears.front(), head)
-            : choose_product(*linears.front(), std::min(options_.max_batch_tokens, head ? options_.max_logit_rows : 256), team_);
+            : choose_product(*linears.front(),
+                             std::min(options_.max_batch_tokens, head ? options_.max_logit_rows : 256), team_);
     for (Linear* linear : linears) {
       linear->set_plan(plan, team_);
       memory_.packed_bytes += linear->packed_bytes();
@@ -194,9 +204,11 @@ void LlamaModel::plan_step(std::span<const SequenceChunk> chunks) {
   for (const SequenceChunk& chunk : chunks) {
     chunk_rows_.push_back(rows_);
     const std::size_t tokens = chunk.tokens.size();
-    if (groups_.empty() || groups_.back().arithmetic != chunk.arithmetic) groups_.push_back({rows_, rows_, chunk.arithmetic});
+    if (groups_.empty() || groups_.back().arithmetic != chunk.arithmetic)
+      groups_.push_back({rows_, rows_, chunk.arithmetic});
     groups_.back().end = rows_ + tokens;
-    const bool prefill = chunk.arithmetic == Arithmetic::Any ? tokens >= kPrefillAttentionTokens : chunk.arithmetic == Arithmetic::Prefill;
+    const bool prefill = chunk.arithmetic == Arithmetic::Any ? tokens >= kPrefillAttentionTokens
+                                                             : chunk.arithmetic == Arithmetic::Prefill;
     for (std::size_t first = 0; first < tokens; first += kAttentionTile) {
       for (std::size_t head = 0; head < config_.shape.kv_heads; ++head) {
         tasks_.push_back({&chunk, rows_ + first, first, std::min(kAttentionTile, tokens - first), head,
@@ -217,8 +229,10 @@ void LlamaModel::embed(std::span<const SequenceChunk> chunks) {
     for (std::size_t t = 0; t < chunks[c].tokens.size(); ++t) {
       const std::size_t row = chunk_rows_[c] + t;
       const auto token = static_cast<std::size_t>(chunks[c].tokens[t]);
-      dequantize(table.type, table.data.subspan(token * table.row_bytes(), table.row_bytes()), {x_ + row * hidden, hidden});
-      kernels::rope_angles(config_.rope_frequencies.data(), pairs, chunks[c].first_position + t, angles_ + row * 2 * pairs);
+      dequantize(table.type, table.data.subspan(token * table.row_bytes(), table.row_bytes()),
+                 {x_ + row * hidden, hidden});
+      kernels::rope_angles(config_.rope_frequencies.data(), pairs, chunks[c].first_position + t,
+                           angles_ + row * 2 * pairs);
     }
   });
 }
@@ -226,7 +240,8 @@ void LlamaModel::embed(std::span<const SequenceChunk> chunks) {
 void LlamaModel::rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer) {
   const ModelShape& shape = config_.shape;
   const std::size_t pairs = config_.rope_frequencies.size();
-  const std::size_t query_width = config_.query_width(), kv_width = config_.kv_width(), stride = query_width + 2 * kv_width;
+  const std::size_t query_width = config_.query_width(), kv_width = config_.kv_width(),
+                    stride = query_width + 2 * kv_width;
   const kernels::PagedKv kv{arena, layout_, layer};
   const auto rotate_token = [&](const SequenceChunk& chunk, std::size_t token, std::size_t row) {
     float* q = qkv_ + row * stride;
@@ -265,15 +280,16 @@ void LlamaModel::attend(std::byte* arena, std::size_t layer) {
                               .style = task.style},
                              scratch_ + thread * scratch_floats_);
     if (!rounds_) return;
-    for (std::size_t t = 0; t < task.tokens; ++t) kernels::round_to_bf16(out + t * query_width + task.kv_head * group_width, group_width);
+    for (std::size_t t = 0; t < task.tokens; ++t)
+      kernels::round_to_bf16(out + t * query_width + task.kv_head * group_width, group_width);
   });
 }
 
 void LlamaModel::norm(const float* residual, const std::vector<float>& weight) {
   const std::size_t hidden = config_.shape.hidden;
   team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
-    kernels::rms_norm(x_ + begin * hidden, residual ? residual + begin * hidden : nullptr, weight.data(), config_.norm_epsilon,
-                      rounds_, end - begin, hidden, h_ + begin * hidden);
+    kernels::rms_norm(x_ + begin * hidden, residual ? residual + begin * hidden : nullptr, weight.data(),
+                      config_.norm_epsilon, rounds_, end - begin, hidden, h_ + begin * hidden);
   });
 }
 
@@ -285,8 +301,13 @@ void LlamaModel::linear(const Linear& layer, const float* x, float* y) {
     const bool has_product = layer.plan().product != Product::None;
     switch (group.arithmetic) {
       case Arithmetic::Any: layer.forward(team_, from, rows, to); break;
-      case Arithmetic::Prefill: has_product ? layer.forward_product(team_, from, rows, to) : layer.forward_in_place(team_, from, rows, to); break;
-      case Arithmetic::Decode: layer.needs_product() ? layer.forward_product(team_, from, rows, to) : layer.forward_in_place(team_, from, rows, to); break;
+      case Arithmetic::Prefill:
+        has_product ? layer.forward_product(team_, from, rows, to) : layer.forward_in_place(team_, from, rows, to);
+        break;
+      case Arithmetic::Decode:
+        layer.needs_product() ? layer.forward_product(team_, from, rows, to)
+                              : layer.forward_in_place(team_, from, rows, to);
+        break;
     }
   }
 }
@@ -325,8 +346,8 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     const std::size_t tokens = chunks[c].tokens.size();
     for (std::size_t t = chunks[c].logits == Logits::Last ? tokens - 1 : 0; t < tokens; ++t, ++wanted) {
       const std::size_t row = chunk_rows_[c] + t;
-      kernels::rms_norm(x_ + row * hidden, residual + row * hidden, weights_.output_norm.data(), config_.norm_epsilon, false, 1,
-                        hidden, h_ + wanted * hidden);
+      kernels::rms_norm(x_ + row * hidden, residual + row * hidden, weights_.output_norm.data(), config_.norm_epsilon,
+                        false, 1, hidden, h_ + wanted * hidden);
     }
   }
   if (wanted > 0) weights_.head.forward(team_, h_, wanted, logits_);

@@ -1,5 +1,6 @@
 // A Llama-family transformer (Touvron et al. 2023) on the CPU: RMSNorm, RoPE, grouped-query attention over paged KV,
-// SwiGLU, tied or own output head. Linear layers run through LibTorch or in place (linear.h), the rest through kernels/.
+// SwiGLU, tied or own output head. Linear layers run through LibTorch or in place (linear.h), the rest through
+// kernels/.
 #pragma once
 
 #include <memory>

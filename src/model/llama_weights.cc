@@ -19,7 +19,9 @@ class TensorReader {
     used_.insert(name);
     auto tensor = file_.get_tensor(name, {columns, rows});
     if (!tensor.ok()) return fail(tensor.status()), GgufTensor{};
-    if (columns % 32 != 0) fail(Status::invalid_argument(fmt::format("{}: {} has {} columns; supported: multiples of 32", file_.path(), name, columns)));
+    if (columns % 32 != 0)
+      fail(Status::invalid_argument(
+          fmt::format("{}: {} has {} columns; supported: multiples of 32", file_.path(), name, columns)));
     return *tensor;
   }
   std::vector<float> vector(const std::string& name, std::uint64_t size) {
@@ -35,8 +37,8 @@ class TensorReader {
   Status finish() {
     for (const GgufTensor& tensor : file_.tensors()) {
       if (!used_.contains(tensor.name)) {
-        fail(Status::invalid_argument(fmt::format("{}: tensor {} is not part of the llama architecture as supported here",
-                                                  file_.path(), tensor.name)));
+        fail(Status::invalid_argument(fmt::format(
+            "{}: tensor {} is not part of the llama architecture as supported here", file_.path(), tensor.name)));
       }
     }
     return status_;

@@ -16,8 +16,8 @@ namespace tiercel {
 
 enum class Logits : std::uint8_t { None, Last, All };
 
-// With which arithmetic a chunk's tokens are computed. Any leaves the choice to the runner (the fastest for the batch at
-// hand); the other two give a token the same bits in every batch.
+// With which arithmetic a chunk's tokens are computed. Any leaves the choice to the runner (the fastest for the batch
+// at hand); the other two give a token the same bits in every batch.
 enum class Arithmetic : std::uint8_t { Any, Prefill, Decode };
 
 // One sequence's part of a step: new tokens whose predecessors' KV is in the blocks already.
@@ -63,8 +63,8 @@ class ModelRunner {
   virtual std::size_t max_logit_rows() const = 0;
 
   // Computes every chunk's tokens: writes their KV into `arena` (blocks of the layout agreed at load) and returns the
-  // logits asked for, one row of `vocabulary` each, chunk by chunk and token by token; valid until the next step. Called
-  // by one thread, always the same. The chunks hold at most the max_batch_tokens agreed at load.
+  // logits asked for, one row of `vocabulary` each, chunk by chunk and token by token; valid until the next step.
+  // Called by one thread, always the same. The chunks hold at most the max_batch_tokens agreed at load.
   virtual Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) = 0;
 };
 

@@ -1,13 +1,15 @@
 // A model's own chat template: the Jinja subset that published chat templates use, and nothing that could run code.
 //
-// docs/chat_templates.md lists what is understood. Anything beyond it is an InvalidArgument that names the construct and
-// its line. Every byte of the result knows whether it came from the template (trusted: it may form special tokens) or from
-// a message (not trusted), through concatenation, trimming, slicing and the like.
+// docs/chat_templates.md lists what is understood. Anything beyond it is an InvalidArgument that names the construct
+// and its line. Every byte of the result knows whether it came from the template (trusted: it may form special tokens)
+// or from a message (not trusted), through concatenation, trimming, slicing and the like.
 //
 // Thread-safety: immutable; any thread may render.
 #pragma once
 
+#include <ctime>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,6 +35,8 @@ class ChatTemplate {
     bool add_generation_prompt = true;
     std::string_view begin_text;  // bos_token in the template
     std::string_view end_text;    // eos_token
+    // What strftime_now tells. Left out: the clock, in the local time zone.
+    std::optional<std::tm> local_time = std::nullopt;
   };
   // InvalidArgument: the template refuses the messages (raise_exception, its own words are passed on) or uses something
   // that is not understood at run time. Bounded: at most 16 MiB of output, 1,000,000 evaluation steps, depth 200.

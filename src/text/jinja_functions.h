@@ -1,32 +1,18 @@
-// What a chat template can do to values: operators, filters, tests, methods and functions. Errors are InvalidArgument
-// without the line, which the interpreter adds.
+// The functions that transformers and jinja2 give to a chat template.
 #pragma once
 
-#include <optional>
+#include <ctime>
+#include <functional>
 #include <string_view>
 
-#include "text/jinja_value.h"
-#include "tiercel/status.h"
+#include "text/jinja_arguments.h"
 
 namespace tiercel::jinja {
 
-struct Limits;
-
-struct Arguments {
-  List positional = {};
-  Entries named = {};
-};
-
-// Elements of a list, characters (UTF-8) of a string, keys of a mapping; nothing for what cannot be looped over.
-// Undefined: none.
-std::optional<List> items_of(const Value& value);
-
-Result<Value> arithmetic(std::string_view op, const Value& left, const Value& right, const Limits& limits);
-Result<Value> comparison(std::string_view op, const Value& left, const Value& right);
-Result<Value> apply_filter(std::string_view name, const Value& value, const Arguments& arguments, const Limits& limits);
-Result<Value> apply_test(std::string_view name, const Value& value, const Arguments& arguments);
-Result<Value> call_method(const Value& object, std::string_view name, const Arguments& arguments);
-bool is_function(std::string_view name);
-Result<Value> call_function(std::string_view name, const Arguments& arguments, const Limits& limits);
+// The name, as a constant that lives for ever, if there is such a function; else empty.
+std::string_view find_function(std::string_view name);
+// `name` must be one that find_function() returns. raise_exception throws an Error that is a refusal.
+Value call_function(std::string_view name, const Arguments& arguments, const std::function<std::tm()>& local_time,
+                    Context& context);
 
 }  // namespace tiercel::jinja

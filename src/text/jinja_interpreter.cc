@@ -1,384 +1,456 @@
 #include "text/jinja_interpreter.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
-#include <ctime>
 
-#include <fmt/format.h>
-
+#include "text/jinja_filters.h"
 #include "text/jinja_functions.h"
+#include "text/jinja_methods.h"
+#include "text/jinja_operators.h"
 
 namespace tiercel::jinja {
 namespace {
 
 using Kind = Expression::Kind;
 
-enum class Flow { Normal, Break, Continue };
+enum class Flow { Next, Break, Continue };
 
 class Interpreter {
  public:
-  Interpreter(Entries variables, const Limits& limits) : limits_(limits) { scopes_.push_back(std::move(variables)); }
+  Interpreter(Variables variables, const std::function<std::tm()>& local_time, Context& context)
+      : context_(context), local_time_(local_time), given_(std::move(variables)), scopes_(1) {}
 
-  Result<Text> run(const Block& block) {
-    Text out;
-    execute(block, out);
-    if (!status_.ok()) return status_;
-    return out;
+  Text run(const Body& body) {
+    try {
+      execute(body);
+    } catch (Error& error) {
+      if (error.line == 0) error.line = line_;
+      throw;
+    }
+    return std::move(out_);
   }
 
  private:
-  bool failed() const { return !status_.ok(); }
-  Value fail(const std::string& what, int line) {
-    if (!failed()) status_ = Status::invalid_argument(fmt::format("line {}: {}", line, what));
-    return {};
-  }
-  // False once a limit is passed.
-  bool step(int line) {
-    if (++steps_ > limits_.steps) fail("the template takes too many steps", line);
-    return !failed();
-  }
-  void append(Text& out, const Text& text, int line) {
-    if (out.bytes.size() + text.bytes.size() > limits_.output_bytes)
-      return static_cast<void>(fail("the result is too long", line));
-    out += text;
-  }
-
-  const Value* lookup(std::string_view name) const {
-    for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
-      if (const Value* value = find(*scope, name)) return value;
+  // Counts a step and one level of recursion, and remembers the line for errors.
+  class Level {
+   public:
+    Level(Interpreter& interpreter, int line) : interpreter_(interpreter) {
+      interpreter_.line_ = line;
+      interpreter_.context_.budget.take_steps();
+      if (interpreter_.depth_ >= kMaxDepth) fail("it nests more than 200 deep");
+      ++interpreter_.depth_;
     }
-    return nullptr;
-  }
+    ~Level() { --interpreter_.depth_; }
+    Level(const Level&) = delete;
+    Level& operator=(const Level&) = delete;
 
-  Flow execute(const Block& block, Text& out) {
-    if (++depth_ > limits_.depth) fail("nested too deeply", block.empty() ? 0 : block.front().line);
-    Flow flow = Flow::Normal;
-    for (const Statement& statement : block) {
-      if (!step(statement.line)) break;
-      flow = execute(statement, out);
-      if (flow != Flow::Normal) break;
+   private:
+    Interpreter& interpreter_;
+  };
+
+  // Variables of a block, which end with it.
+  class Scope {
+   public:
+    explicit Scope(Interpreter& interpreter) : interpreter_(interpreter) { interpreter_.scopes_.emplace_back(); }
+    ~Scope() { interpreter_.scopes_.pop_back(); }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Interpreter& interpreter_;
+  };
+
+  // ---- statements
+
+  Flow execute(const Body& body) {
+    for (const StatementPtr& statement : body) {
+      const Flow flow = execute(*statement);
+      if (flow != Flow::Next) return flow;
     }
-    --depth_;
-    return flow;
+    return Flow::Next;
   }
 
-  Flow execute(const Statement& s, Text& out) {
-    switch (s.kind) {
-      case Statement::Kind::Data: append(out, Text::of(s.text, true), s.line); break;
-      case Statement::Kind::Print: append(out, evaluate(*s.expression).str(), s.line); break;
-      case Statement::Kind::If:
-        for (const auto& [condition, body] : s.branches) {
-          if (!condition || evaluate(*condition).truthy()) return failed() ? Flow::Normal : execute(body, out);
-        }
-        break;
-      case Statement::Kind::For: return execute_for(s, out);
-      case Statement::Kind::Set: execute_set(s); break;
-      case Statement::Kind::SetBlock: {
-        Text text;
-        execute(s.body, text);
-        assign(scopes_.back(), s.names.front(), Value::text(std::move(text)));
-        break;
-      }
-      case Statement::Kind::Macro: assign(scopes_.back(), s.text, Value::Function{s.text, s.macro.get()}); break;
-      case Statement::Kind::Filter: {
-        Text text;
-        execute(s.body, text);
-        scopes_.push_back({{"<body>", Value::text(std::move(text))}});
-        append(out, evaluate(*s.expression).str(), s.line);
-        scopes_.pop_back();
-        break;
+  Flow execute(const Statement& node) {
+    const Level level(*this, node.line);
+    switch (node.kind) {
+      case Statement::Kind::Data: write(*as_text(node.constant)); return Flow::Next;
+      case Statement::Kind::Output: output(node); return Flow::Next;
+      case Statement::Kind::If: return execute_if(node);
+      case Statement::Kind::For: return execute_for(node);
+      case Statement::Kind::Set: assign(node, evaluate(*node.expression)); return Flow::Next;
+      case Statement::Kind::SetBlock: set_block(node); return Flow::Next;
+      case Statement::Kind::Macro: scopes_.back()[node.name] = Callable{node.name, &node}; return Flow::Next;
+      case Statement::Kind::FilterBlock: write(*as_text(filtered(node))); return Flow::Next;
+      case Statement::Kind::With: return execute_with(node);
+      case Statement::Kind::Generation: {
+        const Scope scope(*this);
+        return execute(node.body);
       }
       case Statement::Kind::Break: return Flow::Break;
       case Statement::Kind::Continue: return Flow::Continue;
     }
-    return Flow::Normal;
+    return Flow::Next;
   }
 
-  void execute_set(const Statement& s) {
-    Value value = evaluate(*s.expression);
-    if (failed()) return;
-    if (!s.text.empty()) {
-      const Value* holder = lookup(s.names.front());
-      if (!holder || !holder->as_dict())
-        return static_cast<void>(fail(fmt::format("'{}' is not a namespace", s.names.front()), s.line));
-      return assign(*holder->as_dict(), s.text, std::move(value));
+  void write(const Text& text) {
+    if (text.size() > kMaxTextBytes - out_.size()) fail("it makes a text of more than 16 MiB");
+    context_.budget.write(text.size());
+    out_.append(text);
+  }
+
+  void output(const Statement& node) {
+    const Value value = evaluate(*node.expression);
+    line_ = node.line;
+    if (const Text* text = as_text(value)) return write(*text);
+    write(to_text(value, context_));
+  }
+
+  Flow execute_if(const Statement& node) {
+    for (const Branch& branch : node.branches) {
+      if (is_true(evaluate(*branch.condition))) return execute(branch.body);
     }
-    if (s.names.size() == 1) return assign(scopes_.back(), s.names.front(), std::move(value));
-    unpack(s.names, value, s.line);
-  }
-  void unpack(const std::vector<std::string>& names, const Value& value, int line) {
-    const List* items = value.as_list();
-    if (!items || items->size() != names.size())
-      return static_cast<void>(fail(fmt::format("cannot unpack a {} into {} names", value.kind(), names.size()), line));
-    for (std::size_t i = 0; i < names.size(); ++i) assign(scopes_.back(), names[i], (*items)[i]);
+    return execute(node.otherwise);
   }
 
-  Flow execute_for(const Statement& s, Text& out) {
-    const Value iterable = evaluate(*s.expression);
-    if (failed()) return Flow::Normal;
-    std::optional<List> items = items_of(iterable);
-    if (!items) return fail(fmt::format("cannot loop over a {}", iterable.kind()), s.line), Flow::Normal;
-    const auto bind = [&](const Value& item) {
-      if (s.names.size() == 1) {
-        assign(scopes_.back(), s.names.front(), item);
+  Flow execute_for(const Statement& node) {
+    const Value iterable = evaluate(*node.expression);
+    line_ = node.line;
+    std::shared_ptr<const Sequence> sequence = iterate(iterable, context_);
+    if (node.condition) sequence = filter_items(node, *sequence);
+    if (sequence->items.empty()) {
+      const Scope scope(*this);
+      return execute(node.otherwise);
+    }
+    if (sequence->depth >= kMaxDepth) fail("it nests values more than 200 deep");  // 'loop' holds it
+    for (std::size_t i = 0; i < sequence->items.size(); ++i) {
+      const Scope scope(*this);
+      scopes_.back()["loop"] = std::make_shared<const Loop>(Loop{sequence, i});
+      assign(node, sequence->items[i]);
+      if (execute(node.body) == Flow::Break) break;
+    }
+    return Flow::Next;
+  }
+
+  std::shared_ptr<const Sequence> filter_items(const Statement& node, const Sequence& sequence) {
+    std::vector<Value> kept;
+    for (const Value& item : sequence.items) {
+      const Scope scope(*this);
+      assign(node, item);
+      if (is_true(evaluate(*node.condition))) kept.push_back(item);
+    }
+    return std::get<std::shared_ptr<const Sequence>>(make_sequence(std::move(kept), Sequence::Kind::List, context_));
+  }
+
+  void assign(const Statement& node, const Value& value) {
+    line_ = node.line;
+    if (!node.unpacks) return assign(node.targets[0], value);
+    const auto sequence = iterate(value, context_);
+    if (sequence->items.size() != node.targets.size()) {
+      fail("cannot unpack " + std::to_string(sequence->items.size()) + " values into " +
+           std::to_string(node.targets.size()) + " variables");
+    }
+    for (std::size_t i = 0; i < node.targets.size(); ++i) assign(node.targets[i], sequence->items[i]);
+  }
+
+  void assign(const Target& target, const Value& value) {
+    if (target.attribute.empty()) {
+      scopes_.back()[target.name] = value;
+      return;
+    }
+    const Value object = look_up(target.name);
+    Namespace* const* space = std::get_if<Namespace*>(&object);
+    if (space == nullptr) fail("'" + target.name + "' is not a namespace, so its attributes cannot be set");
+    (*space)->attributes[target.attribute] = value;
+  }
+
+  // What the body writes.
+  Value capture(const Body& body) {
+    Text outer = std::exchange(out_, Text());
+    {
+      const Scope scope(*this);
+      execute(body);
+    }
+    return make_text(std::exchange(out_, std::move(outer)));
+  }
+
+  Value filtered(const Statement& node) {
+    const Value text = capture(node.body);
+    return node.expression ? evaluate_filters(*node.expression, text) : text;
+  }
+
+  void set_block(const Statement& node) { assign(node.targets[0], filtered(node)); }
+
+  Flow execute_with(const Statement& node) {
+    std::vector<Value> values;
+    for (const Parameter& variable : node.parameters) values.push_back(evaluate(*variable.otherwise));
+    const Scope scope(*this);
+    for (std::size_t i = 0; i < values.size(); ++i) scopes_.back()[node.parameters[i].name] = values[i];
+    return execute(node.body);
+  }
+
+  // ---- variables
+
+  const Value* find_variable(std::string_view name) const {
+    for (std::size_t i = scopes_.size(); i-- > first_scope_;) {
+      const auto found = scopes_[i].find(name);
+      if (found != scopes_[i].end()) return &found->second;
+    }
+    if (const auto found = scopes_[0].find(name); found != scopes_[0].end()) return &found->second;
+    const auto found = given_.find(name);
+    return found == given_.end() ? nullptr : &found->second;
+  }
+
+  Value look_up(const std::string& name) const {
+    if (const Value* value = find_variable(name)) return *value;
+    if (const std::string_view function = find_function(name); !function.empty()) return Callable{function};
+    return make_undefined("'" + name + "' is undefined");
+  }
+
+  // ---- expressions
+
+  Value evaluate(const Expression& node) {
+    const Level level(*this, node.line);
+    switch (node.kind) {
+      case Kind::Constant: return node.constant;
+      case Kind::Name: return look_up(node.name);
+      case Kind::List: return make_sequence(evaluate_all(node.children), Sequence::Kind::List, context_);
+      case Kind::Tuple: return make_sequence(evaluate_all(node.children), Sequence::Kind::Tuple, context_);
+      case Kind::Dict: return evaluate_dict(node);
+      case Kind::Attribute: return evaluate_attribute(node);
+      case Kind::Item: return evaluate_item(node);
+      case Kind::Slice: return evaluate_slice(node);
+      case Kind::Call: return evaluate_call(node);
+      case Kind::Filter: return evaluate_filter(node, evaluate(*node.children[0]));
+      case Kind::Test: return evaluate_test(node);
+      case Kind::Not: return !is_true(evaluate(*node.children[0]));
+      case Kind::Negate: return negate(evaluate(*node.children[0]));
+      case Kind::Plus: return evaluate_plus(node);
+      case Kind::Arithmetic: return evaluate_arithmetic(node);
+      case Kind::Concatenate: return evaluate_concatenation(node);
+      case Kind::And:
+      case Kind::Or: return evaluate_logic(node);
+      case Kind::Compare: return evaluate_comparison(node);
+      case Kind::Condition: return evaluate_condition(node);
+    }
+    return None{};
+  }
+
+  std::vector<Value> evaluate_all(const std::vector<ExpressionPtr>& nodes) {
+    std::vector<Value> values;
+    for (const ExpressionPtr& node : nodes) values.push_back(evaluate(*node));
+    return values;
+  }
+
+  Value evaluate_dict(const Expression& node) {
+    std::vector<std::pair<Value, Value>> items;
+    for (std::size_t i = 0; i < node.children.size(); i += 2) {
+      const Value key = evaluate(*node.children[i]);
+      Value value = evaluate(*node.children[i + 1]);
+      line_ = node.line;
+      check_key(key);
+      const auto same = std::find_if(items.begin(), items.end(),
+                                     [&](const auto& item) { return is_equal(item.first, key, context_); });
+      if (same != items.end()) {
+        same->second = std::move(value);
       } else {
-        unpack(s.names, item, s.line);
+        items.emplace_back(key, std::move(value));
       }
-    };
-    if (s.condition) {
-      List kept;
-      for (const Value& item : *items) {
-        if (!step(s.line)) break;
-        scopes_.emplace_back();
-        bind(item);
-        if (!failed() && evaluate(*s.condition).truthy()) kept.push_back(item);
-        scopes_.pop_back();
-      }
-      items = std::move(kept);
     }
-    const auto count = static_cast<std::int64_t>(items->size());
-    for (std::int64_t i = 0; i < count && step(s.line); ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      scopes_.emplace_back();
-      assign(scopes_.back(), "loop",
-             Value::dict({{"index", i + 1},
-                          {"index0", i},
-                          {"revindex", count - i},
-                          {"revindex0", count - i - 1},
-                          {"first", i == 0},
-                          {"last", i + 1 == count},
-                          {"length", count},
-                          {"previtem", i > 0 ? (*items)[at - 1] : Value()},
-                          {"nextitem", i + 1 < count ? (*items)[at + 1] : Value()}}));
-      bind((*items)[at]);
-      const Flow flow = failed() ? Flow::Break : execute(s.body, out);
-      scopes_.pop_back();
-      if (flow == Flow::Break) break;
+    return make_mapping(std::move(items), context_);
+  }
+
+  Value evaluate_attribute(const Expression& node) {
+    const Value object = evaluate(*node.children[0]);
+    line_ = node.line;
+    return get_attribute(object, node.name, context_);
+  }
+
+  Value evaluate_item(const Expression& node) {
+    const Value object = evaluate(*node.children[0]);
+    const Value key = evaluate(*node.children[1]);
+    line_ = node.line;
+    return get_item(object, key, context_);
+  }
+
+  Value evaluate_slice(const Expression& node) {
+    const Value object = evaluate(*node.children[0]);
+    Value parts[3] = {None{}, None{}, None{}};
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (node.children[i + 1]) parts[i] = evaluate(*node.children[i + 1]);
     }
-    if (count == 0) return execute(s.otherwise, out);
-    return Flow::Normal;
+    line_ = node.line;
+    return slice(object, parts[0], parts[1], parts[2], context_);
   }
 
-  Value evaluate(const Expression& e) {
-    if (!step(e.line)) return {};
-    if (++depth_ > limits_.depth) fail("nested too deeply", e.line);
-    Value value = failed() ? Value() : evaluate_node(e);
-    --depth_;
-    if (const Text* text = value.as_text(); text && text->bytes.size() > limits_.output_bytes)
-      return fail("a string is too long", e.line);
-    if (const List* list = value.as_list(); list && list->size() > limits_.steps)
-      return fail("a list is too long", e.line);
-    return value;
+  Value evaluate_plus(const Expression& node) {
+    const Value value = evaluate(*node.children[0]);
+    return calculate("+", std::int64_t{0}, value, context_);
   }
 
-  Value evaluate_node(const Expression& e) {
-    switch (e.kind) {
-      case Kind::Literal: return e.value;
-      case Kind::Name: {
-        const Value* value = lookup(e.text);
-        return value ? *value : is_function(e.text) ? Value(Value::Function{e.text}) : Value(Value::Undefined{e.text});
-      }
-      case Kind::ListLiteral: {
-        List list;
-        for (const auto& child : e.children) list.push_back(evaluate(*child));
-        return Value::list(std::move(list));
-      }
-      case Kind::DictLiteral: {
-        Entries entries;
-        for (std::size_t i = 0; i + 1 < e.children.size(); i += 2) {
-          const Value key = evaluate(*e.children[i]);
-          if (!key.as_text()) return fail("keys of a mapping must be strings", e.line);
-          assign(entries, key.as_text()->bytes, evaluate(*e.children[i + 1]));
-        }
-        return Value::dict(std::move(entries));
-      }
-      case Kind::Unary: return unary(e);
-      case Kind::Binary: return binary(e);
-      case Kind::Compare: return compare(e);
-      case Kind::Attribute: return attribute(evaluate(*e.children[0]), e.text, e);
-      case Kind::Subscript: {
-        const Value object = evaluate(*e.children[0]);
-        return subscript(object, evaluate(*e.children[1]), e);
-      }
-      case Kind::Slice: return slice(e);
-      case Kind::Call: return call(e);
-      case Kind::Filter: {
-        Arguments arguments = arguments_of(e, 1);
-        return checked(apply_filter(e.text, evaluate(*e.children[0]), arguments, limits_), e.line);
-      }
-      case Kind::Test: {
-        Arguments arguments = arguments_of(e, 1);
-        return checked(apply_test(e.text, evaluate(*e.children[0]), arguments), e.line);
-      }
-      case Kind::Choice:
-        if (evaluate(*e.children[0]).truthy()) return evaluate(*e.children[1]);
-        return e.children[2] ? evaluate(*e.children[2]) : Value();
+  Value evaluate_arithmetic(const Expression& node) {
+    const Value left = evaluate(*node.children[0]);
+    const Value right = evaluate(*node.children[1]);
+    line_ = node.line;
+    return calculate(node.name, left, right, context_);
+  }
+
+  Value evaluate_concatenation(const Expression& node) {
+    Text out;
+    for (const ExpressionPtr& child : node.children) {
+      out.append(to_text(evaluate(*child), context_));
+      if (out.size() > kMaxTextBytes) fail("it makes a text of more than 16 MiB");
     }
-    return {};
+    return make_text(std::move(out));
   }
 
-  Value checked(Result<Value> result, int line) {
-    return result.ok() ? *result : fail(result.status().message(), line);
+  Value evaluate_logic(const Expression& node) {
+    Value left = evaluate(*node.children[0]);
+    const bool is_decided = is_true(left) == (node.kind == Kind::Or);
+    return is_decided ? left : evaluate(*node.children[1]);
   }
 
-  Arguments arguments_of(const Expression& e, std::size_t first) {
-    Arguments arguments;
-    const std::size_t positional = e.children.size() - e.names.size();
-    for (std::size_t i = first; i < positional; ++i) arguments.positional.push_back(evaluate(*e.children[i]));
-    for (std::size_t i = 0; i < e.names.size(); ++i)
-      assign(arguments.named, e.names[i], evaluate(*e.children[positional + i]));
-    return arguments;
-  }
-
-  Value unary(const Expression& e) {
-    const Value value = evaluate(*e.children[0]);
-    if (e.text == "not") return !value.truthy();
-    std::int64_t integer = 0;
-    double number = 0;
-    if (value.as_integer(integer)) return e.text == "-" ? -integer : integer;
-    if (value.as_number(number)) return e.text == "-" ? -number : number;
-    return fail(fmt::format("'{}' needs a number, not a {}", e.text, value.kind()), e.line);
-  }
-
-  Value binary(const Expression& e) {
-    Value left = evaluate(*e.children[0]);
-    if (e.text == "and") return left.truthy() ? evaluate(*e.children[1]) : left;
-    if (e.text == "or") return left.truthy() ? left : evaluate(*e.children[1]);
-    const Value right = evaluate(*e.children[1]);
-    if (failed()) return {};
-    return checked(arithmetic(e.text, left, right, limits_), e.line);
-  }
-
-  Value compare(const Expression& e) {
-    Value left = evaluate(*e.children[0]);
-    for (std::size_t i = 0; i < e.names.size(); ++i) {
-      Value right = evaluate(*e.children[i + 1]);
-      if (failed()) return {};
-      const Value outcome = checked(comparison(e.names[i], left, right), e.line);
-      if (!outcome.truthy()) return false;
+  Value evaluate_comparison(const Expression& node) {
+    Value left = evaluate(*node.children[0]);
+    for (std::size_t i = 0; i < node.names.size(); ++i) {
+      Value right = evaluate(*node.children[i + 1]);
+      line_ = node.line;
+      const std::string& operation = node.names[i];
+      const bool holds = operation == "in"       ? contains(right, left, context_)
+                         : operation == "not in" ? !contains(right, left, context_)
+                                                 : compare(operation, left, right, context_);
+      if (!holds) return false;
       left = std::move(right);
     }
     return true;
   }
 
-  Value attribute(const Value& object, std::string_view name, const Expression& e) {
-    if (object.is_undefined())
-      return fail(fmt::format("'{}' of an undefined value ('{}')", name, object.as<Value::Undefined>()->name), e.line);
-    if (const Entries* entries = object.as_dict()) {
-      if (const Value* value = find(*entries, name)) return *value;
+  Value evaluate_condition(const Expression& node) {
+    if (is_true(evaluate(*node.children[1]))) return evaluate(*node.children[0]);
+    if (node.children[2]) return evaluate(*node.children[2]);
+    return make_undefined("the inline 'if' was false and has no 'else'");
+  }
+
+  // ---- calls
+
+  Arguments evaluate_arguments(const Expression& node) {
+    Arguments arguments;
+    const std::size_t first_named = node.children.size() - node.names.size();
+    for (std::size_t i = 1; i < node.children.size(); ++i) {
+      Value value = evaluate(*node.children[i]);
+      if (i < first_named) {
+        arguments.positional.push_back(std::move(value));
+      } else {
+        arguments.named.emplace_back(node.names[i - first_named], std::move(value));
+      }
     }
-    return Value::Undefined{std::string(name)};
+    return arguments;
   }
 
-  Value subscript(const Value& object, const Value& key, const Expression& e) {
-    if (object.is_undefined())
-      return fail(fmt::format("an element of an undefined value ('{}')", object.as<Value::Undefined>()->name), e.line);
-    if (const Entries* entries = object.as_dict()) {
-      const Value* value = key.as_text() ? find(*entries, key.as_text()->bytes) : nullptr;
-      return value ? *value : Value(Value::Undefined{key.repr()});
-    }
-    std::int64_t index = 0;
-    if (!key.as_integer(index)) return Value::Undefined{key.repr()};
-    const std::optional<List> items = items_of(object);
-    if (!items) return Value::Undefined{key.repr()};
-    const auto count = static_cast<std::int64_t>(items->size());
-    if (index < 0) index += count;
-    return index >= 0 && index < count ? (*items)[static_cast<std::size_t>(index)]
-                                       : Value(Value::Undefined{key.repr()});
+  Value evaluate_filter(const Expression& node, const Value& value) {
+    const Arguments arguments = evaluate_arguments(node);
+    line_ = node.line;
+    return apply_filter(node.name, value, arguments, context_);
   }
 
-  Value slice(const Expression& e) {
-    const Value object = evaluate(*e.children[0]);
-    const std::optional<List> items = object.as_dict() ? std::nullopt : items_of(object);
-    if (!items || object.is_undefined()) return fail(fmt::format("cannot slice a {}", object.kind()), e.line);
-    const auto count = static_cast<std::int64_t>(items->size());
-    const auto bound = [&](const ExpressionPtr& part, std::int64_t fallback) {
-      if (!part) return fallback;
-      const Value value = evaluate(*part);
-      std::int64_t number = fallback;
-      if (!value.is_none() && !value.as_integer(number)) fail("a slice needs integers", e.line);
-      return number;
-    };
-    const std::int64_t stride = bound(e.children[3], 1);
-    if (stride == 0) return fail("a slice of step 0", e.line);
-    const auto clamp = [&](std::int64_t at) {
-      return std::clamp<std::int64_t>(at < 0 ? at + count : at, stride < 0 ? -1 : 0, stride < 0 ? count - 1 : count);
-    };
-    const std::int64_t first = e.children[1] ? clamp(bound(e.children[1], 0)) : stride < 0 ? count - 1 : 0;
-    const std::int64_t last = e.children[2] ? clamp(bound(e.children[2], 0)) : stride < 0 ? -1 : count;
-    List taken;
-    for (std::int64_t i = first; stride > 0 ? i < last : i > last; i += stride)
-      taken.push_back((*items)[static_cast<std::size_t>(i)]);
-    if (!object.as_text()) return Value::list(std::move(taken));
-    Text text;
-    for (const Value& character : taken) text += *character.as_text();
-    return Value::text(std::move(text));
+  // A chain of filters that begins with `text`.
+  Value evaluate_filters(const Expression& node, const Value& text) {
+    if (node.kind != Kind::Filter) fail("only filters are supported here", node.line);
+    return evaluate_filter(node, node.children[0] ? evaluate_filters(*node.children[0], text) : text);
   }
 
-  Value call(const Expression& e) {
-    const Expression& callee = *e.children[0];
-    Arguments arguments = arguments_of(e, 1);
+  Value evaluate_test(const Expression& node) {
+    const Value value = evaluate(*node.children[0]);
+    const Arguments arguments = evaluate_arguments(node);
+    line_ = node.line;
+    return apply_test(node.name, value, arguments, context_);
+  }
+
+  Value evaluate_call(const Expression& node) {
+    const Expression& callee = *node.children[0];
     if (callee.kind == Kind::Attribute) {
       const Value object = evaluate(*callee.children[0]);
-      if (failed()) return {};
-      if (object.as_dict() && find(*object.as_dict(), callee.text))
-        return call_value(*find(*object.as_dict(), callee.text), arguments, e);
-      if (object.is_undefined()) return attribute(object, callee.text, callee);
-      return checked(call_method(object, callee.text, arguments), e.line);
+      line_ = node.line;
+      if (const auto* loop = std::get_if<std::shared_ptr<const Loop>>(&object)) {
+        return call_loop(**loop, callee.name, evaluate_arguments(node));
+      }
+      if (const std::string_view method = find_method(object, callee.name); !method.empty()) {
+        const Arguments arguments = evaluate_arguments(node);
+        line_ = node.line;
+        return call_method(object, method, arguments, context_);
+      }
+      return call(get_attribute(object, callee.name, context_), node);
     }
-    return call_value(evaluate(callee), arguments, e);
-  }
-  Value call_value(const Value& function, const Arguments& arguments, const Expression& e) {
-    if (failed()) return {};
-    const auto* held = function.as<Value::Function>();
-    if (!held)
-      return fail(function.is_undefined() ? fmt::format("'{}' is not defined", function.as<Value::Undefined>()->name)
-                                          : fmt::format("a {} cannot be called", function.kind()),
-                  e.line);
-    if (held->macro) return call_macro(*held->macro, arguments, e);
-    if (held->name == "raise_exception") {
-      status_ = Status::invalid_argument(arguments.positional.empty() ? "the template refuses these messages"
-                                                                      : arguments.positional[0].str().bytes);
-      return {};
-    }
-    return checked(call_function(held->name, arguments, limits_), e.line);
-  }
-  Value call_macro(const Macro& macro, const Arguments& arguments, const Expression& e) {
-    if (arguments.positional.size() > macro.parameters.size())
-      return fail(fmt::format("too many arguments for {}", macro.name), e.line);
-    Entries locals;
-    for (std::size_t i = 0; i < macro.parameters.size(); ++i) {
-      const auto& [name, fallback] = macro.parameters[i];
-      const Value* named = find(arguments.named, name);
-      assign(locals, name,
-             i < arguments.positional.size() ? arguments.positional[i]
-             : named                         ? *named
-             : fallback                      ? evaluate(*fallback)
-                                             : Value(Value::Undefined{name}));
-    }
-    // A macro sees the template's own variables, not its caller's.
-    std::vector<Entries> callers(std::make_move_iterator(scopes_.begin() + 1), std::make_move_iterator(scopes_.end()));
-    scopes_.resize(1);
-    scopes_.push_back(std::move(locals));
-    Text out;
-    execute(macro.body, out);
-    scopes_.resize(1);
-    for (Entries& scope : callers) scopes_.push_back(std::move(scope));
-    return Value::text(std::move(out));
+    return call(evaluate(callee), node);
   }
 
-  const Limits& limits_;
-  std::vector<Entries> scopes_;
-  std::size_t steps_ = 0;
+  Value call(const Value& callee, const Expression& node) {
+    const Arguments arguments = evaluate_arguments(node);
+    line_ = node.line;
+    if (const Undefined* undefined = std::get_if<Undefined>(&callee)) fail(*undefined->why);
+    const Callable* callable = std::get_if<Callable>(&callee);
+    if (callable == nullptr) fail("a " + std::string(type_name(callee)) + " cannot be called");
+    if (callable->macro != nullptr) return call_macro(*callable->macro, arguments);
+    if (find_function(callable->name).empty()) fail("calling a method that was stored first is not supported");
+    return call_function(callable->name, arguments, local_time_, context_);
+  }
+
+  static Value call_loop(const Loop& loop, std::string_view name, const Arguments& arguments) {
+    if (name != "cycle") fail("'loop." + std::string(name) + "' cannot be called");
+    if (arguments.positional.empty() || !arguments.named.empty()) fail("'loop.cycle' needs values to choose from");
+    return arguments.positional[loop.index % arguments.positional.size()];
+  }
+
+  // A macro sees its parameters and the variables of the template, not those of the block that calls it.
+  Value call_macro(const Statement& macro, const Arguments& arguments) {
+    if (arguments.positional.size() > macro.parameters.size()) {
+      fail("the macro '" + macro.name + "' is given too many arguments");
+    }
+    const std::size_t outer_scope = std::exchange(first_scope_, scopes_.size());
+    Value result;
+    {
+      const Scope scope(*this);
+      bind_parameters(macro, arguments);
+      result = capture(macro.body);
+    }
+    first_scope_ = outer_scope;
+    return result;
+  }
+
+  void bind_parameters(const Statement& macro, const Arguments& arguments) {
+    for (const auto& [name, value] : arguments.named) {
+      const auto found = std::find_if(macro.parameters.begin(), macro.parameters.end(),
+                                      [&](const Parameter& parameter) { return parameter.name == name; });
+      const auto position = static_cast<std::size_t>(found - macro.parameters.begin());
+      if (found == macro.parameters.end()) fail("the macro '" + macro.name + "' has no argument '" + name + "'");
+      if (position < arguments.positional.size()) fail("the macro '" + macro.name + "' is given '" + name + "' twice");
+      scopes_.back()[found->name] = value;
+    }
+    for (std::size_t i = 0; i < macro.parameters.size(); ++i) {
+      const Parameter& parameter = macro.parameters[i];
+      if (i < arguments.positional.size()) {
+        scopes_.back()[parameter.name] = arguments.positional[i];
+      } else if (!scopes_.back().contains(parameter.name)) {
+        // Evaluated before it is stored: the expression must not see a half-made variable.
+        Value value = parameter.otherwise ? evaluate(*parameter.otherwise)
+                                          : make_undefined("parameter '" + parameter.name + "' was not provided");
+        scopes_.back()[parameter.name] = std::move(value);
+      }
+    }
+  }
+
+  Context& context_;
+  const std::function<std::tm()>& local_time_;
+  const Variables given_;
+  std::vector<Variables> scopes_;  // [0] is the template's own; then one for each block around
+  std::size_t first_scope_ = 1;    // the first one, but [0], that is seen: that of the running macro
   int depth_ = 0;
-  Status status_;
+  int line_ = 1;
+  Text out_;
 };
 
 }  // namespace
 
-Result<Text> render(const Block& block, Entries variables, const Limits& limits) {
-  return Interpreter(std::move(variables), limits).run(block);
+Text interpret(const Body& body, Variables variables, const std::function<std::tm()>& local_time, Context& context) {
+  return Interpreter(std::move(variables), local_time, context).run(body);
 }
 
 }  // namespace tiercel::jinja

@@ -1,22 +1,18 @@
-// Runs a parsed chat template over its variables, within limits on output, steps and depth.
+// Runs a parsed template.
 #pragma once
 
-#include <string>
+#include <ctime>
+#include <functional>
+#include <string_view>
+#include <unordered_map>
 
-#include "text/jinja_parser.h"
-#include "text/jinja_value.h"
-#include "tiercel/status.h"
+#include "text/jinja_ast.h"
 
 namespace tiercel::jinja {
 
-struct Limits {
-  std::size_t output_bytes = std::size_t{16} << 20;  // of the result, and of any value on the way
-  std::size_t steps = 1'000'000;
-  int depth = 200;
-};
+using Variables = std::unordered_map<std::string_view, Value>;
 
-// The text. InvalidArgument: "line 3: ..." for what is not understood or wrong at run time; what the template itself
-// refuses through raise_exception is passed on in its own words.
-Result<Text> render(const Block& block, Entries variables, const Limits& limits);
+// Throws Error. `variables` are what the template is given; `local_time` is what strftime_now reads.
+Text interpret(const Body& body, Variables variables, const std::function<std::tm()>& local_time, Context& context);
 
 }  // namespace tiercel::jinja

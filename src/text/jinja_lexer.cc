@@ -1,287 +1,305 @@
 #include "text/jinja_lexer.h"
 
-#include <algorithm>
 #include <array>
+#include <charconv>
 
-#include <fmt/format.h>
+#include "text/jinja_error.h"
+#include "text/jinja_text.h"
+#include "text/utf8.h"
 
 namespace tiercel::jinja {
 namespace {
 
-constexpr std::string_view kSpace = " \t\n\r\f\v";
+constexpr std::string_view kTwoByteOperators[] = {"//", "**", "==", "!=", ">=", "<="};
+constexpr std::string_view kOneByteOperators = "+-/*%~[](){}><=.:|,;";
 
-bool is_name_start(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_word(char c) { return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
+
+// One trailing line feed goes; all kinds of line end become line feeds.
+std::string normalize_lines(std::string_view source) {
+  std::string text;
+  text.reserve(source.size());
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    if (source[i] == '\r') {
+      text += '\n';
+      if (i + 1 < source.size() && source[i + 1] == '\n') ++i;
+    } else {
+      text += source[i];
+    }
+  }
+  if (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
 
 class Lexer {
  public:
-  explicit Lexer(std::string_view source) : source_(source) {
-    if (source_.ends_with('\n')) source_.remove_suffix(1);  // as Jinja does
-  }
+  explicit Lexer(std::string_view source) : source_(normalize_lines(source)) {}
 
-  Result<std::vector<Token>> run() {
-    while (at_ < source_.size()) {
-      if (Status status = next(); !status.ok()) return status;
-    }
-    add(TokenKind::End, "");
+  std::vector<Token> run() {
+    while (position_ < source_.size()) read_data();
+    emit(Token::Kind::End, "");
     return std::move(tokens_);
   }
 
  private:
-  Status error(std::string_view what) const {
-    return Status::invalid_argument(fmt::format("line {}: {}", line_, what));
+  std::string_view rest() const { return std::string_view(source_).substr(position_); }
+  bool at(std::string_view text) const { return rest().starts_with(text); }
+  char peek(std::size_t ahead = 0) const {
+    return position_ + ahead < source_.size() ? source_[position_ + ahead] : '\0';
   }
-  void add(TokenKind kind, std::string text) { tokens_.push_back({kind, std::move(text), line_}); }
-  void skip_to(std::size_t end) {
-    line_ += static_cast<int>(std::count(source_.begin() + static_cast<std::ptrdiff_t>(at_),
-                                         source_.begin() + static_cast<std::ptrdiff_t>(end), '\n'));
-    at_ = end;
-  }
-  bool looking_at(std::string_view text) const { return source_.substr(at_).starts_with(text); }
 
-  Status next() {
-    std::size_t tag = at_;
+  void emit(Token::Kind kind, std::string_view text) { tokens_.push_back({kind, line_, std::string(text)}); }
+
+  void advance(std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) line_ += source_[position_ + i] == '\n';
+    position_ += count;
+    line_starting_ = position_ > 0 && source_[position_ - 1] == '\n';
+  }
+
+  std::size_t spaces_at(std::size_t offset) const {
+    const std::string_view text = std::string_view(source_).substr(offset);
+    return text.size() - stripped(text, {.left = true, .right = false}).length;
+  }
+
+  // Text up to the next tag, then the tag.
+  void read_data() {
+    std::size_t tag = position_;
     for (;; ++tag) {
       tag = source_.find('{', tag);
-      if (tag == std::string_view::npos || tag + 1 >= source_.size()) {
-        add_data(source_.substr(at_));
-        skip_to(source_.size());
-        return {};
-      }
-      const char c = source_[tag + 1];
-      if (c == '{' || c == '%' || c == '#') break;
+      if (tag == std::string::npos || tag + 1 == source_.size()) break;
+      if (std::string_view("{%#").find(source_[tag + 1]) != std::string_view::npos) break;
     }
-    const char kind = source_[tag + 1], control = tag + 2 < source_.size() ? source_[tag + 2] : ' ';
-    std::string_view data = source_.substr(at_, tag - at_);
-    if (control == '-') {
-      const std::size_t last = data.find_last_not_of(kSpace);
-      data = data.substr(0, last == std::string_view::npos ? 0 : last + 1);
-    } else if (control != '+' && kind != '{') {
-      // lstrip_blocks: white space between the line's start and a block goes.
-      const std::size_t last = data.find_last_not_of(" \t");
-      const bool at_line_start = tokens_.empty() || at_ == 0 || source_[at_ - 1] == '\n' || ate_newline_;
-      if (last == std::string_view::npos ? at_line_start : data[last] == '\n')
-        data = data.substr(0, last == std::string_view::npos ? 0 : last + 1);
+    if (tag == std::string::npos || tag + 1 == source_.size()) {
+      emit(Token::Kind::Data, rest());
+      return advance(source_.size() - position_);
     }
-    add_data(data);
-    skip_to(tag + 2);
-    const bool has_control = control == '-' || (control == '+' && kind != '{');
-    if (kind == '#') return comment();
-    if (has_control) skip_to(at_ + 1);
-    return kind == '{' ? inside(TokenKind::PrintBegin, TokenKind::PrintEnd, "}}") : block();
-  }
-
-  void add_data(std::string_view data) {
-    if (data.empty()) return;
-    std::string text;
-    for (std::size_t i = 0; i < data.size(); ++i) {
-      if (data[i] == '\r') {
-        text += '\n';
-        if (i + 1 < data.size() && data[i + 1] == '\n') ++i;
-      } else {
-        text += data[i];
-      }
-    }
-    add(TokenKind::Data, std::move(text));
-  }
-
-  // What follows a closing tag: `-` eats all white space, otherwise a block's or comment's end eats one line feed.
-  void after_tag(char control, bool block) {
-    ate_newline_ = false;
-    if (control == '-') {
-      const std::size_t next = source_.find_first_not_of(kSpace, at_);
-      skip_to(next == std::string_view::npos ? source_.size() : next);
-    } else if (block && control != '+') {
-      if (looking_at("\r\n"))
-        skip_to(at_ + 2), ate_newline_ = true;
-      else if (looking_at("\n"))
-        skip_to(at_ + 1), ate_newline_ = true;
-    }
-  }
-
-  Status comment() {
-    const std::size_t end = source_.find("#}", at_);
-    if (end == std::string_view::npos) return error("a comment is not closed");
-    const char control = end > at_ ? source_[end - 1] : ' ';
-    skip_to(end + 2);
-    after_tag(control, true);
-    return {};
-  }
-
-  Status block() {
-    const std::size_t first = source_.find_first_not_of(kSpace, at_);
-    if (first != std::string_view::npos && source_.substr(first).starts_with("raw")) {
-      std::size_t close = source_.find_first_not_of(kSpace, first + 3);
-      if (close != std::string_view::npos &&
-          (source_.substr(close).starts_with("%}") || source_.substr(close).starts_with("-%}")))
-        return raw(close);
-    }
-    return inside(TokenKind::BlockBegin, TokenKind::BlockEnd, "%}");
-  }
-
-  Status raw(std::size_t close) {
-    const char open_control = source_[close] == '-' ? '-' : ' ';
-    skip_to(close + (open_control == '-' ? 3 : 2));
-    after_tag(open_control, true);
-    std::size_t end = at_;
-    for (;; ++end) {
-      end = source_.find("{%", end);
-      if (end == std::string_view::npos) return error("a raw block is not closed");
-      std::size_t name = end + 2;
-      const bool strip = name < source_.size() && source_[name] == '-';
-      name = source_.find_first_not_of(kSpace, name + strip);
-      if (name == std::string_view::npos || !source_.substr(name).starts_with("endraw")) continue;
-      std::size_t stop = source_.find_first_not_of(kSpace, name + 6);
-      if (stop == std::string_view::npos) return error("a raw block is not closed");
-      std::string_view data = source_.substr(at_, end - at_);
-      if (strip)
-        data = data.substr(0, data.find_last_not_of(kSpace) + 1);
-      else if (const std::size_t last = data.find_last_not_of(" \t");
-               last != std::string_view::npos && data[last] == '\n')
-        data = data.substr(0, last + 1);
-      add_data(data);
-      const char control = source_[stop] == '-' ? '-' : ' ';
-      stop += control == '-';
-      if (!source_.substr(stop).starts_with("%}")) return error("a raw block is not closed");
-      skip_to(stop + 2);
-      after_tag(control, true);
-      return {};
-    }
-  }
-
-  Status inside(TokenKind begin, TokenKind end, std::string_view close) {
-    add(begin, "");
-    for (;;) {
-      const std::size_t next = source_.find_first_not_of(kSpace, at_);
-      if (next == std::string_view::npos) return error("a tag is not closed");
-      skip_to(next);
-      if (open_ > 0 && looking_at("}")) {  // of a mapping, although a second one may follow
-        add(TokenKind::Operator, "}");
-        ++at_;
-        --open_;
-        continue;
-      }
-      if (looking_at(close) || (looking_at("-") && source_.substr(at_ + 1).starts_with(close)) ||
-          (close == "%}" && looking_at("+") && source_.substr(at_ + 1).starts_with(close))) {
-        const char control = source_[at_] == close[0] ? ' ' : source_[at_];
-        skip_to(at_ + close.size() + (control != ' '));
-        add(end, "");
-        open_ = 0;
-        after_tag(control, end == TokenKind::BlockEnd);
-        return {};
-      }
-      if (Status status = expression_token(); !status.ok()) return status;
-    }
-  }
-
-  Status expression_token() {
-    const char c = source_[at_];
-    if (is_name_start(c)) {
-      std::size_t end = at_;
-      while (end < source_.size() && (is_name_start(source_[end]) || is_digit(source_[end]))) ++end;
-      add(TokenKind::Name, std::string(source_.substr(at_, end - at_)));
-      at_ = end;
-      return {};
-    }
-    if (is_digit(c)) {
-      std::size_t end = at_;
-      bool real = false;
-      const auto digits = [&] {
-        while (end < source_.size() && (is_digit(source_[end]) || source_[end] == '_')) ++end;
-      };
-      const auto digit_at = [&](std::size_t i) { return i < source_.size() && is_digit(source_[i]); };
-      digits();
-      if (end < source_.size() && source_[end] == '.' && digit_at(end + 1)) real = true, ++end, digits();
-      if (end < source_.size() && (source_[end] | 0x20) == 'e') {
-        const std::size_t sign = end + 1 < source_.size() && (source_[end + 1] == '-' || source_[end + 1] == '+');
-        if (digit_at(end + 1 + sign)) real = true, end += 1 + sign, digits();
-      }
-      std::string text(source_.substr(at_, end - at_));
-      std::erase(text, '_');
-      if (text.size() > 18) return error("a number is too long");
-      add(real ? TokenKind::Float : TokenKind::Integer, std::move(text));
-      at_ = end;
-      return {};
-    }
-    if (c == '\'' || c == '"') return string_token(c);
-    static constexpr std::array<std::string_view, 6> kPairs = {"==", "!=", "<=", ">=", "//", "**"};
-    for (const std::string_view pair : kPairs) {
-      if (looking_at(pair)) {
-        add(TokenKind::Operator, std::string(pair));
-        at_ += 2;
-        return {};
-      }
-    }
-    if (std::string_view("+-*/%~<>=()[]{},.:|").find(c) == std::string_view::npos)
-      return error(fmt::format("unexpected character '{}'", c));
-    if (c == '{') ++open_;
-    add(TokenKind::Operator, std::string(1, c));
-    ++at_;
-    return {};
-  }
-
-  Status string_token(char quote) {
-    std::string text;
+    const char kind = source_[tag + 1];
+    const char next = tag + 2 < source_.size() ? source_[tag + 2] : '\0';
+    const char sign = next == '-' || next == '+' ? next : '\0';
+    take_data(tag, sign, kind != '{');
+    if (kind == '%' && read_raw(sign)) return;
     const int line = line_;
-    for (++at_; at_ < source_.size() && source_[at_] != quote; ++at_) {
-      char c = source_[at_];
-      if (c == '\n') ++line_;
-      if (c != '\\') {
-        text += c;
-        continue;
-      }
-      if (++at_ >= source_.size()) break;
-      switch (c = source_[at_]) {
-        case 'n': text += '\n'; break;
-        case 't': text += '\t'; break;
-        case 'r': text += '\r'; break;
-        case '\n': break;
-        case '\\':
-        case '\'':
-        case '"': text += c; break;
-        case 'u':
-        case 'x': {
-          const std::size_t digits = c == 'u' ? 4 : 2;
-          unsigned code = 0;
-          for (std::size_t i = 0; i < digits; ++i) {
-            const std::size_t digit =
-                at_ + 1 + i < source_.size()
-                    ? std::string_view("0123456789abcdef").find(static_cast<char>(source_[at_ + 1 + i] | 0x20))
-                    : 16;
-            if (digit > 15) return error("a string has a bad escape");
-            code = code * 16 + static_cast<unsigned>(digit);
-          }
-          at_ += digits;
-          if (code >= 0xd800 && code < 0xe000) return error("a string has a surrogate escape");
-          if (code < 0x80) {
-            text += static_cast<char>(code);
-          } else if (code < 0x800) {
-            text += {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
-          } else {
-            text += {static_cast<char>(0xe0 | code >> 12), static_cast<char>(0x80 | (code >> 6 & 63)),
-                     static_cast<char>(0x80 | (code & 63))};
-          }
-          break;
-        }
-        default: text += {'\\', c};
-      }
-    }
-    if (at_ >= source_.size()) return error("a string is not closed");
-    ++at_;
-    tokens_.push_back({TokenKind::String, std::move(text), line});
-    return {};
+    if (kind != '#') emit(kind == '{' ? Token::Kind::OutputBegin : Token::Kind::BlockBegin, "");
+    advance(sign == '\0' ? 2 : 3);
+    if (kind == '#') return skip_comment(line);
+    read_tag(kind == '{', line);
   }
 
-  std::string_view source_;
-  std::size_t at_ = 0;
+  // Emits the text before `end`, without the white space that the tag there removes.
+  void take_data(std::size_t end, char sign, bool is_block) {
+    std::string_view text = rest().substr(0, end - position_);
+    if (sign == '-') {
+      text = text.substr(0, stripped(text, {.left = false, .right = true}).length);
+    } else if (sign != '+' && is_block) {
+      const std::size_t line_start = text.rfind('\n') + 1;  // 0 where there is no line feed
+      const bool is_indent = stripped(text.substr(line_start), {.left = true, .right = false}).length == 0;
+      if ((line_start > 0 || line_starting_) && is_indent) text = text.substr(0, line_start);
+    }
+    if (!text.empty()) emit(Token::Kind::Data, text);
+    advance(end - position_);
+  }
+
+  // The length of a tag that holds only `word`, as in "{%- endraw -%}", with the white space it removes; 0 if there is
+  // none at `offset`.
+  std::size_t bare_tag_length(std::size_t offset, std::string_view word, bool trims_line) const {
+    const std::string_view text(source_);
+    std::size_t end = offset + 2;
+    if (end < text.size() && (text[end] == '-' || text[end] == '+')) ++end;
+    end += spaces_at(end);
+    if (!text.substr(end).starts_with(word)) return 0;
+    end += word.size();
+    end += spaces_at(end);
+    if (text.substr(end).starts_with("-%}")) return end + 3 + spaces_at(end + 3) - offset;
+    if (trims_line && text.substr(end).starts_with("+%}")) return end + 3 - offset;
+    if (!text.substr(end).starts_with("%}")) return 0;
+    end += 2;
+    if (trims_line && text.substr(end).starts_with("\n")) ++end;
+    return end - offset;
+  }
+
+  bool read_raw(char) {
+    const std::size_t begin = bare_tag_length(position_, "raw", false);
+    if (begin == 0) return false;
+    const int line = line_;
+    advance(begin);
+    for (std::size_t tag = position_;; ++tag) {
+      tag = source_.find("{%", tag);
+      if (tag == std::string::npos) fail("'raw' is never closed by 'endraw'", line);
+      const std::size_t length = bare_tag_length(tag, "endraw", true);
+      if (length == 0) continue;
+      const char sign = source_[tag + 2];
+      take_data(tag, sign, true);
+      advance(length);
+      return true;
+    }
+  }
+
+  void skip_comment(int line) {
+    const std::size_t end = source_.find("#}", position_);
+    if (end == std::string::npos) fail("a comment is never closed by '#}'", line);
+    const char sign = end > position_ ? source_[end - 1] : '\0';
+    advance(end + 2 - position_);
+    if (sign == '-') {
+      advance(spaces_at(position_));
+    } else if (sign != '+' && peek() == '\n') {
+      advance(1);
+    }
+  }
+
+  // The end of the tag here, if there is one: 0 or its length with the white space it removes.
+  std::size_t tag_end_length(bool is_output) const {
+    const std::string_view end = is_output ? "}}" : "%}";
+    if (peek() == '-' && rest().substr(1).starts_with(end)) return 3 + spaces_at(position_ + 3);
+    if (!is_output && at("+%}")) return 3;
+    if (!at(end)) return 0;
+    return !is_output && peek(2) == '\n' ? 3 : 2;
+  }
+
+  void read_tag(bool is_output, int line) {
+    std::string brackets;
+    while (position_ < source_.size()) {
+      if (const std::size_t length = brackets.empty() ? tag_end_length(is_output) : 0) {
+        emit(is_output ? Token::Kind::OutputEnd : Token::Kind::BlockEnd, "");
+        return advance(length);
+      }
+      if (const std::size_t spaces = spaces_at(position_)) {
+        advance(spaces);
+      } else if (is_digit(peek())) {
+        read_number();
+      } else if (is_word(peek())) {
+        std::size_t length = 1;
+        while (is_word(peek(length))) ++length;
+        emit(Token::Kind::Name, rest().substr(0, length));
+        advance(length);
+      } else if (peek() == '\'' || peek() == '"') {
+        read_string();
+      } else {
+        read_operator(brackets);
+      }
+    }
+    fail("a tag is never closed", line);
+  }
+
+  // Digits with single underscores between them, as in Python.
+  std::size_t digits_at(std::size_t offset) const {
+    std::size_t end = offset;
+    while (is_digit(peek(end)) || (end > offset && peek(end) == '_' && is_digit(peek(end + 1)))) ++end;
+    return end - offset;
+  }
+
+  void read_number() {
+    std::size_t length = digits_at(0);
+    bool is_float = false;
+    if (position_ == 0 || source_[position_ - 1] != '.') {
+      if (peek(length) == '.' && digits_at(length + 1) > 0) {
+        length += 1 + digits_at(length + 1);
+        is_float = true;
+      }
+      if (peek(length) == 'e' || peek(length) == 'E') {
+        const std::size_t sign = peek(length + 1) == '+' || peek(length + 1) == '-';
+        if (const std::size_t digits = digits_at(length + 1 + sign)) {
+          length += 1 + sign + digits;
+          is_float = true;
+        }
+      }
+    }
+    std::string digits;
+    for (const char c : rest().substr(0, length)) {
+      if (c != '_') digits += c;
+    }
+    Token token{is_float ? Token::Kind::Float : Token::Kind::Integer, line_, digits};
+    const char* end = digits.data() + digits.size();
+    const bool is_padded = !is_float && digits.size() > 1 && digits.find_first_not_of('0') != 0 &&
+                           digits.find_first_not_of('0') != std::string::npos;
+    const auto error = is_float ? std::from_chars(digits.data(), end, token.number).ec
+                                : std::from_chars(digits.data(), end, token.integer).ec;
+    if (error != std::errc() || is_padded || is_word(peek(length))) {
+      fail("the number " + digits + " is not supported", line_);
+    }
+    tokens_.push_back(std::move(token));
+    advance(length);
+  }
+
+  void read_string() {
+    const char quote = peek();
+    std::size_t end = 1;
+    while (position_ + end < source_.size() && peek(end) != quote) end += peek(end) == '\\' ? 2 : 1;
+    if (position_ + end >= source_.size()) fail("a string is never closed", line_);
+    Token token{Token::Kind::String, line_};
+    const std::string_view inside = rest().substr(1, end - 1);
+    for (std::size_t i = 0; i < inside.size();) {
+      if (inside[i] != '\\') {
+        token.text += inside[i++];
+      } else {
+        i += 1 + append_escape(inside.substr(i + 1), token.text);
+      }
+    }
+    tokens_.push_back(std::move(token));
+    advance(end + 1);
+  }
+
+  // What follows a backslash; returns how many bytes it was.
+  std::size_t append_escape(std::string_view text, std::string& out) {
+    static constexpr std::string_view kLetters = "abfnrtv\\'\"";
+    static constexpr std::string_view kMeanings = "\a\b\f\n\r\t\v\\'\"";
+    const char c = text.empty() ? '\\' : text[0];
+    if (c == '\n') return 1;
+    if (const std::size_t i = kLetters.find(c); i != std::string_view::npos) {
+      out += kMeanings[i];
+      return 1;
+    }
+    if (c == 'N') fail("the escape \\N is not supported", line_);
+    const std::size_t hex_digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
+    const bool is_octal = c >= '0' && c <= '7';
+    if (hex_digits == 0 && !is_octal) {
+      out += '\\';
+      return 0;  // the character stays as it is
+    }
+    const std::string_view digits =
+        is_octal ? text.substr(0, std::min<std::size_t>(3, std::min(text.find_first_not_of("01234567"), text.size())))
+                 : text.substr(1, hex_digits);
+    std::uint32_t code_point = 0;
+    const char* end = digits.data() + digits.size();
+    const auto result = std::from_chars(digits.data(), end, code_point, is_octal ? 8 : 16);
+    const bool is_character = code_point < 0xD800 || (code_point > 0xDFFF && code_point <= 0x10FFFF);
+    if (result.ec != std::errc() || result.ptr != end || (!is_octal && digits.size() != hex_digits) || !is_character) {
+      fail("a string has an escape that is not a character", line_);
+    }
+    append_utf8(static_cast<char32_t>(code_point), out);
+    return digits.size() + (is_octal ? 0 : 1);
+  }
+
+  void read_operator(std::string& brackets) {
+    std::string_view text = rest().substr(0, 1);
+    for (const std::string_view candidate : kTwoByteOperators) {
+      if (at(candidate)) text = candidate;
+    }
+    const char c = text[0];
+    if (text.size() == 1 && kOneByteOperators.find(c) == std::string_view::npos) {
+      fail("unexpected character '" + std::string(rest().substr(0, character_length(rest(), 0))) + "'", line_);
+    }
+    if (c == '(' || c == '[' || c == '{') brackets += c == '(' ? ')' : c == '[' ? ']' : '}';
+    if (c == ')' || c == ']' || c == '}') {
+      if (brackets.empty()) fail("unexpected '" + std::string(text) + "'", line_);
+      if (brackets.back() != c) {
+        fail("unexpected '" + std::string(text) + "', expected '" + brackets.back() + "'", line_);
+      }
+      brackets.pop_back();
+    }
+    emit(Token::Kind::Operator, text);
+    advance(text.size());
+  }
+
+  std::string source_;
+  std::size_t position_ = 0;
   int line_ = 1;
-  int open_ = 0;              // braces of mappings in the current tag
-  bool ate_newline_ = false;  // the tag before ended a line, which trim_blocks removed
+  bool line_starting_ = true;
   std::vector<Token> tokens_;
 };
 
 }  // namespace
 
-Result<std::vector<Token>> tokenize(std::string_view source) { return Lexer(source).run(); }
+std::vector<Token> tokenize(std::string_view source) { return Lexer(source).run(); }
 
 }  // namespace tiercel::jinja

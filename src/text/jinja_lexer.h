@@ -1,23 +1,38 @@
-// A chat template's source as tokens, white space control applied (trim_blocks and lstrip_blocks on, as chat templates
-// expect).
+// A template's text as tokens, with white space already removed where the template's tags ask for it.
+//
+// The rules are those of jinja2.lexer with trim_blocks and lstrip_blocks set, which is how chat templates are run: the
+// line feed after a block tag goes, and so does white space between the start of a line and a block tag or comment.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "tiercel/status.h"
-
 namespace tiercel::jinja {
 
-enum class TokenKind { Data, Name, String, Integer, Float, Operator, BlockBegin, BlockEnd, PrintBegin, PrintEnd, End };
-
 struct Token {
-  TokenKind kind = TokenKind::End;
-  std::string text;  // strings unescaped
-  int line = 1;
+  enum class Kind {
+    Data,
+    BlockBegin,
+    BlockEnd,
+    OutputBegin,
+    OutputEnd,
+    Name,
+    String,
+    Integer,
+    Float,
+    Operator,
+    End,
+  };
+  Kind kind;
+  int line;
+  std::string text = {};  // of a string literal, what it stands for
+  std::int64_t integer = 0;
+  double number = 0;
 };
 
-Result<std::vector<Token>> tokenize(std::string_view source);
+// Throws Error. The last token is End.
+std::vector<Token> tokenize(std::string_view source);
 
 }  // namespace tiercel::jinja

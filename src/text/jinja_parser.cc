@@ -1,482 +1,584 @@
 #include "text/jinja_parser.h"
 
-#include <charconv>
-#include <optional>
-
-#include <fmt/format.h>
+#include <algorithm>
+#include <initializer_list>
 
 #include "text/jinja_lexer.h"
 
 namespace tiercel::jinja {
 namespace {
 
+using enum Token::Kind;
 using Kind = Expression::Kind;
 
-constexpr int kMaxDepth = 200;
+// How tightly operators bind, loosest first.
+enum Precedence { kCondition, kOr, kAnd, kNot, kComparison, kSum, kConcatenation, kProduct, kPower };
 
-// Recursive descent. The first error is kept; after it every function returns null at once.
+std::string describe(const Token& token) {
+  switch (token.kind) {
+    case Data: return "text";
+    case BlockBegin: return "'{%'";
+    case BlockEnd: return "'%}'";
+    case OutputBegin: return "'{{'";
+    case OutputEnd: return "'}}'";
+    case String: return "a string";
+    case Integer:
+    case Float: return "a number";
+    case End: return "the end of the template";
+    case Name:
+    case Operator: return std::string("'").append(token.text).append("'");
+  }
+  return {};
+}
+
 class Parser {
  public:
-  explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
+  explicit Parser(std::string_view source) : tokens_(tokenize(source)) {}
 
-  Result<Block> run() {
-    Block block = parse_block({});
-    if (!status_.ok()) return status_;
-    return block;
+  Body run() {
+    Body body = parse_body({}, "");
+    if (current().kind != End) fail("unexpected end of a tag", current().line);
+    return body;
   }
 
  private:
-  class Depth {
+  // Bounds the parser's own recursion.
+  class Descent {
    public:
-    explicit Depth(Parser& parser) : parser_(parser) {
-      if (++parser_.depth_ > kMaxDepth) parser_.fail("nested too deeply");
+    explicit Descent(Parser& parser) : parser_(parser) {
+      if (++parser_.depth_ > kMaxDepth) fail("nested more than 200 deep", parser_.current().line);
     }
-    ~Depth() { --parser_.depth_; }
+    ~Descent() { --parser_.depth_; }
+    Descent(const Descent&) = delete;
+    Descent& operator=(const Descent&) = delete;
 
    private:
     Parser& parser_;
   };
 
-  const Token& peek(std::size_t ahead = 0) const { return tokens_[std::min(at_ + ahead, tokens_.size() - 1)]; }
-  const Token& take() {
-    const Token& token = peek();
-    if (at_ + 1 < tokens_.size()) ++at_;
-    return token;
+  const Token& current() const { return tokens_[position_]; }
+  const Token& following() const { return tokens_[std::min(position_ + 1, tokens_.size() - 1)]; }
+  const Token& next() { return tokens_[position_ + 1 < tokens_.size() ? position_++ : position_]; }
+
+  bool at_operator(std::string_view text) const { return current().kind == Operator && current().text == text; }
+  bool at_name(std::string_view text) const { return current().kind == Name && current().text == text; }
+  bool skip_operator(std::string_view text) { return at_operator(text) && (next(), true); }
+  bool skip_name(std::string_view text) { return at_name(text) && (next(), true); }
+
+  [[noreturn]] void unexpected(std::string_view wanted) const {
+    fail("expected " + std::string(wanted) + ", found " + describe(current()), current().line);
   }
-  bool failed() const { return !status_.ok(); }
-  std::nullptr_t fail(std::string_view what) {
-    if (!failed()) status_ = Status::invalid_argument(fmt::format("line {}: {}", peek().line, what));
-    return nullptr;
-  }
-  bool is_operator(std::string_view text, std::size_t ahead = 0) const {
-    return peek(ahead).kind == TokenKind::Operator && peek(ahead).text == text;
-  }
-  bool is_name(std::string_view text, std::size_t ahead = 0) const {
-    return peek(ahead).kind == TokenKind::Name && peek(ahead).text == text;
-  }
-  bool accept_operator(std::string_view text) { return is_operator(text) && (take(), true); }
-  bool accept_name(std::string_view text) { return is_name(text) && (take(), true); }
   void expect_operator(std::string_view text) {
-    if (!accept_operator(text)) fail(fmt::format("expected '{}', found '{}'", text, peek().text));
+    if (!skip_operator(text)) unexpected("'" + std::string(text) + "'");
   }
-  void expect_end() {
-    if (peek().kind == TokenKind::BlockEnd) {
-      take();
-    } else {
-      fail(fmt::format("unexpected '{}' in a block", peek().text));
-    }
+  std::string expect_name(std::string_view wanted) {
+    if (current().kind != Name) unexpected(wanted);
+    return next().text;
   }
-  std::string expect_name() {
-    if (peek().kind == TokenKind::Name) return take().text;
-    fail(fmt::format("expected a name, found '{}'", peek().text));
-    return "";
+  void expect_block_end() {
+    if (current().kind != BlockEnd) unexpected("'%}'");
+    next();
   }
 
-  // Until one of `ends` follows a block's beginning; that name is taken, the rest of its tag is not. Empty: the end.
-  Block parse_block(std::initializer_list<std::string_view> ends) {
-    const Depth depth(*this);
-    Block block;
-    while (!failed()) {
-      const Token& token = take();
-      if (token.kind == TokenKind::End) {
-        if (ends.size() > 0) fail(fmt::format("'{}' is missing", *std::prev(ends.end())));
-        break;
-      }
-      if (token.kind == TokenKind::Data) {
-        block.push_back({.kind = Statement::Kind::Data, .line = token.line, .text = token.text});
-      } else if (token.kind == TokenKind::PrintBegin) {
-        Statement print{.kind = Statement::Kind::Print, .line = token.line};
-        print.expression = parse_tuple();
-        if (take().kind != TokenKind::PrintEnd) fail("unexpected text in a {{ }}");
-        block.push_back(std::move(print));
-      } else {
-        for (const std::string_view end : ends) {
-          if (accept_name(end)) {
-            ended_by_ = end;
-            return block;
-          }
-        }
-        parse_statement(block);
-      }
-    }
-    return block;
+  ExpressionPtr make(Kind kind, int line, std::string name, std::vector<ExpressionPtr> children) const {
+    auto node = std::make_unique<Expression>(Expression{.kind = kind, .line = line, .name = std::move(name)});
+    node->children = std::move(children);
+    return finish(std::move(node));
   }
 
-  void parse_statement(Block& block) {
-    const int line = peek().line;
-    const std::string name = expect_name();
-    if (name == "if") return parse_if(block, line);
-    if (name == "for") return parse_for(block, line);
-    if (name == "set") return parse_set(block, line);
-    if (name == "macro") return parse_macro(block, line);
-    if (name == "filter") {
-      Statement statement{.kind = Statement::Kind::Filter, .line = line};
-      auto value = std::make_unique<Expression>(Expression{.kind = Kind::Name, .line = line, .text = "<body>"});
-      statement.expression = parse_filter(std::move(value));
-      expect_end();
-      statement.body = parse_block({"endfilter"});
-      expect_end();
-      return block.push_back(std::move(statement));
+  // Left-recursive chains such as a + b + c grow without the parser recursing, so the tree is measured too.
+  static ExpressionPtr finish(ExpressionPtr node) {
+    for (const ExpressionPtr& child : node->children) {
+      if (child) node->depth = std::max(node->depth, child->depth + 1);
     }
-    if (name == "generation" || name == "endgeneration") return expect_end();  // marks training data; shows nothing
-    if (name == "break" || name == "continue") {
-      block.push_back({.kind = name == "break" ? Statement::Kind::Break : Statement::Kind::Continue, .line = line});
-      return expect_end();
-    }
-    fail(fmt::format("'{}' blocks are not understood", name));
+    if (node->depth > kMaxDepth) fail("an expression is nested more than 200 deep", node->line);
+    return node;
   }
 
-  void parse_if(Block& block, int line) {
-    Statement statement{.kind = Statement::Kind::If, .line = line};
-    for (bool more = true; more && !failed();) {
-      ExpressionPtr condition = ended_with_else_ ? nullptr : parse_tuple();
-      expect_end();
-      const bool is_else = std::exchange(ended_with_else_, false);
-      Block body = is_else ? parse_block({"endif"}) : parse_block({"elif", "else", "endif"});
-      statement.branches.emplace_back(std::move(condition), std::move(body));
-      more = ended_by_ != "endif";
-      ended_with_else_ = ended_by_ == "else";
-    }
-    ended_with_else_ = false;
-    expect_end();
-    block.push_back(std::move(statement));
+  template <class... Children>
+  static std::vector<ExpressionPtr> list(Children... children) {
+    std::vector<ExpressionPtr> out;
+    (out.push_back(std::move(children)), ...);
+    return out;
   }
 
-  void parse_for(Block& block, int line) {
-    Statement statement{.kind = Statement::Kind::For, .line = line};
-    const bool parenthesis = accept_operator("(");
-    do statement.names.push_back(expect_name());
-    while (accept_operator(","));
-    if (parenthesis) expect_operator(")");
-    if (!accept_name("in")) fail("expected 'in' in a for block");
-    statement.expression = parse_or();  // an inline if belongs to the loop
-    if (accept_name("if")) statement.condition = parse_expression();
-    if (is_name("recursive")) fail("recursive loops are not understood");
-    expect_end();
-    statement.body = parse_block({"else", "endfor"});
-    if (ended_by_ == "else" && !failed()) {
-      expect_end();
-      statement.otherwise = parse_block({"endfor"});
-    }
-    expect_end();
-    block.push_back(std::move(statement));
+  ExpressionPtr constant(Value value, int line) const {
+    return std::make_unique<Expression>(Expression{.kind = Kind::Constant, .line = line, .constant = std::move(value)});
   }
 
-  void parse_set(Block& block, int line) {
-    Statement statement{.kind = Statement::Kind::Set, .line = line};
-    do statement.names.push_back(expect_name());
-    while (accept_operator(","));
-    if (accept_operator(".")) statement.text = expect_name();
-    if (accept_operator("=")) {
-      statement.expression = parse_tuple();
-      expect_end();
-    } else {
-      statement.kind = Statement::Kind::SetBlock;
-      if (is_operator("|")) fail("filters on set blocks are not understood");
-      expect_end();
-      statement.body = parse_block({"endset"});
-      expect_end();
-    }
-    block.push_back(std::move(statement));
-  }
+  // ---- statements
 
-  void parse_macro(Block& block, int line) {
-    auto macro = std::make_shared<Macro>();
-    macro->name = expect_name();
-    expect_operator("(");
-    while (!failed() && !is_operator(")")) {
-      std::string parameter = expect_name();
-      ExpressionPtr fallback = accept_operator("=") ? parse_expression() : nullptr;
-      macro->parameters.emplace_back(std::move(parameter), std::move(fallback));
-      if (!accept_operator(",")) break;
-    }
-    expect_operator(")");
-    expect_end();
-    macro->body = parse_block({"endmacro"});
-    expect_end();
-    Statement statement{.kind = Statement::Kind::Macro, .line = line, .text = macro->name};
-    statement.macro = std::move(macro);
-    block.push_back(std::move(statement));
-  }
-
-  ExpressionPtr node(Kind kind, std::string text = {}) const {
-    return std::make_unique<Expression>(Expression{.kind = kind, .line = peek().line, .text = std::move(text)});
-  }
-  ExpressionPtr node(Kind kind, std::string text, ExpressionPtr a, ExpressionPtr b = nullptr) const {
-    auto made = node(kind, std::move(text));
-    made->children.push_back(std::move(a));
-    if (b) made->children.push_back(std::move(b));
-    return made;
-  }
-  ExpressionPtr literal(Value value) const {
-    auto made = node(Kind::Literal);
-    made->value = std::move(value);
-    return made;
-  }
-
-  ExpressionPtr parse_tuple() {
-    ExpressionPtr first = parse_expression();
-    if (!is_operator(",")) return first;
-    auto tuple = node(Kind::ListLiteral, "", std::move(first));
-    while (!failed() && accept_operator(",")) {
-      if (peek().kind == TokenKind::BlockEnd || peek().kind == TokenKind::PrintEnd || is_operator(")") ||
-          is_operator("="))
-        break;
-      tuple->children.push_back(parse_expression());
-    }
-    return tuple;
-  }
-
-  ExpressionPtr parse_expression() {
-    const Depth depth(*this);
-    if (failed()) return nullptr;
-    ExpressionPtr value = parse_or();
-    while (!failed() && accept_name("if")) {
-      auto choice = node(Kind::Choice);
-      choice->children.push_back(parse_or());
-      choice->children.push_back(std::move(value));
-      choice->children.push_back(accept_name("else") ? parse_expression() : nullptr);
-      value = std::move(choice);
-    }
-    return value;
-  }
-  ExpressionPtr parse_or() {
-    ExpressionPtr left = parse_and();
-    while (!failed() && accept_name("or")) left = node(Kind::Binary, "or", std::move(left), parse_and());
-    return left;
-  }
-  ExpressionPtr parse_and() {
-    ExpressionPtr left = parse_not();
-    while (!failed() && accept_name("and")) left = node(Kind::Binary, "and", std::move(left), parse_not());
-    return left;
-  }
-  ExpressionPtr parse_not() {
-    const Depth depth(*this);
-    if (failed()) return nullptr;
-    if (accept_name("not")) return node(Kind::Unary, "not", parse_not());
-    return parse_compare();
-  }
-  ExpressionPtr parse_compare() {
-    ExpressionPtr first = parse_sum();
-    ExpressionPtr chain;
+  // Statements up to a tag with one of the names, which is left as the current token; `opener` has to be closed by it.
+  Body parse_body(std::initializer_list<std::string_view> ends, std::string_view opener, int opener_line = 0) {
+    const Descent descent(*this);
+    Body body;
     for (;;) {
-      std::string op;
-      for (const std::string_view candidate : {"==", "!=", "<=", ">=", "<", ">"}) {
-        if (accept_operator(candidate)) {
-          op = candidate;
-          break;
-        }
+      const Token& token = current();
+      if (token.kind == Data) {
+        body.push_back(statement(Statement::Kind::Data, token.line));
+        body.back()->constant = make_trusted(token.text);
+        next();
+      } else if (token.kind == OutputBegin) {
+        body.push_back(statement(Statement::Kind::Output, next().line));
+        body.back()->expression = parse_tuple(kCondition);
+        if (current().kind != OutputEnd) unexpected("'}}'");
+        next();
+      } else if (token.kind == BlockBegin) {
+        next();
+        if (current().kind != Name) unexpected("the name of a tag");
+        if (std::find(ends.begin(), ends.end(), current().text) != ends.end()) return body;
+        body.push_back(parse_tag());
+      } else {
+        if (ends.size() > 0) fail("'" + std::string(opener) + "' is never closed", opener_line);
+        return body;
       }
-      if (op.empty() && accept_name("in")) op = "in";
-      if (op.empty() && is_name("not") && is_name("in", 1)) {
-        take();
-        take();
-        op = "not in";
-      }
-      if (op.empty() || failed()) return chain ? std::move(chain) : std::move(first);
-      if (!chain) chain = node(Kind::Compare, "", std::move(first));
-      chain->names.push_back(op);
-      chain->children.push_back(parse_sum());
     }
   }
-  ExpressionPtr parse_sum() {
-    ExpressionPtr left = parse_concat();
-    while (!failed() && (is_operator("+") || is_operator("-"))) {
-      std::string op = take().text;
-      left = node(Kind::Binary, std::move(op), std::move(left), parse_concat());
+
+  Body parse_block(std::initializer_list<std::string_view> ends, const Statement& opener, std::string_view name) {
+    expect_block_end();
+    return parse_body(ends, name, opener.line);
+  }
+
+  // A block with variables of its own that 'break' cannot leave.
+  Body parse_captured(std::initializer_list<std::string_view> ends, const Statement& opener, std::string_view name) {
+    const int outer_loops = std::exchange(loop_depth_, 0);
+    ++scope_depth_;
+    Body body = parse_block(ends, opener, name);
+    --scope_depth_;
+    loop_depth_ = outer_loops;
+    return body;
+  }
+
+  static StatementPtr statement(Statement::Kind kind, int line) {
+    return std::make_unique<Statement>(Statement{.kind = kind, .line = line});
+  }
+
+  StatementPtr parse_tag() {
+    const Token tag = next();
+    if (tag.text == "if") return parse_if(tag.line);
+    if (tag.text == "for") return parse_for(tag.line);
+    if (tag.text == "set") return parse_set(tag.line);
+    if (tag.text == "macro") return parse_macro(tag.line);
+    if (tag.text == "filter") return parse_filter_block(tag.line);
+    if (tag.text == "with") return parse_with(tag.line);
+    if (tag.text == "generation") return parse_generation(tag.line);
+    if (tag.text == "break" || tag.text == "continue") {
+      if (loop_depth_ == 0) fail("'" + tag.text + "' outside of a loop", tag.line);
+      expect_block_end();
+      return statement(tag.text == "break" ? Statement::Kind::Break : Statement::Kind::Continue, tag.line);
     }
-    return left;
-  }
-  ExpressionPtr parse_concat() {
-    ExpressionPtr left = parse_product();
-    while (!failed() && accept_operator("~")) left = node(Kind::Binary, "~", std::move(left), parse_product());
-    return left;
-  }
-  ExpressionPtr parse_product() {
-    ExpressionPtr left = parse_unary();
-    while (!failed() && (is_operator("*") || is_operator("/") || is_operator("//") || is_operator("%"))) {
-      std::string op = take().text;
-      left = node(Kind::Binary, std::move(op), std::move(left), parse_unary());
+    if (tag.text.starts_with("end") || tag.text == "else" || tag.text == "elif") {
+      fail("'" + tag.text + "' closes nothing", tag.line);
     }
-    return left;
+    fail("the tag '" + tag.text + "' is not supported", tag.line);
   }
-  ExpressionPtr parse_unary(bool with_filters = true) {
-    const Depth depth(*this);
-    if (failed()) return nullptr;
-    ExpressionPtr value;
-    if (is_operator("-") || is_operator("+")) {
-      std::string op = take().text;
-      value = node(Kind::Unary, std::move(op), parse_unary(false));
+
+  StatementPtr parse_if(int line) {
+    auto node = statement(Statement::Kind::If, line);
+    do {
+      Branch branch{parse_tuple(kOr), {}};
+      branch.body = parse_block({"elif", "else", "endif"}, *node, "if");
+      node->branches.push_back(std::move(branch));
+    } while (skip_name("elif"));
+    if (skip_name("else")) node->otherwise = parse_block({"endif"}, *node, "if");
+    next();
+    expect_block_end();
+    return node;
+  }
+
+  StatementPtr parse_for(int line) {
+    auto node = statement(Statement::Kind::For, line);
+    parse_targets(*node, false);
+    if (!skip_name("in")) unexpected("'in'");
+    node->expression = parse_tuple(kOr);
+    if (skip_name("if")) node->condition = parse_expression(kCondition);
+    if (at_name("recursive")) fail("recursive loops are not supported", line);
+    ++loop_depth_;
+    ++scope_depth_;
+    node->body = parse_block({"else", "endfor"}, *node, "for");
+    --loop_depth_;
+    if (skip_name("else")) node->otherwise = parse_block({"endfor"}, *node, "for");
+    --scope_depth_;
+    next();
+    expect_block_end();
+    return node;
+  }
+
+  void parse_targets(Statement& node, bool allows_attribute) {
+    const bool is_bracketed = skip_operator("(");
+    do {
+      if (at_operator(")") || at_name("in") || at_operator("=")) break;
+      Target target{parse_target_name(), ""};
+      if (allows_attribute && skip_operator(".")) target.attribute = expect_name("the name of an attribute");
+      node.targets.push_back(std::move(target));
+      if (!at_operator(",")) break;
+      node.unpacks = true;
+    } while (skip_operator(","));
+    if (is_bracketed) expect_operator(")");
+    if (node.targets.empty()) unexpected("the name of a variable");
+  }
+
+  std::string parse_target_name() {
+    if (at_operator("(")) fail("nested unpacking is not supported", current().line);
+    const int line = current().line;
+    std::string name = expect_name("the name of a variable");
+    static constexpr std::string_view kConstants[] = {"true", "false", "none", "True", "False", "None"};
+    if (std::find(std::begin(kConstants), std::end(kConstants), name) != std::end(kConstants)) {
+      fail("'" + name + "' cannot be assigned to", line);
+    }
+    return name;
+  }
+
+  StatementPtr parse_set(int line) {
+    auto node = statement(Statement::Kind::Set, line);
+    parse_targets(*node, true);
+    if (skip_operator("=")) {
+      node->expression = parse_tuple(kCondition);
     } else {
-      value = parse_primary();
+      node->kind = Statement::Kind::SetBlock;
+      if (node->targets.size() != 1) unexpected("'='");
+      if (at_operator("|")) node->expression = parse_filters(nullptr);
+      node->body = parse_captured({"endset"}, *node, "set");
+      next();
     }
-    value = parse_postfix(std::move(value));
-    if (!failed() && accept_operator("**")) value = node(Kind::Binary, "**", std::move(value), parse_unary(false));
-    return with_filters ? parse_filters_and_tests(std::move(value)) : std::move(value);
+    expect_block_end();
+    return node;
+  }
+
+  StatementPtr parse_macro(int line) {
+    // Elsewhere a macro would have to keep alive the variables around it.
+    if (scope_depth_ > 0) fail("a macro inside a loop or another block is not supported", line);
+    auto node = statement(Statement::Kind::Macro, line);
+    node->name = expect_name("the name of a macro");
+    expect_operator("(");
+    while (!at_operator(")")) {
+      if (!node->parameters.empty()) expect_operator(",");
+      Parameter parameter{parse_target_name(), nullptr};
+      if (skip_operator("=")) {
+        parameter.otherwise = parse_expression(kCondition);
+      } else if (!node->parameters.empty() && node->parameters.back().otherwise) {
+        fail("a parameter without a default follows one with a default", line);
+      }
+      node->parameters.push_back(std::move(parameter));
+    }
+    next();
+    node->body = parse_captured({"endmacro"}, *node, "macro");
+    next();
+    expect_block_end();
+    return node;
+  }
+
+  StatementPtr parse_filter_block(int line) {
+    auto node = statement(Statement::Kind::FilterBlock, line);
+    node->expression = parse_filters(nullptr, true);
+    node->body = parse_captured({"endfilter"}, *node, "filter");
+    next();
+    expect_block_end();
+    return node;
+  }
+
+  StatementPtr parse_with(int line) {
+    auto node = statement(Statement::Kind::With, line);
+    while (current().kind != BlockEnd) {
+      if (!node->parameters.empty()) expect_operator(",");
+      Parameter variable{parse_target_name(), nullptr};
+      expect_operator("=");
+      variable.otherwise = parse_expression(kCondition);
+      node->parameters.push_back(std::move(variable));
+    }
+    ++scope_depth_;
+    node->body = parse_block({"endwith"}, *node, "with");
+    --scope_depth_;
+    next();
+    expect_block_end();
+    return node;
+  }
+
+  StatementPtr parse_generation(int line) {
+    auto node = statement(Statement::Kind::Generation, line);
+    node->body = parse_captured({"endgeneration"}, *node, "generation");
+    next();
+    expect_block_end();
+    return node;
+  }
+
+  // ---- expressions
+
+  bool at_end_of_tuple() const {
+    const Token::Kind kind = current().kind;
+    return kind == OutputEnd || kind == BlockEnd || at_operator(")") || at_name("recursive");
+  }
+
+  // One expression, or several with commas: a tuple.
+  ExpressionPtr parse_tuple(Precedence minimum, bool is_bracketed = false) {
+    const int line = current().line;
+    std::vector<ExpressionPtr> items;
+    bool is_tuple = false;
+    while (!at_end_of_tuple()) {
+      items.push_back(parse_expression(minimum));
+      if (!skip_operator(",")) break;
+      is_tuple = true;
+    }
+    if (items.empty() && !is_bracketed) unexpected("an expression");
+    if (!is_tuple && !items.empty()) return std::move(items[0]);
+    return make(Kind::Tuple, line, "", std::move(items));
+  }
+
+  ExpressionPtr parse_expression(Precedence minimum) {
+    const Descent descent(*this);
+    ExpressionPtr left = parse_operand(minimum);
+    for (;;) {
+      ExpressionPtr more = parse_operation(left, minimum);
+      if (more == nullptr) return left;
+      left = std::move(more);
+    }
+  }
+
+  ExpressionPtr parse_operand(Precedence minimum) {
+    const int line = current().line;
+    if (minimum <= kNot && skip_name("not")) return make(Kind::Not, line, "", list(parse_expression(kNot)));
+    return parse_unary(true);
+  }
+
+  // The operator after `left` with what follows it; null where none binds tightly enough.
+  ExpressionPtr parse_operation(ExpressionPtr& left, Precedence minimum) {
+    const int line = current().line;
+    if (current().kind == Name) {
+      if (minimum <= kCondition && skip_name("if")) {
+        ExpressionPtr condition = parse_expression(kOr);
+        ExpressionPtr otherwise = skip_name("else") ? parse_expression(kCondition) : nullptr;
+        return make(Kind::Condition, line, "", list(std::move(left), std::move(condition), std::move(otherwise)));
+      }
+      if (minimum <= kOr && skip_name("or")) {
+        return make(Kind::Or, line, "", list(std::move(left), parse_expression(kAnd)));
+      }
+      if (minimum <= kAnd && skip_name("and")) {
+        return make(Kind::And, line, "", list(std::move(left), parse_expression(kNot)));
+      }
+    }
+    if (minimum <= kComparison && at_comparison()) return parse_comparison(left);
+    if (current().kind != Operator) return nullptr;
+    const std::string text = current().text;
+    if (minimum <= kConcatenation && text == "~") return parse_concatenation(left);
+    const Precedence precedence = text == "+" || text == "-"                                  ? kSum
+                                  : text == "*" || text == "/" || text == "//" || text == "%" ? kProduct
+                                  : text == "**"                                              ? kPower
+                                                                                              : kCondition;
+    if (precedence == kCondition || minimum > precedence) return nullptr;
+    next();
+    // All associate to the left, '**' too. What follows '**' is a unary expression.
+    ExpressionPtr right =
+        precedence == kPower ? parse_unary(true) : parse_expression(static_cast<Precedence>(precedence + 1));
+    return make(Kind::Arithmetic, line, text, list(std::move(left), std::move(right)));
+  }
+
+  bool at_comparison() const {
+    static constexpr std::string_view kOperators[] = {"==", "!=", "<", "<=", ">", ">="};
+    if (current().kind == Operator) {
+      return std::find(std::begin(kOperators), std::end(kOperators), current().text) != std::end(kOperators);
+    }
+    return at_name("in") || (at_name("not") && following().kind == Name && following().text == "in");
+  }
+
+  ExpressionPtr parse_comparison(ExpressionPtr& left) {
+    auto node = std::make_unique<Expression>(Expression{.kind = Kind::Compare, .line = current().line});
+    node->children.push_back(std::move(left));
+    while (at_comparison()) {
+      std::string text = next().text;
+      if (text == "not") text.append(" ").append(next().text);
+      node->names.push_back(std::move(text));
+      node->children.push_back(parse_expression(kSum));
+    }
+    return finish(std::move(node));
+  }
+
+  ExpressionPtr parse_concatenation(ExpressionPtr& left) {
+    auto node = std::make_unique<Expression>(Expression{.kind = Kind::Concatenate, .line = current().line});
+    node->children.push_back(std::move(left));
+    while (skip_operator("~")) node->children.push_back(parse_expression(kProduct));
+    return finish(std::move(node));
+  }
+
+  ExpressionPtr parse_unary(bool with_filters) {
+    const Descent descent(*this);
+    const int line = current().line;
+    ExpressionPtr node;
+    if (skip_operator("-")) {
+      node = make(Kind::Negate, line, "", list(parse_unary(false)));
+    } else if (skip_operator("+")) {
+      node = make(Kind::Plus, line, "", list(parse_unary(false)));
+    } else {
+      node = parse_primary();
+    }
+    node = parse_postfix(std::move(node));
+    return with_filters ? parse_filters(std::move(node)) : std::move(node);
   }
 
   ExpressionPtr parse_primary() {
-    const Token token = take();
-    switch (token.kind) {
-      case TokenKind::Name:
-        if (token.text == "true" || token.text == "True") return literal(true);
-        if (token.text == "false" || token.text == "False") return literal(false);
-        if (token.text == "none" || token.text == "None") return literal(Value::None{});
-        return node(Kind::Name, token.text);
-      case TokenKind::String: {
-        std::string text = token.text;
-        while (peek().kind == TokenKind::String) text += take().text;
-        return literal(Value::text(text));
-      }
-      case TokenKind::Integer: {
-        std::int64_t number = 0;
-        std::from_chars(token.text.data(), token.text.data() + token.text.size(), number);
-        return literal(number);
-      }
-      case TokenKind::Float: {
-        double number = 0;
-        std::from_chars(token.text.data(), token.text.data() + token.text.size(), number);
-        return literal(number);
-      }
-      case TokenKind::Operator: break;
-      default: return fail(fmt::format("unexpected end of an expression"));
+    const Token& token = current();
+    const int line = token.line;
+    if (token.kind == Name) return parse_name();
+    if (token.kind == String) {
+      std::string text;
+      while (current().kind == String) text += next().text;
+      return constant(make_trusted(text), line);
     }
-    if (token.text == "(") {
-      if (accept_operator(")")) return node(Kind::ListLiteral);
-      ExpressionPtr inner = parse_tuple();
+    if (token.kind == Integer) return constant(next().integer, line);
+    if (token.kind == Float) return constant(next().number, line);
+    if (skip_operator("(")) {
+      ExpressionPtr node = parse_tuple(kCondition, true);
       expect_operator(")");
-      return inner;
+      return node;
     }
-    if (token.text == "[") {
-      auto list = node(Kind::ListLiteral);
-      while (!failed() && !is_operator("]")) {
-        list->children.push_back(parse_expression());
-        if (!accept_operator(",")) break;
+    if (skip_operator("[")) {
+      std::vector<ExpressionPtr> items;
+      while (!at_operator("]")) {
+        if (!items.empty()) expect_operator(",");
+        if (at_operator("]")) break;
+        items.push_back(parse_expression(kCondition));
       }
-      expect_operator("]");
-      return list;
+      next();
+      return make(Kind::List, line, "", std::move(items));
     }
-    if (token.text == "{") {
-      auto dict = node(Kind::DictLiteral);
-      while (!failed() && !is_operator("}")) {
-        dict->children.push_back(parse_expression());
-        expect_operator(":");
-        dict->children.push_back(parse_expression());
-        if (!accept_operator(",")) break;
-      }
-      expect_operator("}");
-      return dict;
-    }
-    return fail(fmt::format("unexpected '{}'", token.text));
+    if (skip_operator("{")) return parse_dict(line);
+    unexpected("an expression");
   }
 
-  ExpressionPtr parse_postfix(ExpressionPtr value) {
-    while (!failed()) {
-      if (accept_operator(".")) {
-        if (peek().kind == TokenKind::Integer) {
-          auto index = parse_primary();
-          value = node(Kind::Subscript, "", std::move(value), std::move(index));
+  ExpressionPtr parse_name() {
+    const Token& token = next();
+    const std::string& name = token.text;
+    if (name == "true" || name == "True") return constant(true, token.line);
+    if (name == "false" || name == "False") return constant(false, token.line);
+    if (name == "none" || name == "None") return constant(None{}, token.line);
+    return make(Kind::Name, token.line, name, {});
+  }
+
+  ExpressionPtr parse_dict(int line) {
+    std::vector<ExpressionPtr> items;
+    while (!at_operator("}")) {
+      if (!items.empty()) expect_operator(",");
+      if (at_operator("}")) break;
+      items.push_back(parse_expression(kCondition));
+      expect_operator(":");
+      items.push_back(parse_expression(kCondition));
+    }
+    next();
+    return make(Kind::Dict, line, "", std::move(items));
+  }
+
+  ExpressionPtr parse_postfix(ExpressionPtr node) {
+    for (;;) {
+      const int line = current().line;
+      if (skip_operator(".")) {
+        if (current().kind == Integer) {
+          ExpressionPtr index = constant(next().integer, line);
+          node = make(Kind::Item, line, "", list(std::move(node), std::move(index)));
         } else {
-          value = node(Kind::Attribute, expect_name(), std::move(value));
+          node = make(Kind::Attribute, line, expect_name("the name of an attribute"), list(std::move(node)));
         }
-      } else if (accept_operator("[")) {
-        value = parse_subscript(std::move(value));
-      } else if (is_operator("(")) {
-        auto call = node(Kind::Call, "", std::move(value));
-        parse_arguments(*call);
-        value = std::move(call);
+      } else if (skip_operator("[")) {
+        node = parse_subscript(std::move(node), line);
+      } else if (at_operator("(")) {
+        node = parse_call(Kind::Call, line, "", std::move(node));
       } else {
-        break;
+        return node;
       }
     }
-    return value;
-  }
-  ExpressionPtr parse_subscript(ExpressionPtr value) {
-    std::vector<ExpressionPtr> parts(1);
-    bool slice = false;
-    while (!failed() && !is_operator("]")) {
-      if (accept_operator(":")) {
-        slice = true;
-        parts.emplace_back();
-      } else {
-        parts.back() = parse_expression();
-      }
-    }
-    expect_operator("]");
-    if (failed()) return nullptr;
-    if (!slice) {
-      if (!parts.front()) return fail("an empty subscript");
-      return node(Kind::Subscript, "", std::move(value), std::move(parts.front()));
-    }
-    if (parts.size() > 3) return fail("a slice of more than three parts");
-    parts.resize(3);
-    auto made = node(Kind::Slice, "", std::move(value));
-    for (auto& part : parts) made->children.push_back(std::move(part));
-    return made;
-  }
-  void parse_arguments(Expression& call) {
-    expect_operator("(");
-    while (!failed() && !is_operator(")")) {
-      if (is_operator("*") || is_operator("**"))
-        return static_cast<void>(fail("unpacked arguments are not understood"));
-      if (peek().kind == TokenKind::Name && is_operator("=", 1)) {
-        call.names.push_back(take().text);
-        take();
-      } else if (!call.names.empty()) {
-        return static_cast<void>(fail("a positional argument after a named one"));
-      }
-      call.children.push_back(parse_expression());
-      if (!accept_operator(",")) break;
-    }
-    expect_operator(")");
   }
 
-  ExpressionPtr parse_filters_and_tests(ExpressionPtr value) {
-    while (!failed()) {
-      if (accept_operator("|")) {
-        value = parse_filter(std::move(value));
-      } else if (accept_name("is")) {
-        const bool negated = accept_name("not");
-        auto test = node(Kind::Test, "", std::move(value));
-        // Operators serve as tests too; `in` and none are words of the language.
-        test->text = peek().kind == TokenKind::Operator ? take().text : expect_name();
-        if (is_operator("(")) {
-          parse_arguments(*test);
-        } else if (const Token& next = peek();
-                   next.kind == TokenKind::String || next.kind == TokenKind::Integer || next.kind == TokenKind::Float ||
-                   (next.kind == TokenKind::Name && !is_name("and") && !is_name("or") && !is_name("else") &&
-                    !is_name("if") && !is_name("is") && !is_name("in") && !is_name("not")) ||
-                   is_operator("[")) {
-          test->children.push_back(parse_postfix(parse_primary()));
-        }
-        value = negated ? node(Kind::Unary, "not", std::move(test)) : std::move(test);
+  ExpressionPtr parse_subscript(ExpressionPtr node, int line) {
+    std::vector<ExpressionPtr> parts = list(std::move(node));
+    bool is_slice = false;
+    parts.push_back(at_operator(":") ? nullptr : parse_expression(kCondition));
+    while (parts.size() < 4 && skip_operator(":")) {
+      is_slice = true;
+      const bool is_left_out = at_operator(":") || at_operator("]");
+      parts.push_back(is_left_out ? nullptr : parse_expression(kCondition));
+    }
+    if (at_operator(",")) fail("a subscript with commas is not supported", line);
+    expect_operator("]");
+    if (!is_slice) return make(Kind::Item, line, "", std::move(parts));
+    parts.resize(4);
+    return make(Kind::Slice, line, "", std::move(parts));
+  }
+
+  // The arguments in brackets, as the children after `first`.
+  ExpressionPtr parse_call(Kind kind, int line, std::string name, ExpressionPtr first) {
+    auto node = std::make_unique<Expression>(Expression{.kind = kind, .line = line, .name = std::move(name)});
+    node->children.push_back(std::move(first));
+    expect_operator("(");
+    while (!at_operator(")")) {
+      if (node->children.size() > 1) expect_operator(",");
+      if (at_operator(")")) break;
+      if (at_operator("*") || at_operator("**")) fail("arguments with '*' are not supported", line);
+      if (current().kind == Name && following().kind == Operator && following().text == "=") {
+        node->names.push_back(next().text);
+        next();
+      } else if (!node->names.empty()) {
+        fail("an argument without a name follows one with a name", line);
+      }
+      node->children.push_back(parse_expression(kCondition));
+    }
+    next();
+    return finish(std::move(node));
+  }
+
+  // Filters, tests and calls after `node`. With `starts_with_name` the first filter stands without its '|'.
+  ExpressionPtr parse_filters(ExpressionPtr node, bool starts_with_name = false) {
+    for (;;) {
+      const int line = current().line;
+      if (starts_with_name || skip_operator("|")) {
+        starts_with_name = false;
+        std::string name = expect_name("the name of a filter");
+        while (skip_operator(".")) name.append(".").append(expect_name("the name of a filter"));
+        node = at_operator("(") ? parse_call(Kind::Filter, line, std::move(name), std::move(node))
+                                : make(Kind::Filter, line, std::move(name), list(std::move(node)));
+      } else if (node && skip_name("is")) {
+        node = parse_test(std::move(node), line);
+      } else if (node && at_operator("(")) {
+        node = parse_call(Kind::Call, line, "", std::move(node));
       } else {
-        break;
+        return node;
       }
     }
-    return value;
   }
-  ExpressionPtr parse_filter(ExpressionPtr value) {
-    auto filter = node(Kind::Filter, "", std::move(value));
-    filter->text = expect_name();
-    if (is_operator("(")) parse_arguments(*filter);
-    return filter;
+
+  ExpressionPtr parse_test(ExpressionPtr node, int line) {
+    const bool is_negated = skip_name("not");
+    std::string name = expect_name("the name of a test");
+    ExpressionPtr test;
+    if (at_operator("(")) {
+      test = parse_call(Kind::Test, line, std::move(name), std::move(node));
+    } else {
+      std::vector<ExpressionPtr> parts = list(std::move(node));
+      if (at_test_argument()) {
+        if (at_name("is")) fail("tests cannot be chained with 'is'", line);
+        parts.push_back(parse_postfix(parse_primary()));
+      }
+      test = make(Kind::Test, line, std::move(name), std::move(parts));
+    }
+    return is_negated ? make(Kind::Not, line, "", list(std::move(test))) : std::move(test);
+  }
+
+  bool at_test_argument() const {
+    const Token& token = current();
+    if (token.kind == Name) return token.text != "else" && token.text != "or" && token.text != "and";
+    return token.kind == String || token.kind == Integer || token.kind == Float || at_operator("[") || at_operator("{");
   }
 
   std::vector<Token> tokens_;
-  std::size_t at_ = 0;
+  std::size_t position_ = 0;
   int depth_ = 0;
-  std::string_view ended_by_;
-  bool ended_with_else_ = false;
-  Status status_;
+  int loop_depth_ = 0;   // loops around the current statement that 'break' can leave
+  int scope_depth_ = 0;  // blocks around it that have variables of their own
 };
 
 }  // namespace
 
-Result<Block> parse(std::string_view source) {
-  auto tokens = tokenize(source);
-  if (!tokens.ok()) return tokens.status();
-  return Parser(std::move(*tokens)).run();
+Body parse_template(std::string_view source) {
+  if (source.size() > kMaxSourceBytes) fail("it is longer than 1 MiB");
+  return Parser(source).run();
 }
 
 }  // namespace tiercel::jinja

@@ -1,97 +1,110 @@
-// Values of a chat template while it runs.
+// The values a chat template computes with: Python's, as far as templates need them.
+//
+// Values are immutable and shared, but for namespaces, which a rendering owns (so that a namespace that holds itself is
+// no leak). Containers know how deep they nest and refuse to nest deeper than kMaxDepth, so recursion over a value is
+// bounded.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "text/jinja_budget.h"
+#include "text/jinja_text.h"
+
 namespace tiercel::jinja {
 
-// Text whose bytes know where they came from: trusted[i] is '\1' for the template's own, '\0' for a message's.
-struct Text {
-  std::string bytes;
-  std::string trusted;
+struct Sequence;
+struct Mapping;
+struct Namespace;
+struct Loop;
+struct Statement;
 
-  static Text of(std::string_view text, bool is_trusted) {
-    return {std::string(text), std::string(text.size(), is_trusted ? '\1' : '\0')};
-  }
-  Text substr(std::size_t first, std::size_t count = std::string::npos) const {
-    return {bytes.substr(first, count), trusted.substr(first, count)};
-  }
-  Text& operator+=(const Text& other) {
-    bytes += other.bytes;
-    trusted += other.trusted;
-    return *this;
-  }
+struct None {};
+// The lack of a value: prints as nothing, is false; using it otherwise is the error that `why` states.
+struct Undefined {
+  std::shared_ptr<const std::string> why;
+};
+// A function, a macro, or a method that was named without being called.
+struct Callable {
+  std::string_view name;  // lives as long as the template
+  const Statement* macro = nullptr;
 };
 
-struct Macro;  // a node of the template
-class Value;
-using List = std::vector<Value>;
-using Entries = std::vector<std::pair<std::string, Value>>;  // in order of insertion
+using Value = std::variant<Undefined, None, bool, std::int64_t, double, std::shared_ptr<const Text>,
+                           std::shared_ptr<const Sequence>, std::shared_ptr<const Mapping>, Namespace*,
+                           std::shared_ptr<const Loop>, Callable>;
 
-class Value {
- public:
-  struct Undefined {
-    std::string name;
+struct Sequence {
+  enum class Kind {
+    List,
+    Tuple,
+    View,      // dict.items() and the like: has a length, cannot be indexed
+    Iterator,  // what map, select and reverse give: can be read once
   };
-  struct None {};
-  struct Function {
-    std::string name;
-    const Macro* macro = nullptr;
-  };
-
-  Value() : held_(Undefined{}) {}
-  template <class Held>
-  requires(!std::is_same_v<std::decay_t<Held>, Value>) Value(Held held)
-      : held_(std::move(held)) {}  // NOLINT: implicit by design
-  static Value text(Text text) { return Value(std::make_shared<const Text>(std::move(text))); }
-  static Value text(std::string_view text) { return Value::text(Text::of(text, true)); }
-  static Value list(List list) { return Value(std::make_shared<List>(std::move(list))); }
-  static Value dict(Entries entries) { return Value(std::make_shared<Entries>(std::move(entries))); }
-
-  template <class Held>
-  const Held* as() const {
-    return std::get_if<Held>(&held_);
-  }
-  bool is_undefined() const { return as<Undefined>(); }
-  bool is_none() const { return as<None>(); }
-  const Text* as_text() const {
-    const auto* held = as<std::shared_ptr<const Text>>();
-    return held ? held->get() : nullptr;
-  }
-  List* as_list() const {
-    const auto* held = as<std::shared_ptr<List>>();
-    return held ? held->get() : nullptr;
-  }
-  Entries* as_dict() const {
-    const auto* held = as<std::shared_ptr<Entries>>();
-    return held ? held->get() : nullptr;
-  }
-  // Bools count as 0 and 1, as in Python.
-  bool as_integer(std::int64_t& number) const;
-  bool as_number(double& number) const;
-
-  bool truthy() const;
-  std::string_view kind() const;  // "string", "list", ..., for messages
-  // As Python's str() shows it; undefined is empty.
-  Text str() const;
-  std::string repr() const;
-  // As json.dumps(ensure_ascii=False) shows it.
-  std::string json(int indent, int depth = 0) const;
-
- private:
-  std::variant<Undefined, None, bool, std::int64_t, double, std::shared_ptr<const Text>, std::shared_ptr<List>,
-               std::shared_ptr<Entries>, Function>
-      held_;
+  Kind kind = Kind::List;
+  std::vector<Value> items;
+  int depth = 1;
+  mutable bool is_consumed = false;  // Iterator
 };
 
-bool equal(const Value& a, const Value& b);
-const Value* find(const Entries& entries, std::string_view key);
-void assign(Entries& entries, std::string_view key, Value value);
+struct Mapping {
+  std::vector<std::pair<Value, Value>> items;  // in order of insertion; keys differ
+  int depth = 1;
+};
+
+struct Namespace {
+  std::unordered_map<std::string, Value> attributes;
+};
+
+// The variable `loop`.
+struct Loop {
+  std::shared_ptr<const Sequence> sequence;
+  std::size_t index = 0;
+};
+
+// What the parts of one rendering share.
+struct Context {
+  Budget budget;
+  std::deque<Namespace> namespaces;
+};
+
+Value make_undefined(std::string why);
+Value make_text(Text text);
+Value make_trusted(std::string_view text);
+Value make_sequence(std::vector<Value> items, Sequence::Kind kind, Context& context);
+Value make_mapping(std::vector<std::pair<Value, Value>> items, Context& context);  // keys must differ
+
+// Null where the value is of another type.
+const Text* as_text(const Value& value);
+const Sequence* as_sequence(const Value& value);
+const Mapping* as_mapping(const Value& value);
+bool is_undefined(const Value& value);
+bool is_none(const Value& value);
+// An int, or a bool as the int that it is in Python.
+const std::int64_t* as_integer(const Value& value, std::int64_t& storage);
+bool as_number(const Value& value, double& number);
+
+std::string_view type_name(const Value& value);  // Python's: "str", "NoneType", "dict"
+int depth_of(const Value& value);
+bool is_true(const Value& value);
+bool is_equal(const Value& a, const Value& b, Context& context);
+// Throws where the value cannot be the key of a dict.
+void check_key(const Value& value);
+// Null where there is none.
+const Value* find_key(const Mapping& mapping, const Value& key, Context& context);
+
+// Python's str() and repr().
+Text to_text(const Value& value, Context& context);
+std::string format_float(double number);
+
+// The items that a loop over the value sees; fails where it cannot be iterated. An iterator is used up.
+std::shared_ptr<const Sequence> iterate(const Value& value, Context& context);
 
 }  // namespace tiercel::jinja

@@ -1,7 +1,7 @@
-// A model without weights whose answers depend on everything they should: the KV of a token is a digest of the token, its
-// position, the digests before it *as read back from the blocks*, and the arithmetic it was computed with. The next token
-// follows from the last digest. So a wrong block, a stale block, a wrong position, a missed copy or a hit on a block of
-// other arithmetic changes the text, and `expected_output` says what the text must be.
+// A model without weights whose answers depend on everything they should: the KV of a token is a digest of the token,
+// its position, the digests before it *as read back from the blocks*, and the arithmetic it was computed with. The next
+// token follows from the last digest. So a wrong block, a stale block, a wrong position, a missed copy or a hit on a
+// block of other arithmetic changes the text, and `expected_output` says what the text must be.
 #pragma once
 
 #include <algorithm>
@@ -55,7 +55,9 @@ class FakeModel final : public ModelRunner {
     shape_.context_tokens = 4096;
   }
 
-  static KvLayout layout() { return {.layers = 1, .kv_heads = 1, .head_dim = 2, .block_tokens = 8, .dtype = DType::F32}; }
+  static KvLayout layout() {
+    return {.layers = 1, .kv_heads = 1, .head_dim = 2, .block_tokens = 8, .dtype = DType::F32};
+  }
 
   static std::uint64_t digest_of(std::uint64_t before, TokenId token, std::size_t position, Arithmetic arithmetic) {
     std::uint64_t h = before ^ (static_cast<std::uint64_t>(token) * 0x9e3779b97f4a7c15u) ^ (position << 40) ^
@@ -64,15 +66,20 @@ class FakeModel final : public ModelRunner {
     return h ^ (h >> 29);
   }
   // Mostly letters; the end token after about 60.
-  static TokenId next_of(std::uint64_t digest) { return digest % 61 == 0 ? kFakeEnd : static_cast<TokenId>('a' + digest % 26); }
+  static TokenId next_of(std::uint64_t digest) {
+    return digest % 61 == 0 ? kFakeEnd : static_cast<TokenId>('a' + digest % 26);
+  }
 
-  // The greedy output of `prompt`, computed without any engine. `boundary`: tokens before it count as prefill arithmetic.
-  static std::vector<TokenId> expected_output(std::vector<TokenId> tokens, std::size_t max_tokens, std::size_t boundary = 0,
-                                              bool deterministic = false) {
+  // The greedy output of `prompt`, computed without any engine. `boundary`: tokens before it count as prefill
+  // arithmetic.
+  static std::vector<TokenId> expected_output(std::vector<TokenId> tokens, std::size_t max_tokens,
+                                              std::size_t boundary = 0, bool deterministic = false) {
     std::vector<TokenId> output;
     std::uint64_t digest = 0;
     for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const Arithmetic arithmetic = !deterministic ? Arithmetic::Any : i < boundary ? Arithmetic::Prefill : Arithmetic::Decode;
+      const Arithmetic arithmetic = !deterministic ? Arithmetic::Any
+                                    : i < boundary ? Arithmetic::Prefill
+                                                   : Arithmetic::Decode;
       digest = digest_of(digest, tokens[i], i, arithmetic);
       if (i + 1 < tokens.size()) continue;
       const TokenId next = next_of(digest);

@@ -14,12 +14,15 @@ KvCache make_cache(std::size_t blocks) {
   return KvCache::open({.capacity_bytes = blocks * FakeModel::layout().block_bytes()}, FakeModel::layout(), {}).value();
 }
 
-std::unique_ptr<Sequence> make_sequence(std::size_t prompt, std::uint32_t max_tokens, int priority = 0, bool score = false) {
+std::unique_ptr<Sequence> make_sequence(std::size_t prompt, std::uint32_t max_tokens, int priority = 0,
+                                        bool score = false) {
   Request request{.priority = priority, .max_tokens = max_tokens, .prompt_logprobs = score};
-  return std::make_unique<Sequence>(std::move(request), std::vector<TokenId>(prompt, static_cast<TokenId>(prompt % 256)), kFakeVocabulary, 4096);
+  return std::make_unique<Sequence>(
+      std::move(request), std::vector<TokenId>(prompt, static_cast<TokenId>(prompt % 256)), kFakeVocabulary, 4096);
 }
 
-// What the step loop does with a step, less the model: every part is computed and one token drawn where logits were asked.
+// What the step loop does with a step, less the model: every part is computed and one token drawn where logits were
+// asked.
 void apply(const Scheduler::Step& step) {
   for (const BatchPart& part : step.parts) {
     Sequence& s = *part.sequence;
@@ -27,7 +30,8 @@ void apply(const Scheduler::Step& step) {
     ASSERT_TRUE(s.lease.grow(part.first_token + part.tokens).ok()) << "a promised block was not there";
     s.lease.commit(std::span<const TokenId>(s.tokens).subspan(part.first_token, part.tokens), false);
     s.computed += part.tokens;
-    if (part.logits != Logits::None && s.computed == s.tokens.size() && s.tokens.size() < s.most_tokens) s.tokens.push_back(7);
+    if (part.logits != Logits::None && s.computed == s.tokens.size() && s.tokens.size() < s.most_tokens)
+      s.tokens.push_back(7);
   }
 }
 
@@ -36,13 +40,16 @@ TEST(Scheduler, RandomHistoriesKeepEveryLimitAndEndEveryRequest) {
     std::mt19937 random(seed);
     const std::size_t blocks = 12 + random() % 60;
     KvCache cache = make_cache(blocks);
-    const SchedulerLimits limits{.max_sequences = 1 + random() % 6, .max_tokens = 8 + random() % 40,
-                                 .max_logit_rows = 12, .deterministic = random() % 2 == 0};
+    const SchedulerLimits limits{.max_sequences = 1 + random() % 6,
+                                 .max_tokens = 8 + random() % 40,
+                                 .max_logit_rows = 12,
+                                 .deterministic = random() % 2 == 0};
     Scheduler scheduler(limits, cache);
     std::size_t submitted = 0, ended = 0;
     for (int i = 0; i < 20000 && (i < 40 || !scheduler.idle()); ++i) {
       if (i < 40) {
-        scheduler.enqueue(make_sequence(1 + random() % 120, static_cast<std::uint32_t>(random() % 40), static_cast<int>(random() % 3), random() % 5 == 0));
+        scheduler.enqueue(make_sequence(1 + random() % 120, static_cast<std::uint32_t>(random() % 40),
+                                        static_cast<int>(random() % 3), random() % 5 == 0));
         ++submitted;
       }
       const Scheduler::Step step = scheduler.next_step();
@@ -70,7 +77,8 @@ TEST(Scheduler, RandomHistoriesKeepEveryLimitAndEndEveryRequest) {
       ASSERT_TRUE(!step.parts.empty() || scheduler.idle()) << "stuck, seed " << seed;
       apply(step);
       const auto done = scheduler.take_if([](const Sequence& s) {
-        return s.computed > 0 && s.tokens.size() == s.most_tokens && s.computed + (s.request.max_tokens > 0) >= s.tokens.size();
+        return s.computed > 0 && s.tokens.size() == s.most_tokens &&
+               s.computed + (s.request.max_tokens > 0) >= s.tokens.size();
       });
       ended += done.size();
     }

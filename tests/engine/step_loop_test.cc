@@ -26,8 +26,10 @@ struct Harness {
   };
   Harness() : Harness(Options()) {}
   explicit Harness(const Options& options)
-      : tokenizer(make_byte_tokenizer()), model(options.max_sequences + 8, options.deterministic),
-        cache(KvCache::open({.capacity_bytes = options.blocks * FakeModel::layout().block_bytes(), .prefix_reuse = options.prefix_reuse},
+      : tokenizer(make_byte_tokenizer()),
+        model(options.max_sequences + 8, options.deterministic),
+        cache(KvCache::open({.capacity_bytes = options.blocks * FakeModel::layout().block_bytes(),
+                             .prefix_reuse = options.prefix_reuse},
                             FakeModel::layout(), model.fingerprint())
                   .value()),
         loop({.limits = {.max_sequences = options.max_sequences,
@@ -96,7 +98,8 @@ TEST(StepLoop, AnswersAsIfAloneHoweverRequestsShareBlocksAndBatches) {
       const auto prompts = random_prompts(random, 300);
       std::vector<ResponseFuture> futures;
       for (std::size_t i = 0; i < prompts.size(); ++i) {
-        futures.push_back(harness.submit({.priority = static_cast<int>(i % 3), .tokens = prompts[i], .max_tokens = 30}));
+        futures.push_back(
+            harness.submit({.priority = static_cast<int>(i % 3), .tokens = prompts[i], .max_tokens = 30}));
       }
       std::uint64_t reused = 0;
       for (std::size_t i = 0; i < prompts.size(); ++i) {
@@ -145,9 +148,9 @@ TEST(StepLoop, StreamsEveryTokenInOrder) {
   std::vector<TokenId> tokens;
   std::string text;
   auto future = harness.submit({.text = "stream", .max_tokens = 25, .on_token = [&](const TokenEvent& event) {
-                                tokens.push_back(event.token);
-                                text += event.text;
-                              }});
+                                  tokens.push_back(event.token);
+                                  text += event.text;
+                                }});
   const auto response = future.get();
   ASSERT_TRUE(response.ok());
   EXPECT_EQ(tokens, response->tokens);
@@ -160,7 +163,8 @@ TEST(StepLoop, StopStringsEndTheTextBeforeThem) {
   const auto whole = harness.submit({.text = "stop here", .max_tokens = 40, .ignore_end_of_text = true}).get();
   ASSERT_TRUE(whole.ok());
   const std::string stop = whole->text.substr(10, 3);
-  const auto cut = harness.submit({.text = "stop here", .max_tokens = 40, .stop = {"#", stop}, .ignore_end_of_text = true}).get();
+  const auto cut =
+      harness.submit({.text = "stop here", .max_tokens = 40, .stop = {"#", stop}, .ignore_end_of_text = true}).get();
   ASSERT_TRUE(cut.ok());
   EXPECT_EQ(cut->text, whole->text.substr(0, whole->text.find(stop)));
   EXPECT_EQ(cut->finish_reason, FinishReason::Stop);
@@ -172,7 +176,8 @@ TEST(StepLoop, ScoresPromptsChunkByChunkBesideOthers) {
   const auto prompts = random_prompts(random, 40);
   std::vector<ResponseFuture> futures;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    futures.push_back(harness.submit({.tokens = prompts[i], .max_tokens = i % 2 ? 5u : 0u, .prompt_logprobs = i % 3 != 1 || i % 2 == 0}));
+    futures.push_back(harness.submit(
+        {.tokens = prompts[i], .max_tokens = i % 2 ? 5u : 0u, .prompt_logprobs = i % 3 != 1 || i % 2 == 0}));
   }
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto response = futures[i].get();
@@ -204,10 +209,15 @@ TEST(StepLoop, HigherPriorityGoesFirst) {
   // The first occupies the only place while the others queue up behind it.
   std::promise<void> all_queued;
   auto gate = all_queued.get_future().share();
-  futures.push_back(harness.submit({.text = "first", .max_tokens = 1, .on_token = [gate](const TokenEvent&) { gate.wait(); }}));
+  futures.push_back(
+      harness.submit({.text = "first", .max_tokens = 1, .on_token = [gate](const TokenEvent&) { gate.wait(); }}));
   for (const int priority : {0, 2, 1, 2, -1}) {
-    futures.push_back(harness.submit({.text = "next", .priority = priority, .max_tokens = 1, .ignore_end_of_text = true,
-                                    .on_token = [&order, priority](const TokenEvent&) { order.push_back(priority); }}));
+    futures.push_back(
+        harness.submit({.text = "next",
+                        .priority = priority,
+                        .max_tokens = 1,
+                        .ignore_end_of_text = true,
+                        .on_token = [&order, priority](const TokenEvent&) { order.push_back(priority); }}));
   }
   all_queued.set_value();
   for (auto& future : futures) ASSERT_TRUE(future.get().ok());
@@ -219,10 +229,11 @@ TEST(StepLoop, AFullQueueRejectsAndLosesNothing) {
   std::promise<void> release;
   auto gate = release.get_future().share();
   std::promise<void> started;
-  auto running = harness.submit({.text = "running", .max_tokens = 1, .ignore_end_of_text = true, .on_token = [&, gate](const TokenEvent&) {
-                                 started.set_value();
-                                 gate.wait();
-                               }});
+  auto running = harness.submit(
+      {.text = "running", .max_tokens = 1, .ignore_end_of_text = true, .on_token = [&, gate](const TokenEvent&) {
+         started.set_value();
+         gate.wait();
+       }});
   started.get_future().wait();
   std::vector<ResponseFuture> waiting;
   for (int i = 0; i < 3; ++i) waiting.push_back(harness.submit({.text = "waits", .max_tokens = 2}));

@@ -15,7 +15,8 @@ namespace {
 
 TEST(Bf16, AgreesWithTheScalarConversionOnRandomAndOddValues) {
   std::mt19937 random(1);
-  std::vector<float> values = {0.0f, -0.0f, 1.0f, 1.00390625f, 1.01171875f, 3.3e38f, -3.3e38f, 1e-40f, INFINITY, -INFINITY};
+  std::vector<float> values = {0.0f,    -0.0f,    1.0f,   1.00390625f, 1.01171875f,
+                               3.3e38f, -3.3e38f, 1e-40f, INFINITY,    -INFINITY};
   for (int i = 0; i < 1000; ++i) {
     const std::uint32_t bits = random();
     float value;

@@ -19,11 +19,14 @@ using kernels::AttentionStyle;
 
 // A sequence whose KV lies in blocks scattered over an arena that is full of large garbage elsewhere.
 struct Case {
-  Case(DType dtype, std::size_t head_dim, std::size_t kv_heads, std::size_t group_, std::size_t block_tokens, std::size_t length_,
-       unsigned seed)
+  Case(DType dtype, std::size_t head_dim, std::size_t kv_heads, std::size_t group_, std::size_t block_tokens,
+       std::size_t length_, unsigned seed)
       : length(length_), group(group_), random(seed) {
-    layout = {.layers = 3, .kv_heads = static_cast<std::uint32_t>(kv_heads), .head_dim = static_cast<std::uint32_t>(head_dim),
-              .block_tokens = static_cast<std::uint32_t>(block_tokens), .dtype = dtype};
+    layout = {.layers = 3,
+              .kv_heads = static_cast<std::uint32_t>(kv_heads),
+              .head_dim = static_cast<std::uint32_t>(head_dim),
+              .block_tokens = static_cast<std::uint32_t>(block_tokens),
+              .dtype = dtype};
     const std::size_t blocks = (length + block_tokens - 1) / block_tokens, arena_blocks = blocks + 3;
     arena.resize(arena_blocks * layout.block_bytes() + 64);
     base = arena.data() + (64 - reinterpret_cast<std::uintptr_t>(arena.data()) % 64) % 64;
@@ -40,7 +43,8 @@ struct Case {
     for (float& k : keys) k = stored(normal(random));
     for (float& v : values) v = stored(normal(random));
     for (std::size_t t = 0; t < length; ++t) {
-      kernels::append_kv({base, layout, 1}, table[t / block_tokens], t % block_tokens, &keys[t * width], &values[t * width]);
+      kernels::append_kv({base, layout, 1}, table[t / block_tokens], t % block_tokens, &keys[t * width],
+                         &values[t * width]);
     }
     q_stride = kv_heads * group * head_dim + 5;
     q.resize(length * q_stride);
@@ -82,7 +86,8 @@ struct Case {
     const std::size_t dim = layout.head_dim, width = layout.kv_heads * dim, kv = head / group * dim;
     std::vector<double> scores(position + 1), out(dim, 0.0);
     for (std::size_t t = 0; t <= position; ++t) {
-      for (std::size_t i = 0; i < dim; ++i) scores[t] += double{q[position * q_stride + head * dim + i]} * keys[t * width + kv + i];
+      for (std::size_t i = 0; i < dim; ++i)
+        scores[t] += double{q[position * q_stride + head * dim + i]} * keys[t * width + kv + i];
       scores[t] *= scale();
     }
     const double top = *std::ranges::max_element(scores);
@@ -108,8 +113,9 @@ struct Shape {
   std::size_t head_dim, kv_heads, group, block_tokens, length;
 };
 const Shape kShapes[] = {
-    {DType::F32, 64, 3, 3, 32, 300}, {DType::F16, 64, 3, 3, 32, 75},  {DType::BF16, 64, 1, 4, 32, 64}, {DType::F16, 128, 2, 1, 8, 261},
-    {DType::BF16, 80, 1, 8, 16, 140}, {DType::F32, 96, 2, 2, 128, 150}, {DType::F16, 16, 1, 1, 64, 1},   {DType::F16, 256, 1, 2, 32, 40},
+    {DType::F32, 64, 3, 3, 32, 300}, {DType::F16, 64, 3, 3, 32, 75},   {DType::BF16, 64, 1, 4, 32, 64},
+    {DType::F16, 128, 2, 1, 8, 261}, {DType::BF16, 80, 1, 8, 16, 140}, {DType::F32, 96, 2, 2, 128, 150},
+    {DType::F16, 16, 1, 1, 64, 1},   {DType::F16, 256, 1, 2, 32, 40},
 };
 
 TEST(PagedAttention, AgreesWithADoubleReference) {
@@ -126,7 +132,8 @@ TEST(PagedAttention, AgreesWithADoubleReference) {
                   << "head_dim " << s.head_dim << " position " << position << " head " << head << " element " << i;
             }
           }
-          for (std::size_t i = s.kv_heads * s.group * s.head_dim; i < c.q_stride; ++i) ASSERT_EQ(out[position * c.q_stride + i], 77.0f);
+          for (std::size_t i = s.kv_heads * s.group * s.head_dim; i < c.q_stride; ++i)
+            ASSERT_EQ(out[position * c.q_stride + i], 77.0f);
         }
       }
     });
@@ -142,7 +149,9 @@ TEST(PagedAttention, AQueryHasTheSameBitsHoweverTheCallIsCut) {
         for (std::size_t first = 0; first < s.length;) {
           const std::size_t tokens = std::min<std::size_t>(1 + c.random() % 9, s.length - first);
           const auto part = c.run(first, tokens, style);
-          ASSERT_EQ(std::memcmp(&whole[first * c.q_stride], &part[first * c.q_stride], tokens * c.q_stride * sizeof(float)), 0)
+          ASSERT_EQ(
+              std::memcmp(&whole[first * c.q_stride], &part[first * c.q_stride], tokens * c.q_stride * sizeof(float)),
+              0)
               << "queries " << first << " to " << first + tokens;
           first += tokens;
         }

@@ -83,7 +83,8 @@ TEST_P(QuantLinear, ARowHasTheSameBitsInEveryBatchAndSplit) {
       std::vector<float> whole(rows * outputs), alone(rows * outputs), split(rows * outputs);
       quant_linear(matrix.view, rounding, x.data(), columns, rows, whole.data(), outputs, 0, outputs);
       for (std::size_t r = 0; r < rows; ++r) {
-        quant_linear(matrix.view, rounding, x.data() + r * columns, columns, 1, alone.data() + r * outputs, outputs, 0, outputs);
+        quant_linear(matrix.view, rounding, x.data() + r * columns, columns, 1, alone.data() + r * outputs, outputs, 0,
+                     outputs);
       }
       for (const auto& [first, last] : {std::pair<std::size_t, std::size_t>{0, 5}, {5, 6}, {6, 24}}) {
         quant_linear(matrix.view, rounding, x.data(), columns, rows, split.data(), outputs, first, last);

@@ -68,7 +68,7 @@ TEST(Swiglu, GatesEachRowByItsOwnHalf) {
     for (const std::size_t width : {1u, 7u, 16u, 35u}) {
       const std::size_t rows = 2;
       auto gate_up = normals(rows * 2 * width, 6);
-      gate_up[0] = 200.0f;   // exp() of its negative underflows
+      gate_up[0] = 200.0f;           // exp() of its negative underflows
       gate_up[2 * width] = -200.0f;  // and here overflows
       std::vector<float> out(rows * width);
       kernels::swiglu(gate_up.data(), false, rows, width, out.data());

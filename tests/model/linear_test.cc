@@ -56,7 +56,8 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
   ThreadTeam team(2, [] { at::set_num_threads(1); });
   at::set_num_threads(1);
   const std::size_t columns = 96;
-  for (const TensorType type : {TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0}) {
+  for (const TensorType type :
+       {TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0}) {
     const RandomTensor first(type, 70, columns, 1), second(TensorType::Q8_0, 33, columns, 2);
     const GgufTensor parts[] = {first.tensor, second.tensor};
     auto values = first.values;
@@ -68,7 +69,8 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
       for (const Product product : {Product::None, Product::F32, Product::Bf16}) {
         if ((product == Product::None && linear.needs_product()) || (product == Product::Bf16 && !rounds)) continue;
         for (const std::size_t fixed : {0u, 16u}) {
-          linear.set_plan({.product = product, .from_rows = product == Product::None ? SIZE_MAX : 3, .fixed_rows = fixed}, team);
+          linear.set_plan(
+              {.product = product, .from_rows = product == Product::None ? SIZE_MAX : 3, .fixed_rows = fixed}, team);
           EXPECT_EQ(linear.packed_bytes(), linear.bytes_for(product));
           for (const std::size_t rows : {1u, 2u, 3u, 40u, 150u}) {
             const auto x = random_rows(rows * columns, rounds, 3);

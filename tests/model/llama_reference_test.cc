@@ -1,5 +1,6 @@
-// Small random models of every variant that the architecture allows, against a plain transformer in double precision: what
-// the one real model at hand does not exercise (RoPE scalings, own output head, no grouping, partial rotation, other types).
+// Small random models of every variant that the architecture allows, against a plain transformer in double precision:
+// what the one real model at hand does not exercise (RoPE scalings, own output head, no grouping, partial rotation,
+// other types).
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -34,14 +35,19 @@ using Matrix = std::vector<float>;  // [rows][columns]
 struct TinyModel {
   explicit TinyModel(const Variant& v) : variant(v) {
     file.text("general.architecture", "llama").number("llama.block_count", GgufKind::U32, v.layers);
-    file.number("llama.context_length", GgufKind::U32, 512u).number("llama.embedding_length", GgufKind::U32, v.hidden());
+    file.number("llama.context_length", GgufKind::U32, 512u)
+        .number("llama.embedding_length", GgufKind::U32, v.hidden());
     file.number("llama.feed_forward_length", GgufKind::U32, v.feed_forward);
-    file.number("llama.attention.head_count", GgufKind::U32, v.heads).number("llama.attention.head_count_kv", GgufKind::U32, v.kv_heads);
-    file.number("llama.attention.key_length", GgufKind::U32, v.head_dim).number("llama.attention.value_length", GgufKind::U32, v.head_dim);
-    file.number("llama.rope.dimension_count", GgufKind::U32, v.rotated).number("llama.rope.freq_base", GgufKind::F32, static_cast<float>(v.rope_base));
+    file.number("llama.attention.head_count", GgufKind::U32, v.heads)
+        .number("llama.attention.head_count_kv", GgufKind::U32, v.kv_heads);
+    file.number("llama.attention.key_length", GgufKind::U32, v.head_dim)
+        .number("llama.attention.value_length", GgufKind::U32, v.head_dim);
+    file.number("llama.rope.dimension_count", GgufKind::U32, v.rotated)
+        .number("llama.rope.freq_base", GgufKind::F32, static_cast<float>(v.rope_base));
     file.number("llama.attention.layer_norm_rms_epsilon", GgufKind::F32, 1e-5f);
     if (v.linear_factor != 1) {
-      file.text("llama.rope.scaling.type", "linear").number("llama.rope.scaling.factor", GgufKind::F32, static_cast<float>(v.linear_factor));
+      file.text("llama.rope.scaling.type", "linear")
+          .number("llama.rope.scaling.factor", GgufKind::F32, static_cast<float>(v.linear_factor));
     }
     add("token_embd.weight", v.vocabulary, v.hidden(), 1.0f);
     for (std::uint32_t i = 0; i < v.layers; ++i) {
@@ -77,7 +83,8 @@ struct TinyModel {
       const float value = uniform(random);
       std::string block(block_bytes(variant.type), '\0');
       for (char& byte : block) byte = static_cast<char>(random());
-      const std::uint16_t half = float_to_half(value), divided = float_to_half(value / 128), bf16 = float_to_bf16(value);
+      const std::uint16_t half = float_to_half(value), divided = float_to_half(value / 128),
+                          bf16 = float_to_bf16(value);
       switch (variant.type) {
         case TensorType::F32: std::memcpy(block.data(), &value, 4); break;
         case TensorType::F16: std::memcpy(block.data(), &half, 2); break;
@@ -114,7 +121,8 @@ Row normalise(const Row& x, const Matrix& weight) {
   double squares = 0;
   for (const double value : x) squares += value * value;
   Row y(x.size());
-  for (std::size_t i = 0; i < x.size(); ++i) y[i] = x[i] / std::sqrt(squares / static_cast<double>(x.size()) + 1e-5) * weight[i];
+  for (std::size_t i = 0; i < x.size(); ++i)
+    y[i] = x[i] / std::sqrt(squares / static_cast<double>(x.size()) + 1e-5) * weight[i];
   return y;
 }
 
@@ -157,7 +165,8 @@ Row reference_logits(const TinyModel& m, const std::vector<TokenId>& ids) {
           total += weights[s] = std::exp(score / std::sqrt(v.head_dim));
         }
         for (std::size_t s = 0; s <= t; ++s) {
-          for (std::size_t i = 0; i < v.head_dim; ++i) mixed[head * v.head_dim + i] += weights[s] / total * values[layer][s][from + i];
+          for (std::size_t i = 0; i < v.head_dim; ++i)
+            mixed[head * v.head_dim + i] += weights[s] / total * values[layer][s][from + i];
         }
       }
       const Row attention = multiply(tensor(p + "attn_output.weight"), mixed);
@@ -169,12 +178,15 @@ Row reference_logits(const TinyModel& m, const std::vector<TokenId>& ids) {
       const Row down = multiply(tensor(p + "ffn_down.weight"), gate);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += down[i];
     }
-    if (t + 1 == ids.size()) logits = multiply(tensor(v.own_head ? "output.weight" : "token_embd.weight"), normalise(x, tensor("output_norm.weight")));
+    if (t + 1 == ids.size())
+      logits = multiply(tensor(v.own_head ? "output.weight" : "token_embd.weight"),
+                        normalise(x, tensor("output_norm.weight")));
   }
   return logits;
 }
 
-std::vector<float> engine_logits(const TinyModel& m, const std::vector<TokenId>& ids, Compute compute, std::size_t chunk_tokens) {
+std::vector<float> engine_logits(const TinyModel& m, const std::vector<TokenId>& ids, Compute compute,
+                                 std::size_t chunk_tokens) {
   auto file = GgufFile::parse(as_bytes(m.bytes), "tiny").value();
   const LlamaOptions options{.compute = compute, .threads = 2, .max_batch_tokens = 64, .max_logit_rows = 8};
   const KvLayout layout = llama_kv_layout(read_llama_config(file)->shape, options);
@@ -185,7 +197,9 @@ std::vector<float> engine_logits(const TinyModel& m, const std::vector<TokenId>&
   std::span<float> rows;
   for (std::size_t first = 0; first < ids.size(); first += chunk_tokens) {
     const std::size_t count = std::min(chunk_tokens, ids.size() - first);
-    const SequenceChunk chunk{.tokens = std::span(ids).subspan(first, count), .first_position = first, .block_table = lease.block_table(),
+    const SequenceChunk chunk{.tokens = std::span(ids).subspan(first, count),
+                              .first_position = first,
+                              .block_table = lease.block_table(),
                               .logits = first + count == ids.size() ? Logits::Last : Logits::None};
     rows = model->step({&chunk, 1}, cache.block(0)).value();
   }
@@ -193,15 +207,20 @@ std::vector<float> engine_logits(const TinyModel& m, const std::vector<TokenId>&
 }
 
 class LlamaReference : public testing::TestWithParam<Variant> {};
-INSTANTIATE_TEST_SUITE_P(Variants, LlamaReference,
-                         testing::Values(Variant{.name = "Plain"}, Variant{.name = "NoGrouping", .heads = 2, .kv_heads = 2},
-                                         Variant{.name = "OneKvHead", .kv_heads = 1}, Variant{.name = "WideHeads", .heads = 3, .kv_heads = 3, .head_dim = 32, .rotated = 32},
-                                         Variant{.name = "PartlyRotated", .rotated = 8}, Variant{.name = "LinearScaling", .linear_factor = 4},
-                                         Variant{.name = "Llama3Scaling", .rope_base = 500000, .rope_divisors = true},
-                                         Variant{.name = "OwnHead", .own_head = true}, Variant{.name = "F16", .type = TensorType::F16},
-                                         Variant{.name = "BF16", .own_head = true, .type = TensorType::BF16}, Variant{.name = "Q8_0", .type = TensorType::Q8_0},
-                                         Variant{.name = "Q4_0", .own_head = true, .type = TensorType::Q4_0}, Variant{.name = "Q4_1", .type = TensorType::Q4_1}),
-                         [](const auto& variant) { return std::string(variant.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Variants, LlamaReference,
+    testing::Values(Variant{.name = "Plain"}, Variant{.name = "NoGrouping", .heads = 2, .kv_heads = 2},
+                    Variant{.name = "OneKvHead", .kv_heads = 1},
+                    Variant{.name = "WideHeads", .heads = 3, .kv_heads = 3, .head_dim = 32, .rotated = 32},
+                    Variant{.name = "PartlyRotated", .rotated = 8},
+                    Variant{.name = "LinearScaling", .linear_factor = 4},
+                    Variant{.name = "Llama3Scaling", .rope_base = 500000, .rope_divisors = true},
+                    Variant{.name = "OwnHead", .own_head = true}, Variant{.name = "F16", .type = TensorType::F16},
+                    Variant{.name = "BF16", .own_head = true, .type = TensorType::BF16},
+                    Variant{.name = "Q8_0", .type = TensorType::Q8_0},
+                    Variant{.name = "Q4_0", .own_head = true, .type = TensorType::Q4_0},
+                    Variant{.name = "Q4_1", .type = TensorType::Q4_1}),
+    [](const auto& variant) { return std::string(variant.param.name); });
 
 TEST_P(LlamaReference, LogitsAgree) {
   const TinyModel model(GetParam());
@@ -212,7 +231,8 @@ TEST_P(LlamaReference, LogitsAgree) {
   double size = 0;
   for (const double logit : expected) size = std::max(size, std::abs(logit));
   for (const std::size_t chunk_tokens : {45u, 7u, 1u}) {
-    const auto precise = engine_logits(model, ids, Compute::Precise, chunk_tokens), fast = engine_logits(model, ids, Compute::Fast, chunk_tokens);
+    const auto precise = engine_logits(model, ids, Compute::Precise, chunk_tokens),
+               fast = engine_logits(model, ids, Compute::Fast, chunk_tokens);
     ASSERT_EQ(precise.size(), expected.size());
     for (std::size_t i = 0; i < expected.size(); ++i) {
       EXPECT_NEAR(precise[i], expected[i], 2e-5 * size) << "chunks of " << chunk_tokens << ", logit " << i;
@@ -233,7 +253,8 @@ std::string error_of(const std::function<void(GgufBuilder&)>& change, Variant va
 
 TEST(LlamaErrors, AnotherModelThanThisArchitectureIsRefusedByName) {
   EXPECT_EQ(error_of([](GgufBuilder&) {}), "");
-  const auto extra = error_of([](GgufBuilder& f) { f.tensor("blk.0.attn_q.bias", {64}, TensorType::F32, std::string(256, '\0')); });
+  const auto extra =
+      error_of([](GgufBuilder& f) { f.tensor("blk.0.attn_q.bias", {64}, TensorType::F32, std::string(256, '\0')); });
   EXPECT_NE(extra.find("blk.0.attn_q.bias"), std::string::npos) << extra;
   const auto experts = error_of([](GgufBuilder& f) { f.number("llama.expert_count", GgufKind::U32, 8u); });
   EXPECT_NE(experts.find("mixture-of-experts"), std::string::npos) << experts;

@@ -21,16 +21,20 @@ struct Loaded {
     auto file = GgufFile::open(test_model_path()).value();
     layout = llama_kv_layout(read_llama_config(file)->shape, options);
     model = load_llama(std::move(file), options).value();
-    cache.emplace(KvCache::open({.capacity_bytes = std::size_t{256} << 20, .prefix_reuse = false}, layout, model->fingerprint()).value());
+    cache.emplace(
+        KvCache::open({.capacity_bytes = std::size_t{256} << 20, .prefix_reuse = false}, layout, model->fingerprint())
+            .value());
   }
 
   // Logits of every token, computed in chunks of the given sizes (the last one goes on to the end).
-  std::vector<float> logits(const std::vector<TokenId>& ids, const std::vector<std::size_t>& chunks, Arithmetic arithmetic = Arithmetic::Any) {
+  std::vector<float> logits(const std::vector<TokenId>& ids, const std::vector<std::size_t>& chunks,
+                            Arithmetic arithmetic = Arithmetic::Any) {
     auto lease = cache->admit(ids, {.max_tokens = ids.size()}).value();
     EXPECT_TRUE(lease.grow(ids.size()).ok());
     std::vector<float> out;
     for (std::size_t first = 0, i = 0; first < ids.size(); ++i) {
-      const std::size_t left = ids.size() - first, count = std::min(left, i < chunks.size() ? chunks[i] : options.max_logit_rows);
+      const std::size_t left = ids.size() - first,
+                        count = std::min(left, i < chunks.size() ? chunks[i] : options.max_logit_rows);
       const SequenceChunk chunk{.tokens = std::span(ids).subspan(first, count),
                                 .first_position = first,
                                 .block_table = lease.block_table(),
@@ -70,7 +74,8 @@ Deviation deviation_from_reference(const LlamaOptions& options, Arithmetic arith
     const std::vector<TokenId> ids = text["ids"];
     const auto logits = loaded.logits(ids, {}, arithmetic);
     for (std::size_t i = 0; i + 1 < ids.size(); ++i) {
-      const double off = std::abs(logprob(std::span(logits).subspan(i * vocabulary, vocabulary), ids[i + 1]) - text["logprobs"][i].get<double>());
+      const double off = std::abs(logprob(std::span(logits).subspan(i * vocabulary, vocabulary), ids[i + 1]) -
+                                  text["logprobs"][i].get<double>());
       deviation.mean += off;
       deviation.worst = std::max(deviation.worst, off);
       ++count;
@@ -83,7 +88,8 @@ Deviation deviation_from_reference(const LlamaOptions& options, Arithmetic arith
 
 TEST(Llama, PreciseModeAgreesWithTheFloat32Reference) {
   REQUIRE_TEST_MODEL();
-  const Deviation deviation = deviation_from_reference({.compute = Compute::Precise, .threads = 2, .max_batch_tokens = 256});
+  const Deviation deviation =
+      deviation_from_reference({.compute = Compute::Precise, .threads = 2, .max_batch_tokens = 256});
   EXPECT_LE(deviation.mean, 0.002);
   EXPECT_LE(deviation.worst, 0.02);
 }
@@ -98,7 +104,8 @@ TEST(Llama, FastModeStaysWithinItsTolerance) {
 TEST(Llama, BothDeterministicArithmeticsStayWithinTheTolerance) {
   REQUIRE_TEST_MODEL();
   for (const Arithmetic arithmetic : {Arithmetic::Prefill, Arithmetic::Decode}) {
-    EXPECT_LE(deviation_from_reference({.deterministic = true, .threads = 2, .max_batch_tokens = 256}, arithmetic).mean, 0.03);
+    EXPECT_LE(deviation_from_reference({.deterministic = true, .threads = 2, .max_batch_tokens = 256}, arithmetic).mean,
+              0.03);
   }
 }
 
@@ -115,7 +122,8 @@ TEST(Llama, DeterministicArithmeticGivesTheSameBitsInEveryChunking) {
   const auto ids = some_tokens(150, 1);
   for (const Arithmetic arithmetic : {Arithmetic::Prefill, Arithmetic::Decode}) {
     const auto whole = loaded.logits(ids, {128, 22}, arithmetic);
-    for (const auto& chunks : std::vector<std::vector<std::size_t>>{{1, 31, 32, 86}, {100, 1, 1, 48}, {17, 17, 17, 17, 17, 65}}) {
+    for (const auto& chunks :
+         std::vector<std::vector<std::size_t>>{{1, 31, 32, 86}, {100, 1, 1, 48}, {17, 17, 17, 17, 17, 65}}) {
       const auto parts = loaded.logits(ids, chunks, arithmetic);
       ASSERT_EQ(parts.size(), whole.size());
       EXPECT_EQ(std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float)), 0);
@@ -136,17 +144,23 @@ TEST(Llama, ABatchComputesEachSequenceAsIfAlone) {
   }
   // Grown in turns, so that block tables interleave.
   for (std::size_t tokens = 1; tokens <= 60; ++tokens) {
-    for (std::size_t i = 0; i < leases.size(); ++i) ASSERT_TRUE(leases[i].grow(std::min(tokens, prompts[i].size())).ok());
+    for (std::size_t i = 0; i < leases.size(); ++i)
+      ASSERT_TRUE(leases[i].grow(std::min(tokens, prompts[i].size())).ok());
   }
   std::vector<SequenceChunk> chunks;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    chunks.push_back({.tokens = prompts[i], .first_position = 0, .block_table = leases[i].block_table(), .logits = Logits::Last, .arithmetic = Arithmetic::Decode});
+    chunks.push_back({.tokens = prompts[i],
+                      .first_position = 0,
+                      .block_table = leases[i].block_table(),
+                      .logits = Logits::Last,
+                      .arithmetic = Arithmetic::Decode});
   }
   const auto rows = loaded.model->step(chunks, loaded.cache->block(0)).value();
   const std::vector<float> together(rows.begin(), rows.end());
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto alone = loaded.logits(prompts[i], {}, Arithmetic::Decode);
-    EXPECT_EQ(std::memcmp(&together[i * vocabulary], &alone[alone.size() - vocabulary], vocabulary * sizeof(float)), 0) << "sequence " << i;
+    EXPECT_EQ(std::memcmp(&together[i * vocabulary], &alone[alone.size() - vocabulary], vocabulary * sizeof(float)), 0)
+        << "sequence " << i;
   }
 }
 

@@ -22,7 +22,8 @@ inline std::string test_model_path() {
 }
 
 // Fails the test, rather than skipping it: without the model nothing here is proven.
-#define REQUIRE_TEST_MODEL() \
-  ASSERT_TRUE(std::filesystem::exists(test_model_path())) << test_model_path() << " is missing; run ./quickstart once, or set TIERCEL_MODEL"
+#define REQUIRE_TEST_MODEL()                              \
+  ASSERT_TRUE(std::filesystem::exists(test_model_path())) \
+      << test_model_path() << " is missing; run ./quickstart once, or set TIERCEL_MODEL"
 
 }  // namespace tiercel
