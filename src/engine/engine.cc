@@ -92,8 +92,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
     auto source = file->get_string("tokenizer.chat_template");
     if (!source.ok()) return source.status();
     auto parsed = ChatTemplate::parse(*source);
-    if (!parsed.ok())
-      return Status::invalid_argument(fmt::format("{}: {}", options.model, parsed.status().message()));
+    if (!parsed.ok()) return Status::invalid_argument(fmt::format("{}: {}", options.model, parsed.status().message()));
     chat_template = std::move(*parsed);
   }
   if (options.context_tokens > shape.context_tokens) {

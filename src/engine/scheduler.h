@@ -33,6 +33,7 @@ struct BatchPart {
   std::size_t tokens = 0;
   Logits logits = Logits::None;
   Arithmetic arithmetic = Arithmetic::Any;
+  bool share = true;  // blocks that these tokens fill may be found by other prompts
 };
 
 class Scheduler {
@@ -63,14 +64,17 @@ class Scheduler {
   // Gives `sequence` up to `budget` tokens; returns how many it took.
   std::size_t add_parts(Sequence& sequence, std::size_t budget, Step& step);
   void admit_waiting(std::size_t budget, Step& step);
-  // Leading prompt tokens that every run computes (or reuses) with prefill arithmetic.
+  // Leading prompt tokens that every run computes, or reuses, with prefill arithmetic: the prompt's full blocks,
+  // without the one that holds its last token. What follows, the prompt's tail, is always computed.
   std::size_t prefill_boundary(const Sequence& sequence) const;
 
   SchedulerLimits limits_;
   KvCache& cache_;
   std::deque<std::unique_ptr<Sequence>> waiting_;  // by priority, then arrival
   std::vector<std::unique_ptr<Sequence>> running_;
-  std::size_t logit_rows_ = 0;  // asked for in the step being built
+  // Of the step being built.
+  std::size_t logit_rows_ = 0;   // asked for
+  std::size_t tail_tokens_ = 0;  // of prompt tails with decode arithmetic
 };
 
 template <class Predicate>

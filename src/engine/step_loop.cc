@@ -149,10 +149,7 @@ void StepLoop::compute(const std::vector<BatchPart>& parts) {
 void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
   Sequence& sequence = *part.sequence;
   const auto computed = std::span<const TokenId>(sequence.tokens).subspan(part.first_token, part.tokens);
-  // Blocks that a cold run would compute with other arithmetic stay this sequence's own (see
-  // EngineOptions::deterministic).
-  const bool share = part.arithmetic != Arithmetic::Decode;
-  sequence.lease.commit(computed, share);
+  sequence.lease.commit(computed, part.share);
   sequence.computed += part.tokens;
   if (part.first_token < sequence.prompt_tokens) stats_.on_prompt_tokens_computed(part.tokens);
   if (part.logits == Logits::None) return;

@@ -62,11 +62,8 @@ std::string LinearPlan::describe(TensorType weights) const {
   const auto type = to_string(weights);
   if (product == Product::None) return fmt::format("{} in place", type);
   const auto name = product == Product::Bf16 ? "bf16" : "f32";
-  const bool has_in_place = kernels::is_quant_linear_type(weights);
-  if (fixed_rows > 0)
-    return fmt::format("prefill {} product, {} rows at a time{}", name, fixed_rows,
-                       has_in_place ? fmt::format("; decode {} in place", type) : "");
-  if (from_rows <= 1) return fmt::format("{} product", name);
+  if (!kernels::is_quant_linear_type(weights)) return fmt::format("{} product", name);
+  if (from_rows <= 1) return fmt::format("prompts {} product, the rest {} in place", name, type);
   return fmt::format("1-{} rows {} in place, {}+ rows {} product", from_rows - 1, type, from_rows, name);
 }
 
@@ -115,6 +112,18 @@ void Linear::forward(ThreadTeam& team, const float* x, std::size_t rows, float* 
   forward_in_place(team, x, rows, y);
 }
 
+void Linear::forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
+  if (!packed_.defined()) return forward_in_place(team, x, rows, y);
+  team.run((rows + kPrefillRows - 1) / kPrefillRows, [&](std::size_t i, std::size_t) {
+    const std::size_t first = i * kPrefillRows, used = std::min(kPrefillRows, rows - first);
+    multiply(x + first * columns_, kPrefillRows, used, 0, outputs_, y + first * outputs_);
+  });
+}
+
+void Linear::forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
+  in_place_ ? forward_in_place(team, x, rows, y) : forward_prefill(team, x, rows, y);
+}
+
 void Linear::forward_in_place(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
   team.run_parts(outputs_, kOutputGrain, [&](std::size_t begin, std::size_t end) {
     std::size_t first = 0;  // of this part, among all outputs
@@ -130,12 +139,7 @@ void Linear::forward_in_place(ThreadTeam& team, const float* x, std::size_t rows
 
 void Linear::forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
   assert(packed_.defined());
-  if (plan_.fixed_rows > 0) {
-    team.run((rows + plan_.fixed_rows - 1) / plan_.fixed_rows, [&](std::size_t i, std::size_t) {
-      const std::size_t first = i * plan_.fixed_rows, used = std::min(plan_.fixed_rows, rows - first);
-      multiply(x + first * columns_, plan_.fixed_rows, used, 0, outputs_, y + first * outputs_);
-    });
-  } else if (rows >= kRowsPerThread * team.threads()) {
+  if (rows >= kRowsPerThread * team.threads()) {
     const std::size_t each = (rows + team.threads() - 1) / team.threads();
     team.run((rows + each - 1) / each, [&](std::size_t i, std::size_t) {
       const std::size_t first = i * each, count = std::min(each, rows - first);

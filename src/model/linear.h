@@ -24,13 +24,13 @@ namespace tiercel {
 // Element type that a product multiplies in; None: there is no product.
 enum class Product : std::uint8_t { None, Bf16, F32 };
 
+// Rows of the fixed-shape products of forward_prefill(): large enough for nearly all of the speed, small enough to pad.
+inline constexpr std::size_t kPrefillRows = 64;
+
 // How one kind of layer is computed: by the product from `from_rows` rows on, in place below.
 struct LinearPlan {
   Product product = Product::None;
   std::size_t from_rows = SIZE_MAX;
-  // Products are made of exactly this many rows, padded at the end: then a row's bits do not depend on how many others
-  // there are. 0: of as many as there are.
-  std::size_t fixed_rows = 0;
 
   std::string describe(TensorType weights) const;
 };
@@ -55,8 +55,14 @@ class Linear {
   void set_plan(const LinearPlan& plan, ThreadTeam& team);
   const LinearPlan& plan() const { return plan_; }
 
-  // y[rows][outputs] = x[rows][columns] W^T, both dense. LibTorch must be set to one thread on each of the team's.
+  // y[rows][outputs] = x[rows][columns] W^T, both dense, the fastest way. LibTorch must be set to one thread on each of
+  // the team's.
   void forward(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  // The same with the same bits for a row in every batch. Two arithmetics, each fast for its purpose: products of a
+  // fixed shape (in place where the plan has no product), and in place (products where the type has no kernel).
+  void forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  void forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+
   void forward_in_place(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 

@@ -28,8 +28,6 @@
 namespace tiercel {
 namespace {
 
-// Rows of a fixed product in deterministic mode: large enough for most of the speed, small enough to pad.
-constexpr std::size_t kFixedRows = 64;
 // Queries of one attention task in prefill: keys are transposed once per block for all of them.
 constexpr std::size_t kAttentionTile = 64;
 // From how many new tokens on a chunk's attention is worth transposing keys.
@@ -84,7 +82,7 @@ struct AttentionTask {
 LinearPlan deterministic_plan(const Linear& layer, bool head) {
   if (head && !layer.needs_product()) return {};
   const bool rounds = layer.rounding() == kernels::Rounding::Bf16;
-  return {.product = rounds ? Product::Bf16 : Product::F32, .from_rows = 1, .fixed_rows = kFixedRows};
+  return {.product = rounds ? Product::Bf16 : Product::F32, .from_rows = 1};
 }
 
 class LlamaModel final : public ModelRunner {
@@ -298,16 +296,10 @@ void LlamaModel::linear(const Linear& layer, const float* x, float* y) {
     const float* from = x + group.begin * layer.columns();
     float* to = y + group.begin * layer.outputs();
     const std::size_t rows = group.end - group.begin;
-    const bool has_product = layer.plan().product != Product::None;
     switch (group.arithmetic) {
       case Arithmetic::Any: layer.forward(team_, from, rows, to); break;
-      case Arithmetic::Prefill:
-        has_product ? layer.forward_product(team_, from, rows, to) : layer.forward_in_place(team_, from, rows, to);
-        break;
-      case Arithmetic::Decode:
-        layer.needs_product() ? layer.forward_product(team_, from, rows, to)
-                              : layer.forward_in_place(team_, from, rows, to);
-        break;
+      case Arithmetic::Prefill: layer.forward_prefill(team_, from, rows, to); break;
+      case Arithmetic::Decode: layer.forward_decode(team_, from, rows, to); break;
     }
   }
 }
@@ -350,7 +342,8 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
                         false, 1, hidden, h_ + wanted * hidden);
     }
   }
-  if (wanted > 0) weights_.head.forward(team_, h_, wanted, logits_);
+  if (wanted > 0 && options_.deterministic) weights_.head.forward_decode(team_, h_, wanted, logits_);
+  if (wanted > 0 && !options_.deterministic) weights_.head.forward(team_, h_, wanted, logits_);
   return std::span<float>(logits_, wanted * vocabulary);
 } catch (const std::exception& error) {
   return Status::internal(fmt::format("the model's step failed: {}", error.what()));

@@ -1,6 +1,6 @@
 #include "text/jinja_functions.h"
 
-#include <locale.h>  // strftime_l and newlocale are POSIX's
+#include <clocale>  // strftime_l and newlocale are POSIX's
 #include <clocale>
 
 #include <algorithm>

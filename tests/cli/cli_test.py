@@ -156,7 +156,8 @@ class Run(ProgramTest):
         self.assertEqual(len(answer["ids"]), answer["tokens_out"])
         self.assertEqual((answer["tokens_out"], answer["finish_reason"]), (12, "length"))
         self.assertGreater(answer["tokens_in"], 20)
-        self.assertEqual(answer["tokens_reused"], answer["tokens_in"] - 1)
+        # All full blocks but the one of the last token.
+        self.assertEqual(answer["tokens_reused"], (answer["tokens_in"] - 1) // 32 * 32)
         self.assertTrue(0 < answer["ttft_ms"] <= answer["total_ms"])
         self.assertTrue(answer["text"].strip())
 
@@ -324,7 +325,7 @@ class Bench(ProgramTest):
         demo = self.answer("demo")
         self.assertIn("Paris", demo["answer"])
         self.assertEqual(demo["prompt_tokens"], 1950)
-        self.assertEqual(demo["tokens_reused"], 1949)
+        self.assertEqual(demo["tokens_reused"], 1949 // 32 * 32)
         self.assertGreaterEqual(demo["memory"]["kv_cached_bytes"], 1900 * 30 * 2 * 3 * 64 * 2)
 
 

@@ -67,8 +67,10 @@ TEST(Scheduler, RandomHistoriesKeepEveryLimitAndEndEveryRequest) {
         ASSERT_GT(part.tokens, 0u);
         ASSERT_EQ(part.first_token, next.contains(part.sequence) ? next[part.sequence] : part.sequence->computed);
         next[part.sequence] = part.first_token + part.tokens;
-        ASSERT_EQ(part.arithmetic == Arithmetic::Any, !limits.deterministic);
-        if (part.arithmetic == Arithmetic::Decode) decode_seen = true;
+        ASSERT_FALSE(part.arithmetic == Arithmetic::Any && limits.deterministic);
+        ASSERT_EQ(part.arithmetic == Arithmetic::Prefill,
+                  part.first_token < (part.sequence->prompt_tokens - 1) / 8 * 8);
+        if (part.arithmetic != Arithmetic::Prefill) decode_seen = true;
         ASSERT_FALSE(decode_seen && part.arithmetic == Arithmetic::Prefill) << "prefill rows must come first";
       }
       ASSERT_LE(tokens, limits.max_tokens);
@@ -96,9 +98,10 @@ TEST(Scheduler, RunningSequencesGoBeforePrompts) {
   scheduler.enqueue(make_sequence(200, 5));
   for (int i = 0; i < 10; ++i) {
     const auto step = scheduler.next_step();
-    ASSERT_EQ(step.parts.front().tokens, 1u) << "the stream was stalled by a long prompt";
-    ASSERT_EQ(step.parts.front().logits, Logits::Last);
-    ASSERT_EQ(step.parts.back().tokens, 15u);
+    ASSERT_EQ(step.parts.size(), 2u);
+    ASSERT_EQ(step.parts.front().tokens, 15u);
+    ASSERT_EQ(step.parts.back().tokens, 1u) << "the stream was stalled by a long prompt";
+    ASSERT_EQ(step.parts.back().logits, Logits::Last);
     apply(step);
   }
 }

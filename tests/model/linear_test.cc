@@ -68,14 +68,17 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
       const bool rounds = rounding == Rounding::Bf16;
       for (const Product product : {Product::None, Product::F32, Product::Bf16}) {
         if ((product == Product::None && linear.needs_product()) || (product == Product::Bf16 && !rounds)) continue;
-        for (const std::size_t fixed : {0u, 16u}) {
-          linear.set_plan(
-              {.product = product, .from_rows = product == Product::None ? SIZE_MAX : 3, .fixed_rows = fixed}, team);
+        for (const bool prefill : {false, true}) {
+          linear.set_plan({.product = product, .from_rows = product == Product::None ? SIZE_MAX : 3}, team);
           EXPECT_EQ(linear.packed_bytes(), linear.bytes_for(product));
           for (const std::size_t rows : {1u, 2u, 3u, 40u, 150u}) {
             const auto x = random_rows(rows * columns, rounds, 3);
             std::vector<float> y(rows * linear.outputs());
-            linear.forward(team, x.data(), rows, y.data());
+            if (prefill) {
+              linear.forward_prefill(team, x.data(), rows, y.data());
+            } else {
+              linear.forward(team, x.data(), rows, y.data());
+            }
             for (std::size_t r = 0; r < rows; ++r) {
               for (std::size_t o = 0; o < linear.outputs(); ++o) {
                 double sum = 0, size = 0;
@@ -117,21 +120,21 @@ TEST(Linear, InPlaceAndProductDifferByLessThanBf16CanSay) {
   EXPECT_LT(different, in_place.size() / 100) << "results should nearly always round to the same bf16 value";
 }
 
-TEST(Linear, FixedRowProductsGiveARowTheSameBitsInEveryBatch) {
+TEST(Linear, PrefillGivesARowTheSameBitsInEveryBatch) {
   ThreadTeam team(2, [] { at::set_num_threads(1); });
   at::set_num_threads(1);
   for (const std::size_t columns : {576u, 1536u}) {
     const std::size_t outputs = 192, rows = 200;
     const RandomTensor weights(TensorType::Q4_1, outputs, columns, 6);
     Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
-    linear.set_plan({.product = Product::Bf16, .from_rows = 1, .fixed_rows = 64}, team);
+    linear.set_plan({.product = Product::Bf16, .from_rows = 1}, team);
     const auto x = random_rows(rows * columns, true, 7);
     std::vector<float> whole(rows * outputs), part(rows * outputs);
-    linear.forward_product(team, x.data(), rows, whole.data());
+    linear.forward_prefill(team, x.data(), rows, whole.data());
     std::mt19937 random(8);
     for (std::size_t first = 0; first < rows;) {
       const std::size_t count = std::min<std::size_t>(1 + random() % 70, rows - first);
-      linear.forward_product(team, x.data() + first * columns, count, part.data() + first * outputs);
+      linear.forward_prefill(team, x.data() + first * columns, count, part.data() + first * outputs);
       first += count;
     }
     EXPECT_EQ(std::memcmp(whole.data(), part.data(), whole.size() * sizeof(float)), 0) << columns << " columns";
