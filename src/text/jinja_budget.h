@@ -8,8 +8,8 @@
 namespace tiercel::jinja {
 
 inline constexpr std::size_t kMaxTextBytes = std::size_t{16} << 20;      // of the output, and of any one text
-inline constexpr std::size_t kMaxWrittenBytes = std::size_t{128} << 20;  // of all texts made on the way
-inline constexpr std::size_t kMaxReadBytes = std::size_t{1} << 30;       // searched and compared
+inline constexpr std::size_t kMaxWrittenBytes = std::size_t{64} << 20;   // of all texts made on the way
+inline constexpr std::size_t kMaxReadBytes = std::size_t{128} << 20;     // searched and compared
 inline constexpr std::size_t kMaxSteps = 1'000'000;
 inline constexpr int kMaxDepth = 200;
 
@@ -23,11 +23,11 @@ class Budget {
   // Before a text of so many bytes is made.
   void write(std::size_t bytes) {
     if (bytes > kMaxTextBytes) fail("it makes a text of more than 16 MiB");
-    if (bytes > written_) fail("it makes more than 128 MiB of texts");
+    if (bytes > written_) fail("it makes more than 64 MiB of texts");
     written_ -= bytes;
   }
   void read(std::size_t bytes) {
-    if (bytes > read_) fail("it reads more than 1 GiB of text");
+    if (bytes > read_) fail("it reads more than 128 MiB of text");
     read_ -= bytes;
   }
 

@@ -1,7 +1,6 @@
 #include "text/jinja_functions.h"
 
-#include <clocale>  // strftime_l and newlocale are POSIX's
-#include <clocale>
+#include <clocale>  // newlocale, for strftime_l of <ctime>
 
 #include <algorithm>
 #include <array>
