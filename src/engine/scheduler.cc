@@ -33,6 +33,11 @@ Scheduler::Step Scheduler::next_step() {
     }
   }
   admit_waiting(budget, step);
+  if (!limits_.deterministic && tail_tokens_ > kExactTailTokens) {
+    for (BatchPart& part : step.parts) {
+      if (part.arithmetic == Arithmetic::Decode) part.arithmetic = Arithmetic::Any;
+    }
+  }
   // One group of rows for each arithmetic: a few matrix products a layer instead of one for each part.
   std::ranges::stable_sort(step.parts, {}, [](const BatchPart& part) {
     return part.arithmetic == Arithmetic::Prefill ? 0 : part.arithmetic == Arithmetic::Decode ? 1 : 2;
@@ -87,7 +92,7 @@ std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget, Step& s
       part.tokens = std::min(end, boundary) - first;
     } else if (limits_.deterministic) {
       part.arithmetic = Arithmetic::Decode;
-    } else if (first < sequence.prompt_tokens && tail_tokens_ + part.tokens <= kExactTailTokens) {
+    } else if (first < sequence.prompt_tokens) {
       part.arithmetic = Arithmetic::Decode;
       tail_tokens_ += part.tokens;
     }
