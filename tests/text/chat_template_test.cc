@@ -247,7 +247,8 @@ TEST(ChatTemplateLimits, StopHostileTemplates) {
       "{% set n = namespace(l=[]) %}{% for i in range(999) %}{% for j in [n.l] %}{% set n.l = loop %}{% endfor %}{% "
       "endfor %}",
       "{% set s = 'a' * 16000000 %}{% for i in range(99999) %}{{ 'b' in s }}{% endfor %}",
-      "{% set s = 'ab' * 4000000 %}{{ s.replace('a', s) }}",
+      // Short: ThreadSanitizer reads the whole rest of a text at every search, which is quadratic in its pieces.
+      "{% set s = 'ab' * 5000 %}{{ s.replace('a', s) }}",
       "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
       "{% set s = 'a' * 9000000 %}{{ s }}{{ s }}",
       "{{ 9 ** 9 ** 9 }}",
