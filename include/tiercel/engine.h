@@ -8,6 +8,7 @@
 // destroying it (or close()) ends requests in flight with Cancelled and joins every thread. Futures may outlive it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -60,6 +61,13 @@ class Engine {
 
   // Leading tokens of `tokens` whose KV is cached now under `cache_salt`.
   std::size_t lookup(std::span<const TokenId> tokens, std::string_view cache_salt = {}) const;
+  // Keeps the cached whole blocks of `tokens` until unpin(), or for `ttl_ms`; forgets cached prefixes. As the methods of
+  // KvCache with these names. To compute what is to be pinned, send it as a request with max_tokens 0.
+  Result<std::size_t> pin(std::span<const TokenId> tokens, std::string_view cache_salt = {}, std::uint64_t ttl_ms = 0);
+  std::size_t unpin(std::span<const TokenId> tokens, std::string_view cache_salt = {});
+  std::size_t invalidate(std::span<const TokenId> prefix, std::string_view cache_salt = {});
+  std::size_t invalidate_tenant(std::string_view cache_salt);
+  std::size_t invalidate_all();
 
  private:
   explicit Engine(std::unique_ptr<EngineState> state);

@@ -30,6 +30,12 @@
 
 namespace tiercel {
 
+// Whose prefix: sequences of different salts or adapters never share a block. All adapters of one salt are one tenant.
+struct PrefixScope {
+  std::string_view salt = {};
+  std::uint64_t adapter_id = 0;
+};
+
 struct AdmitOptions {
   // Most tokens this sequence will ever hold, prompt included; blocks for all of them are promised by admit().
   // At least the prompt's length.
@@ -37,31 +43,45 @@ struct AdmitOptions {
   // Most leading prompt tokens to take from the cache. A runner that needs the logits of the last prompt token leaves
   // it out: prompt.size() - 1. 0: match nothing.
   std::size_t max_matched_tokens = SIZE_MAX;
-  // Sequences of different salts or adapters never share a block.
-  std::string_view salt = {};
-  std::uint64_t adapter_id = 0;
-  // Also take the leading tokens that a cached block has in common with the prompt, by copying that block.
+  // Leading prompt tokens that this lease will compute and share where they are not cached; others may wait for them
+  // (ExpectedPrompt::in_flight).
+  std::size_t max_shared_tokens = SIZE_MAX;
+  PrefixScope scope = {};
+  // Also take the leading tokens that a cached block has in common with the prompt, by copying that block. Not with
+  // several KV groups.
   bool partial_blocks = true;
+  Retention retention = {};
+};
+
+// A set of layers whose KV of a token is needed equally long. Each group has blocks of its own, all of the cache's
+// layout. The first group is full.
+struct KvGroup {
+  // 0: full, every later token reads it. W: a token reads itself and the W - 1 before it (sliding-window attention), so
+  // blocks further back are given up. At least 2. A state snapshot, valid at a block's end only, is a window of 2.
+  std::uint32_t window_tokens = 0;
 };
 
 struct KvCacheStats {
   std::size_t capacity_blocks = 0;  // = free + leased + cached
   std::size_t free_blocks = 0;      // hold nothing
-  std::size_t leased_blocks = 0;    // held by at least one lease
-  std::size_t cached_blocks = 0;    // findable and held by no lease
+  std::size_t leased_blocks = 0;    // held by at least one lease or pin
+  std::size_t cached_blocks = 0;    // findable and held by none
   std::size_t promised_blocks = 0;  // promised to leases and not yet taken; at most free + cached
+  std::size_t pinned_blocks = 0;    // of the leased ones, held by a pin
   std::size_t block_bytes = 0;      // of the arena per block: the layout's, rounded up to 64
-  std::size_t metadata_bytes = 0;   // index, keys, stored tokens, reference counts
+  std::size_t metadata_bytes = 0;   // index, keys, stored tokens, reference counts, eviction policy
   std::uint64_t admitted = 0;           // leases given out
   std::uint64_t prompt_tokens = 0;      // tokens of admitted prompts
   std::uint64_t matched_tokens = 0;     // of those, found in the cache
   std::uint64_t copied_tokens = 0;      // of those, found inside a block and copied
-  std::uint64_t evicted_blocks = 0;
+  std::uint64_t evicted_blocks = 0;     // for want of room
+  std::uint64_t expired_blocks = 0;     // given back after their ttl_ms
   std::uint64_t compare_mismatches = 0; // blocks of equal key and other content that a search met and passed over
 };
 
-class KvCacheState;  // internal
-struct LeaseState;   // internal
+class KvCacheState;   // internal
+struct LeaseState;    // internal
+struct ExpectedState; // internal
 
 // Holds blocks for one sequence. Move-only; destruction gives everything back, whatever happened in between. It may
 // outlive the KvCache object that made it.
@@ -76,9 +96,9 @@ class Lease {
   std::size_t matched_tokens() const;
   // Tokens whose KV is known to be in the blocks: matched_tokens() and everything committed since.
   std::size_t committed_tokens() const;
-  // Blocks of this sequence in order: entry i holds tokens [i * block_tokens, (i + 1) * block_tokens). Valid until the
-  // next non-const call.
-  std::span<const BlockId> block_table() const;
+  // Blocks of this sequence in order: entry i holds tokens [i * block_tokens, (i + 1) * block_tokens). In a group with a
+  // window, kNoBlock for blocks out of its reach. Valid until the next non-const call.
+  std::span<const BlockId> block_table(std::size_t group = 0) const;
 
   // Extends block_table() to cover `tokens` tokens. Cannot fail up to the promised max_tokens; beyond that,
   // ResourceExhausted and nothing changes. Fewer tokens than already covered is no-op.
@@ -89,36 +109,87 @@ class Lease {
   // this lease switches to that one and gives its own back, so block_table() may change.
   void commit(std::span<const TokenId> tokens, bool share = true);
 
+  // Another sequence with the same tokens so far: all full blocks are shared, the block begun is copied. Its
+  // committed_tokens() and matched_tokens() are this one's committed_tokens(). Statuses as admit(); this lease stays as
+  // it is.
+  Result<Lease> fork(std::size_t max_tokens) const;
+
  private:
   friend class KvCacheState;
   explicit Lease(std::unique_ptr<LeaseState> state);
   std::unique_ptr<LeaseState> state_;
 };
 
+// A prompt that waits to be admitted. While it lives, its cached blocks, and those that others add meanwhile, are evicted
+// only when nothing else is left. Holds no block. Move-only; may outlive the KvCache object. Belongs to one thread at a
+// time.
+class ExpectedPrompt {
+ public:
+  ExpectedPrompt();  // expects nothing
+  ExpectedPrompt(ExpectedPrompt&&) noexcept;
+  ExpectedPrompt& operator=(ExpectedPrompt&&) noexcept;
+  ~ExpectedPrompt();
+
+  // Leading tokens in whole blocks that are in the cache now.
+  std::size_t cached_tokens() const;
+  // Whether the block after those is being computed by a lease, so that waiting saves computing it twice. It ends with
+  // the commit or with the lease, whichever comes first.
+  bool in_flight() const;
+
+ private:
+  friend class KvCacheState;
+  explicit ExpectedPrompt(std::unique_ptr<ExpectedState> state);
+  std::unique_ptr<ExpectedState> state_;
+};
+
 class KvCache {
  public:
   // Reserves the arena: options.capacity_bytes rounded down to whole blocks. `layout.block_tokens` rules; the options'
-  // own is not looked at. `policy` null: LRU. InvalidArgument for an empty layout, a capacity below one block or above
-  // 2^31 blocks, Unavailable where the system gives no memory.
+  // own is not looked at. No `groups`: one full one. InvalidArgument for an empty layout, a capacity below one block or
+  // above 2^30 blocks, groups whose first is not full, or a policy factory that makes none; Unavailable where the system
+  // gives no memory.
   static Result<KvCache> open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
-                              std::unique_ptr<EvictionPolicy> policy = nullptr);
+                              std::span<const KvGroup> groups = {});
   KvCache(KvCache&&) noexcept;
   KvCache& operator=(KvCache&&) noexcept;
   ~KvCache();
 
-  // Finds the longest cached prefix and promises the rest. Shared blocks are held, not copied; a partly matching block
-  // is copied into one of the lease's own (copy-on-write). Evicts unheld leaves as needed.
+  // Finds the longest cached prefix that is valid in all groups and promises the rest. Shared blocks are held, not
+  // copied; a partly matching block is copied into one of the lease's own (copy-on-write). Evicts unheld leaves as needed.
   //   InvalidArgument    max_tokens below the prompt's length
-  //   ResourceExhausted  max_tokens needs more blocks than the cache has
-  //   Unavailable        not enough blocks now; other leases hold or were promised them. Nothing was taken.
+  //   ResourceExhausted  max_tokens needs more blocks than the cache, or the tenant's quota, has
+  //   Rejected           the tenant's quota is held by its other leases and pins now
+  //   Unavailable        not enough blocks now; other leases and pins hold or were promised them
+  // In all of these nothing was taken.
   Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options);
 
-  // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing.
+  // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing, and counts as no use.
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options) const;
+  // Announces that `prompt` will be admitted. Its tokens must outlive the handle. Only whole blocks count, up to
+  // options.max_matched_tokens.
+  ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
+  // Counts as a use of the cached prefix, with options.retention. Returns its tokens, in whole blocks.
+  std::size_t warm(std::span<const TokenId> prompt, const AdmitOptions& options);
 
-  // Forgets every cached prefix. Blocks held by leases stay theirs and are freed with them; those leases share nothing
-  // from here on. Returns the blocks forgotten.
+  // Keeps the cached whole blocks of `prompt` from eviction for `ttl_ms` (0: until unpin). Pinning what is pinned sets
+  // the new time. Returns the tokens pinned. NotFound where nothing is cached; ResourceExhausted where pins would hold
+  // more than half of the cache, Rejected where the tenant's quota, Unavailable where promises to leases leave no room.
+  Result<std::size_t> pin(std::span<const TokenId> prompt, const PrefixScope& scope = {}, std::uint64_t ttl_ms = 0);
+  // Ends every pin on the way of `prompt`. Returns the pins ended.
+  std::size_t unpin(std::span<const TokenId> prompt, const PrefixScope& scope = {});
+
+  // Forget cached prefixes: all that begin with `prefix` (not empty), all of a tenant, all. Pins on them end. Blocks held by
+  // leases stay theirs and are freed with them; what those leases commit behind a forgotten block is not shared. Return
+  // the blocks forgotten.
+  std::size_t invalidate(std::span<const TokenId> prefix, const PrefixScope& scope = {});
+  std::size_t invalidate_tenant(std::string_view salt);
   std::size_t invalidate_all();
+
+  // Most bytes, rounded down to whole blocks, that the tenant may hold, be promised and have cached together; 0: the
+  // default again (KvCacheOptions::tenant_quota_bytes). A tenant at its quota evicts its own blocks, least recently
+  // released first. A quota below what is in use takes effect as leases end. InvalidArgument for less than one block, or
+  // where the cache was opened without tenant quotas.
+  Status set_tenant_quota(std::string_view salt, std::size_t quota_bytes);
 
   // Start of a block's bytes in the arena, 64-byte aligned (4096 where the block size allows).
   std::byte* block(BlockId id) const;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "tiercel/eviction_policy.h"
 #include "tiercel/status.h"
 #include "tiercel/types.h"
 
@@ -24,6 +25,14 @@ struct KvCacheOptions {
   std::uint32_t block_tokens = 32;
   // False: every request computes its whole prompt and leaves nothing behind.
   bool prefix_reuse = true;
+  // Which cached block goes first: lru(), lfu(), adaptive() or your own. Empty: adaptive().
+  EvictionPolicyFactory eviction = {};
+  // Most KV bytes of one tenant (one salt), running and cached together; at least one block. 0: tenants have no quotas.
+  // SIZE_MAX: only those that KvCache::set_tenant_quota() gives. Default 0.
+  std::size_t tenant_quota_bytes = 0;
+  // A file to append a trace of every admitted prompt to: block ids and lengths, never text; `tiercel replay` reads it.
+  // Empty: none.
+  std::string record_trace = {};
 
   Status validate() const;
 };

@@ -61,8 +61,9 @@ struct Request {
   std::vector<ChatMessage> messages = {};
   std::vector<TokenId> tokens = {};
 
-  // Most tokens to produce; at least 1, or 0 to only score the prompt (then prompt_logprobs must be set). The prompt and
-  // one token must fit the context; output ends at the context's end with FinishReason::Length.
+  // Most tokens to produce. 0: only compute the prompt, to score it (prompt_logprobs) or to have its KV in the cache when
+  // the first real request comes. The prompt and one token must fit the context; output ends at the context's end with
+  // FinishReason::Length.
   std::uint32_t max_tokens = 256;
   SamplingOptions sampling = {};
   // Output ends before the first of these; none may be empty.
@@ -76,6 +77,8 @@ struct Request {
   bool parse_special_tokens = false;
   // Requests of different salts share no KV and cannot learn of each other's.
   std::string cache_salt = {};
+  // How long and how badly to keep the KV of this request.
+  Retention retention = {};
   // Called on the engine's thread for every output token, in order, before the future is ready. Keep it short: the whole
   // batch waits. Must not throw or call close().
   std::function<void(const TokenEvent&)> on_token = {};

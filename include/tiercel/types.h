@@ -44,4 +44,17 @@ struct KvLayout {
   constexpr std::size_t token_bytes() const { return block_bytes() / block_tokens; }
 };
 
+// How badly cached blocks are wanted. A block has the strongest wish of all leases that used it.
+enum class RetentionPriority : std::uint8_t {
+  Low,     // goes before all others: a request that will not come back
+  Normal,  // as the eviction policy orders it
+  High,    // goes when no Normal one is left: a system prompt
+};
+
+struct Retention {
+  RetentionPriority priority = RetentionPriority::Normal;
+  // So long after its last use a block is not found any more and its room is given back. 0: no limit.
+  std::uint64_t ttl_ms = 0;
+};
+
 }  // namespace tiercel

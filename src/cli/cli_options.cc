@@ -20,20 +20,6 @@
 namespace tiercel::cli {
 namespace {
 
-// "512M" and its like in bytes. Empty: not a size.
-std::optional<std::size_t> parse_size(std::string_view text) {
-  std::size_t count = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc()) return std::nullopt;
-  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
-  if (unit.empty()) return count;
-  const std::size_t exponent = std::string_view("KMGT").find(static_cast<char>(std::toupper(unit[0])));
-  const bool known = exponent != std::string_view::npos && (unit.size() == 1 || unit.substr(1) == "iB");
-  const std::size_t shift = 10 * (exponent + 1);
-  if (!known || count > (SIZE_MAX >> shift)) return std::nullopt;
-  return count << shift;
-}
-
 void set_cache_bytes(EngineOptions& engine, const std::string& text) {
   const auto bytes = parse_size(text);
   if (!bytes) throw CLI::ValidationError("--cache-bytes", text + " is not a size such as 512M or 2G");
@@ -46,6 +32,19 @@ void set_compute(EngineOptions& engine, const std::string& text) {
 }
 
 }  // namespace
+
+std::optional<std::size_t> parse_size(std::string_view text) {
+  std::size_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc()) return std::nullopt;
+  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  if (unit.empty()) return count;
+  const std::size_t exponent = std::string_view("KMGT").find(static_cast<char>(std::toupper(unit[0])));
+  const bool known = exponent != std::string_view::npos && (unit.size() == 1 || unit.substr(1) == "iB");
+  const std::size_t shift = 10 * (exponent + 1);
+  if (!known || count > (SIZE_MAX >> shift)) return std::nullopt;
+  return count << shift;
+}
 
 CLI::Validator number(std::string expectation, std::function<bool(double)> holds) {
   return CLI::Validator(
@@ -88,6 +87,10 @@ void add_shared_options(CLI::App& app, CliOptions& options) {
   app.add_flag("--deterministic", engine.deterministic, "Answers depend on nothing but the request")->group("Engine");
   app.add_flag_callback(
          "--no-prefix-cache", [&engine] { engine.cache.prefix_reuse = false; }, "Compute every prompt in full")
+      ->group("Engine");
+  app.add_option("--record-trace", engine.cache.record_trace,
+                 "Append lengths and block ids of every request, never text, for tiercel replay")
+      ->type_name("FILE")
       ->group("Engine");
   app.add_flag("--json", options.json, "Print one JSON object")->group("Engine");
 }

@@ -1,8 +1,11 @@
 // Options that several commands share, bound to the structs that the engine takes.
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include <CLI/CLI.hpp>
 
@@ -14,6 +17,9 @@ struct CliOptions {
   EngineOptions engine;  // model empty: default_model_path()
   bool json = false;     // one JSON object on standard output instead of text
 };
+
+// "512M" and its like in bytes, by powers of 1024. Empty: not a size.
+std::optional<std::size_t> parse_size(std::string_view text);
 
 // Refuses a value that is no number or for which `holds` is false: "nan is not EXPECTATION". (CLI11's own range check
 // lets NaN pass.)

@@ -21,5 +21,6 @@ Command add_score_command(CLI::App& program, CliOptions& shared);
 Command add_bench_command(CLI::App& program, CliOptions& shared);
 Command add_info_command(CLI::App& program, CliOptions& shared);
 Command add_demo_command(CLI::App& program, CliOptions& shared);
+Command add_replay_command(CLI::App& program, CliOptions& shared);
 
 }  // namespace tiercel::cli

@@ -207,8 +207,26 @@ Result<std::string> Engine::render_chat(std::span<const ChatMessage> messages) c
 }
 
 std::size_t Engine::lookup(std::span<const TokenId> tokens, std::string_view cache_salt) const {
-  return state_->cache.lookup(tokens, {.max_tokens = tokens.size(), .salt = cache_salt});
+  return state_->cache.lookup(tokens, {.max_tokens = tokens.size(), .scope = {.salt = cache_salt}});
 }
+
+Result<std::size_t> Engine::pin(std::span<const TokenId> tokens, std::string_view cache_salt, std::uint64_t ttl_ms) {
+  return state_->cache.pin(tokens, {.salt = cache_salt}, ttl_ms);
+}
+
+std::size_t Engine::unpin(std::span<const TokenId> tokens, std::string_view cache_salt) {
+  return state_->cache.unpin(tokens, {.salt = cache_salt});
+}
+
+std::size_t Engine::invalidate(std::span<const TokenId> prefix, std::string_view cache_salt) {
+  return state_->cache.invalidate(prefix, {.salt = cache_salt});
+}
+
+std::size_t Engine::invalidate_tenant(std::string_view cache_salt) {
+  return state_->cache.invalidate_tenant(cache_salt);
+}
+
+std::size_t Engine::invalidate_all() { return state_->cache.invalidate_all(); }
 
 std::string_view to_string(FinishReason reason) { return reason == FinishReason::Stop ? "stop" : "length"; }
 

@@ -34,10 +34,6 @@ Result<std::vector<TokenId>> check_request(const Request& request, const Request
   if (sources == 0) return Status::invalid_argument("the prompt is empty; set one of text, messages or tokens");
   if (sources > 1)
     return Status::invalid_argument("the prompt is given more than once; set only one of text, messages or tokens");
-  if (request.max_tokens == 0 && !request.prompt_logprobs) {
-    return Status::invalid_argument(
-        "max_tokens is 0; ask for at least 1, or set prompt_logprobs to only score the prompt");
-  }
   TIERCEL_RETURN_IF_ERROR(validate(request.sampling, context.vocabulary));
   for (std::size_t i = 0; i < request.stop.size(); ++i) {
     if (request.stop[i].empty()) return Status::invalid_argument(fmt::format("stop[{}] is empty; leave it out", i));

@@ -1,13 +1,18 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace tiercel {
 namespace {
 
-// Prompt tails in one step that get their exact arithmetic, which is slow for many rows, also where that is not
-// promised: a prompt answered alone, or beside a few, has the same text with and without the cache.
+// A prompt answered alone, or beside a few, has the same text with and without the cache, also where that is not
+// promised: its tail gets its exact arithmetic, which is slow for many rows. Beyond these it takes the fastest.
 constexpr std::size_t kExactTailTokens = 64;
+constexpr std::size_t kExactTailSequences = 4;
+
+// Waiting requests, from the front of the queue, that the cache knows of and that may overtake each other.
+constexpr std::size_t kExpectedPrompts = 64;
 
 }  // namespace
 
@@ -32,8 +37,15 @@ Scheduler::Step Scheduler::next_step() {
       if (budget > 0 && generating == !sequence->in_prompt()) budget -= add_parts(*sequence, budget, step);
     }
   }
+  for (std::size_t i = 0; i < std::min(waiting_.size(), kExpectedPrompts); ++i) {
+    Sequence& sequence = *waiting_[i];
+    if (!std::exchange(sequence.announced, true)) {
+      sequence.expected = cache_.expect(sequence.tokens, admit_options(sequence));
+    }
+  }
   admit_waiting(budget, step);
-  if (!limits_.deterministic && tail_tokens_ > kExactTailTokens) {
+  const bool few = tail_tokens_ <= kExactTailTokens && running_.size() <= kExactTailSequences;
+  if (!limits_.deterministic && !few) {
     for (BatchPart& part : step.parts) {
       if (part.arithmetic == Arithmetic::Decode) part.arithmetic = Arithmetic::Any;
     }
@@ -45,26 +57,43 @@ Scheduler::Step Scheduler::next_step() {
   return step;
 }
 
+AdmitOptions Scheduler::admit_options(const Sequence& sequence) const {
+  const std::size_t boundary = prefill_boundary(sequence);
+  // Whole blocks only: the leading tokens of a block may be another prompt's tail, computed with other arithmetic.
+  return {.max_tokens = sequence.most_tokens,
+          .max_matched_tokens = sequence.request.prompt_logprobs ? 0 : boundary,
+          .max_shared_tokens = boundary,
+          .scope = {.salt = sequence.request.cache_salt},
+          .partial_blocks = false,
+          .retention = sequence.request.retention};
+}
+
 void Scheduler::admit_waiting(std::size_t budget, Step& step) {
-  while (budget > 0 && !waiting_.empty() && running_.size() < limits_.max_sequences) {
-    Sequence& sequence = *waiting_.front();
-    // Whole blocks only: the leading tokens of a block may be another prompt's tail, computed with other arithmetic.
-    AdmitOptions options{.max_tokens = sequence.most_tokens,
-                         .max_matched_tokens = prefill_boundary(sequence),
-                         .salt = sequence.request.cache_salt,
-                         .partial_blocks = false};
-    if (sequence.request.prompt_logprobs) options.max_matched_tokens = 0;
-    auto lease = cache_.admit(sequence.tokens, options);
+  std::size_t passed_over = 0;
+  while (budget > 0 && passed_over < std::min(waiting_.size(), kExpectedPrompts) &&
+         running_.size() < limits_.max_sequences) {
+    const auto place = waiting_.begin() + static_cast<std::ptrdiff_t>(passed_over);
+    Sequence& sequence = **place;
+    if (sequence.expected.in_flight()) {
+      ++passed_over;
+      continue;
+    }
+    auto lease = cache_.admit(sequence.tokens, admit_options(sequence));
+    if (lease.status().code() == StatusCode::Unavailable) break;  // until a running sequence gives blocks back
+    if (lease.status().code() == StatusCode::Rejected) {
+      ++passed_over;
+      continue;
+    }
+    sequence.expected = ExpectedPrompt();
     if (!lease.ok()) {
-      if (lease.status().code() == StatusCode::Unavailable) return;  // until a running sequence gives blocks back
-      step.refused.emplace_back(std::move(waiting_.front()), lease.status());
-      waiting_.pop_front();
+      step.refused.emplace_back(std::move(*place), lease.status());
+      waiting_.erase(place);
       continue;
     }
     sequence.lease = std::move(*lease);
     sequence.computed = sequence.lease.matched_tokens();
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+    running_.push_back(std::move(*place));
+    waiting_.erase(place);
     step.admitted.push_back(&sequence);
     budget -= add_parts(sequence, budget, step);
   }
@@ -75,8 +104,8 @@ std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget, Step& s
   std::size_t room = std::min(sequence.pending(), budget);
   if (all_logits) {
     // Every sequence that is running, or may still be admitted, keeps one row.
-    room = std::min(room, limits_.max_logit_rows - limits_.max_sequences -
-                              std::min(logit_rows_, limits_.max_logit_rows - limits_.max_sequences));
+    const std::size_t most_rows = limits_.max_logit_rows - limits_.max_sequences;
+    room = std::min(room, most_rows - std::min(logit_rows_, most_rows));
   }
   const std::size_t boundary = prefill_boundary(sequence);
   std::size_t first = sequence.computed;

@@ -5,6 +5,10 @@
 // waiting requests are admitted, higher priority first and otherwise in order of arrival, as long as the cache promises
 // every block that they may come to need. So a running sequence never lacks memory, and nothing has to be undone.
 //
+// The first of the queue are announced to the cache, which keeps the blocks they will reuse. One whose prefix another
+// sequence is computing waits for it, so that it is computed once; one whose tenant is at its quota waits too. Those
+// behind them go first meanwhile.
+//
 // A state machine without threads, clock or I/O; the step loop drives it. Not thread-safe.
 #pragma once
 
@@ -64,6 +68,7 @@ class Scheduler {
   // Gives `sequence` up to `budget` tokens; returns how many it took.
   std::size_t add_parts(Sequence& sequence, std::size_t budget, Step& step);
   void admit_waiting(std::size_t budget, Step& step);
+  AdmitOptions admit_options(const Sequence& sequence) const;
   // Leading prompt tokens that every run computes, or reuses, with prefill arithmetic: the prompt's full blocks,
   // without the one that holds its last token. What follows, the prompt's tail, is always computed.
   std::size_t prefill_boundary(const Sequence& sequence) const;

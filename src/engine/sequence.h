@@ -36,6 +36,8 @@ struct Sequence {
   std::size_t prompt_tokens;
   std::size_t most_tokens;   // prompt and output together
   std::size_t computed = 0;  // leading tokens whose KV is in the blocks
+  bool announced = false;    // to the cache: it came near the front of the queue
+  ExpectedPrompt expected;   // from then on, while it waits
   Lease lease;
   Sampler sampler;
   StreamDecoder decoder;

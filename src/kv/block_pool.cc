@@ -1,12 +1,12 @@
 #include "kv/block_pool.h"
 
 #include <cassert>
-#include <numeric>
 
 namespace tiercel {
 
-BlockPool::BlockPool(std::size_t capacity_blocks) : references_(capacity_blocks, kFree), free_(capacity_blocks) {
-  std::iota(free_.rbegin(), free_.rend(), BlockId{0});
+BlockPool::BlockPool(std::size_t capacity_blocks) : references_(capacity_blocks) {
+  assert(capacity_blocks < kFree);
+  for (std::size_t block = capacity_blocks; block-- > 0;) give_back(static_cast<BlockId>(block));
 }
 
 std::uint32_t BlockPool::references(BlockId block) const {
@@ -25,9 +25,10 @@ void BlockPool::return_promises(std::size_t blocks) {
 }
 
 BlockId BlockPool::take_promised() {
-  assert(promised_ > 0 && !free_.empty());
-  const BlockId block = free_.back();
-  free_.pop_back();
+  assert(promised_ > 0 && free_ > 0);
+  const BlockId block = first_free_;
+  first_free_ = references_[block] == kEnd ? kEnd : references_[block] & ~kFree;
+  --free_;
   references_[block] = 1;
   ++leased_;
   --promised_;
@@ -48,12 +49,11 @@ bool BlockPool::drop_reference(BlockId block) {
 
 void BlockPool::give_back(BlockId block) {
   assert(!is_free(block) && references_[block] == 0);
-  references_[block] = kFree;
-  free_.push_back(block);
+  references_[block] = first_free_ == kEnd ? kEnd : first_free_ | kFree;
+  first_free_ = block;
+  ++free_;
 }
 
-std::size_t BlockPool::metadata_bytes() const {
-  return references_.capacity() * sizeof(references_[0]) + free_.capacity() * sizeof(BlockId);
-}
+std::size_t BlockPool::metadata_bytes() const { return references_.capacity() * sizeof(references_[0]); }
 
 }  // namespace tiercel

@@ -14,8 +14,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
+#include "kv/index_allocator.h"
 #include "tiercel/types.h"
 
 namespace tiercel {
@@ -25,14 +25,14 @@ class BlockPool {
   explicit BlockPool(std::size_t capacity_blocks);
 
   std::size_t capacity_blocks() const { return references_.size(); }
-  std::size_t free_blocks() const { return free_.size(); }
+  std::size_t free_blocks() const { return free_; }
   std::size_t leased_blocks() const { return leased_; }
-  std::size_t cached_blocks() const { return capacity_blocks() - free_.size() - leased_; }
+  std::size_t cached_blocks() const { return capacity_blocks() - free_ - leased_; }
   std::size_t promised_blocks() const { return promised_; }
   // Blocks that may still be promised or, if cached, referenced.
   std::size_t claimable_blocks() const { return capacity_blocks() - leased_ - promised_; }
 
-  bool is_free(BlockId block) const { return references_[block] == kFree; }
+  bool is_free(BlockId block) const { return (references_[block] & kFree) != 0; }
   // References of a block that is not free.
   std::uint32_t references(BlockId block) const;
 
@@ -50,11 +50,14 @@ class BlockPool {
   std::size_t metadata_bytes() const;
 
  private:
-  static constexpr std::uint32_t kFree = 0xffffffffu;
+  static constexpr std::uint32_t kFree = 0x80000000u;
+  static constexpr std::uint32_t kEnd = 0xffffffffu;
 
-  std::vector<std::uint32_t> references_;  // kFree for free blocks
-  // A stack: the block freed last is taken first, so that memory which was never needed is never touched.
-  std::vector<BlockId> free_;
+  // By block: its references, or kFree with the next block of the list of free ones. The list is a stack: the block
+  // freed last is taken first, so that memory which was never needed is never touched.
+  BlockArray<std::uint32_t> references_;
+  std::uint32_t first_free_ = kEnd;
+  std::size_t free_ = 0;
   std::size_t leased_ = 0;
   std::size_t promised_ = 0;
 };

@@ -14,11 +14,21 @@ static_assert(std::endian::native == std::endian::little);
 static_assert(sizeof(ContentKey) == 16 && sizeof(TokenId) == 4);
 
 ContentKey xxh3_key(const ContentKey& parent, std::span<const std::byte> content) {
-  XXH3_state_t state;
-  XXH3_128bits_reset(&state);
-  XXH3_128bits_update(&state, &parent, sizeof(parent));
-  XXH3_128bits_update(&state, content.data(), content.size());
-  const XXH128_hash_t hash = XXH3_128bits_digest(&state);
+  // One piece in memory, where it is short, is hashed twice as fast as two given one after the other.
+  constexpr std::size_t kMostCopied = 1024;
+  XXH128_hash_t hash;
+  if (content.size() <= kMostCopied) {
+    std::byte bytes[sizeof(parent) + kMostCopied];
+    std::memcpy(bytes, &parent, sizeof(parent));
+    if (!content.empty()) std::memcpy(bytes + sizeof(parent), content.data(), content.size());
+    hash = XXH3_128bits(bytes, sizeof(parent) + content.size());
+  } else {
+    XXH3_state_t state;
+    XXH3_128bits_reset(&state);
+    XXH3_128bits_update(&state, &parent, sizeof(parent));
+    XXH3_128bits_update(&state, content.data(), content.size());
+    hash = XXH3_128bits_digest(&state);
+  }
   return {.low = hash.low64, .high = hash.high64};
 }
 

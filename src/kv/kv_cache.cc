@@ -17,8 +17,10 @@ std::size_t Lease::matched_tokens() const { return state_ ? state_->matched_toke
 
 std::size_t Lease::committed_tokens() const { return state_ ? state_->committed_tokens : 0; }
 
-std::span<const BlockId> Lease::block_table() const {
-  return state_ ? std::span<const BlockId>(state_->blocks) : std::span<const BlockId>();
+std::span<const BlockId> Lease::block_table(std::size_t group) const {
+  if (!state_) return {};
+  assert(group <= state_->windows.size());
+  return group == 0 ? state_->blocks : state_->windows[group - 1];
 }
 
 Status Lease::grow(std::size_t tokens) {
@@ -31,9 +33,24 @@ void Lease::commit(std::span<const TokenId> tokens, bool share) {
   if (state_) state_->cache->commit(*state_, tokens, share);
 }
 
+Result<Lease> Lease::fork(std::size_t max_tokens) const {
+  if (state_) return state_->cache->fork(*state_, max_tokens);
+  return Status::invalid_argument("an empty lease has nothing to fork; take one from admit()");
+}
+
+ExpectedPrompt::ExpectedPrompt() = default;
+ExpectedPrompt::ExpectedPrompt(std::unique_ptr<ExpectedState> state) : state_(std::move(state)) {}
+ExpectedPrompt::ExpectedPrompt(ExpectedPrompt&&) noexcept = default;
+ExpectedPrompt& ExpectedPrompt::operator=(ExpectedPrompt&&) noexcept = default;
+ExpectedPrompt::~ExpectedPrompt() = default;
+
+std::size_t ExpectedPrompt::cached_tokens() const { return state_ ? state_->cache->cached_tokens(*state_) : 0; }
+
+bool ExpectedPrompt::in_flight() const { return state_ && state_->cache->in_flight(*state_); }
+
 Result<KvCache> KvCache::open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
-                              std::unique_ptr<EvictionPolicy> policy) {
-  return KvCacheState::open(options, layout, fingerprint, std::move(policy));
+                              std::span<const KvGroup> groups) {
+  return KvCacheState::open(options, layout, fingerprint, groups);
 }
 
 KvCache::KvCache(std::shared_ptr<KvCacheState> state) : state_(std::move(state)) {}
@@ -47,6 +64,32 @@ Result<Lease> KvCache::admit(std::span<const TokenId> prompt, const AdmitOptions
 
 std::size_t KvCache::lookup(std::span<const TokenId> prompt, const AdmitOptions& options) const {
   return state_->lookup(prompt, options);
+}
+
+ExpectedPrompt KvCache::expect(std::span<const TokenId> prompt, const AdmitOptions& options) {
+  return state_->expect(prompt, options);
+}
+
+std::size_t KvCache::warm(std::span<const TokenId> prompt, const AdmitOptions& options) {
+  return state_->warm(prompt, options);
+}
+
+Result<std::size_t> KvCache::pin(std::span<const TokenId> prompt, const PrefixScope& scope, std::uint64_t ttl_ms) {
+  return state_->pin(prompt, scope, ttl_ms);
+}
+
+std::size_t KvCache::unpin(std::span<const TokenId> prompt, const PrefixScope& scope) {
+  return state_->unpin(prompt, scope);
+}
+
+std::size_t KvCache::invalidate(std::span<const TokenId> prefix, const PrefixScope& scope) {
+  return state_->invalidate(prefix, scope);
+}
+
+std::size_t KvCache::invalidate_tenant(std::string_view salt) { return state_->invalidate_tenant(salt); }
+
+Status KvCache::set_tenant_quota(std::string_view salt, std::size_t quota_bytes) {
+  return state_->set_tenant_quota(salt, quota_bytes);
 }
 
 std::size_t KvCache::invalidate_all() { return state_->invalidate_all(); }

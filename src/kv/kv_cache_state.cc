@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <chrono>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -20,6 +21,11 @@ std::size_t checked_block_bytes(const KvLayout& layout) {
   return bytes;
 }
 
+std::uint64_t steady_ms() {
+  using namespace std::chrono;
+  return static_cast<std::uint64_t>(duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count());
+}
+
 Status out_of_memory(const char* what) {
   return Status::unavailable(fmt::format("the system gives no memory for {}", what));
 }
@@ -31,8 +37,8 @@ LeaseState::~LeaseState() {
 }
 
 Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout& layout,
-                                   const Fingerprint& fingerprint, std::unique_ptr<EvictionPolicy> policy,
-                                   KeyFunction key_function) {
+                                   const Fingerprint& fingerprint, std::span<const KvGroup> groups,
+                                   KvCacheSeams seams) {
   const std::size_t block_bytes = checked_block_bytes(layout);
   const std::size_t stride = BlockArena::stride_of(block_bytes);
   if (stride == 0) {
@@ -47,51 +53,126 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
         fmt::format("capacity_bytes is {}, which holds {} KV blocks of {} bytes; give room for 1 to {} blocks",
                     options.capacity_bytes, blocks, stride, PrefixIndex::kMostBlocks));
   }
+  if (options.tenant_quota_bytes > 0 && options.tenant_quota_bytes < stride) {
+    return Status::invalid_argument(fmt::format("tenant_quota_bytes is {}; give at least the {} bytes of a block, or 0",
+                                                options.tenant_quota_bytes, stride));
+  }
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    if (i == 0 ? groups[i].window_tokens != 0 : groups[i].window_tokens == 1) {
+      return Status::invalid_argument(
+          fmt::format("KV group {} has a window of {} tokens; the first group is full (0), a window has at least 2", i,
+                      groups[i].window_tokens));
+    }
+  }
   try {
     auto arena = BlockArena::reserve(blocks, block_bytes);
     if (!arena.ok()) return arena.status();
-    if (policy == nullptr) policy = make_lru_policy(blocks);
-    return KvCache(std::make_shared<KvCacheState>(layout, fingerprint, options.prefix_reuse, *std::move(arena), blocks,
-                                                  std::move(policy), key_function));
+    auto policy = options.eviction ? options.eviction(blocks) : adaptive()(blocks);
+    if (policy == nullptr) return Status::invalid_argument("the eviction option made no policy; return one");
+    std::unique_ptr<TraceRecorder> recorder;
+    if (!options.record_trace.empty()) {
+      auto opened = TraceRecorder::open(options.record_trace, layout.block_tokens);
+      if (!opened.ok()) return opened.status();
+      recorder = *std::move(opened);
+    }
+    if (!seams.now_ms) seams.now_ms = steady_ms;
+    return KvCache(std::make_shared<KvCacheState>(options, layout, fingerprint, groups, std::move(seams),
+                                                  *std::move(arena), blocks, std::move(policy), std::move(recorder)));
   } catch (const std::bad_alloc&) {
     return out_of_memory("the index of the KV cache");
   }
 }
 
-KvCacheState::KvCacheState(const KvLayout& layout, const Fingerprint& fingerprint, bool prefix_reuse, BlockArena arena,
+KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
+                           std::span<const KvGroup> groups, KvCacheSeams seams, BlockArena arena,
                            std::size_t capacity_blocks, std::unique_ptr<EvictionPolicy> policy,
-                           KeyFunction key_function)
+                           std::unique_ptr<TraceRecorder> recorder)
     : layout_(layout),
-      prefix_reuse_(prefix_reuse),
+      groups_(groups.empty() ? std::vector<KvGroup>(1) : std::vector<KvGroup>(groups.begin(), groups.end())),
+      prefix_reuse_(options.prefix_reuse),
+      fingerprint_(fingerprint),
+      seams_(std::move(seams)),
       arena_(std::move(arena)),
+      recorder_(std::move(recorder)),
       pool_(capacity_blocks),
-      index_(capacity_blocks, layout.block_tokens, fingerprint, key_function),
-      policy_(std::move(policy)) {}
+      index_(capacity_blocks, layout.block_tokens, fingerprint, seams_.key_function, groups_.size()),
+      order_(capacity_blocks, std::move(policy)) {
+  if (options.tenant_quota_bytes > 0) {
+    const bool limited = options.tenant_quota_bytes != SIZE_MAX;
+    tenants_.emplace(capacity_blocks, limited ? options.tenant_quota_bytes / arena_.stride() : 0);
+  }
+}
 
 std::size_t KvCacheState::blocks_for(std::size_t tokens) const {
   return tokens / layout_.block_tokens + (tokens % layout_.block_tokens != 0 ? 1 : 0);
 }
 
+std::size_t KvCacheState::first_block_in_reach(std::size_t group, std::size_t tokens) const {
+  const std::size_t window = groups_[group].window_tokens;
+  return window == 0 || tokens < window ? 0 : (tokens - (window - 1)) / layout_.block_tokens;
+}
+
+std::size_t KvCacheState::valid_blocks(std::span<const BlockId> path) const {
+  std::size_t valid = path.size();
+  // A group's gap in reach of a boundary rules out that one and all up to where the gap itself is the boundary.
+  for (bool lowered = true; lowered;) {
+    lowered = false;
+    for (std::size_t group = 1; group < groups_.size(); ++group) {
+      const std::size_t first = first_block_in_reach(group, valid * layout_.block_tokens);
+      for (std::size_t i = first; i < valid; ++i) {
+        if (index_.companion(path[i], group) != kNoBlock) continue;
+        valid = i;
+        lowered = true;
+      }
+    }
+  }
+  return valid;
+}
+
 KvCacheState::Match KvCacheState::match(std::span<const TokenId> prompt, const AdmitOptions& options,
-                                        std::vector<BlockId>* path) {
+                                        std::vector<BlockId>& path) {
   Match found;
   if (!prefix_reuse_) return found;
-  found.node = index_.find_root(options.salt, options.adapter_id);
-  if (found.node == kNoNode) return found;
+  const NodeId root = found.node = index_.find_root(options.scope.salt, options.scope.adapter_id);
+  if (root == kNoNode) return found;
 
+  const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
   const std::size_t block_tokens = layout_.block_tokens;
   auto rest = prompt.first(std::min(prompt.size(), options.max_matched_tokens));
-  while (rest.size() >= block_tokens) {
-    const BlockId child = index_.find_child(found.node, rest.first(block_tokens));
-    if (child == kNoBlock) break;
-    if (path != nullptr) path->push_back(child);
-    found.node = child;
-    ++found.blocks;
-    rest = rest.subspan(block_tokens);
+  index_.walk(root, rest, [&](BlockId child) {
+    if (is_expired(child, now)) return false;
+    path.push_back(child);
+    return true;
+  });
+  if (!path.empty()) found.node = path.back();
+  rest = rest.subspan(path.size() * block_tokens);
+  if (groups_.size() > 1) {
+    path.resize(valid_blocks(path));
+    found.node = path.empty() ? root : path.back();
+  } else if (options.partial_blocks && !rest.empty()) {
+    found.partial = index_.closest_child(found.node, rest);
+    if (found.partial.block != kNoBlock && is_expired(found.partial.block, now)) found.partial = {};
   }
-  if (options.partial_blocks && !rest.empty()) found.partial = index_.closest_child(found.node, rest);
+  found.blocks = path.size();
   found.tokens = found.blocks * block_tokens + found.partial.tokens;
   return found;
+}
+
+Status KvCacheState::check_claim(std::size_t new_blocks, std::size_t newly_held, TenantId tenant) const {
+  // Holding a cached block takes it from those that could be evicted for somebody's promise.
+  const std::size_t wanted = new_blocks + newly_held;
+  if (tenants_ && !tenants_->may_claim(tenant, wanted)) {
+    const std::size_t quota = tenants_->quota_blocks(tenant);
+    return Status::rejected(
+        fmt::format("{} more KV blocks would pass the tenant's quota of {}; wait for its other requests, end pins or "
+                    "raise its quota",
+                    wanted, quota));
+  }
+  if (wanted > pool_.claimable_blocks()) {
+    return Status::unavailable(fmt::format("{} more KV blocks are needed; {} are neither held nor promised", wanted,
+                                           pool_.claimable_blocks()));
+  }
+  return {};
 }
 
 Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options) {
@@ -100,49 +181,98 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
         fmt::format("max_tokens is {}; give at least the prompt's {} tokens", options.max_tokens, prompt.size()));
   }
   const std::size_t total_blocks = blocks_for(options.max_tokens);
-  if (total_blocks > pool_.capacity_blocks()) {
+  const std::size_t groups = groups_.size();
+  if (total_blocks > pool_.capacity_blocks() / groups) {
     return Status::resource_exhausted(fmt::format(
         "a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens, or raise capacity_bytes "
         "to {} or more",
-        options.max_tokens, total_blocks, pool_.capacity_blocks(), total_blocks * layout_.block_bytes()));
+        options.max_tokens, total_blocks * groups, pool_.capacity_blocks(), total_blocks * groups * arena_.stride()));
   }
   try {
     // Not admitted until `cache` is set: leaving before gives nothing back, for nothing was taken.
     auto lease = std::make_unique<LeaseState>();
     lease->blocks.reserve(total_blocks);
+    lease->windows.resize(groups - 1);
+    for (std::vector<BlockId>& window : lease->windows) window.reserve(total_blocks);
     lease->open_tokens.reserve(prefix_reuse_ ? layout_.block_tokens : 0);
+    if (recorder_) begin_trace(*lease, prompt, options);
 
     const std::lock_guard lock(mutex_);
-    const Match found = match(prompt, options, &lease->blocks);
-    const std::size_t new_blocks = total_blocks - found.blocks;
-    // Holding a cached block takes it from those that could be evicted for somebody's promise.
-    const auto newly_held = static_cast<std::size_t>(
-        std::ranges::count_if(lease->blocks, [&](BlockId block) { return pool_.references(block) == 0; }));
-    if (new_blocks + newly_held > pool_.claimable_blocks()) {
-      return Status::unavailable(fmt::format("{} more KV blocks are needed; {} are neither held nor promised",
-                                             new_blocks + newly_held, pool_.claimable_blocks()));
+    expire_pins(seams_.now_ms());
+    prepare_expiry(options.retention);
+    const Match found = match(prompt, options, lease->blocks);
+    std::size_t newly_held = 0;
+    for (const BlockId block : lease->blocks) newly_held += pool_.references(block) == 0;
+    for_each_companion_in_reach(lease->blocks, [&](BlockId block) { newly_held += pool_.references(block) == 0; });
+    const std::size_t new_blocks = groups * (total_blocks - found.blocks);
+    const std::size_t block_tokens = layout_.block_tokens;
+    const std::size_t shared_end = std::min(prompt.size(), options.max_shared_tokens) / block_tokens * block_tokens;
+    const std::size_t matched_end = found.blocks * block_tokens;
+    if (prefix_reuse_ && shared_end > matched_end) {
+      lease->announced.assign(prompt.begin() + static_cast<std::ptrdiff_t>(matched_end),
+                              prompt.begin() + static_cast<std::ptrdiff_t>(shared_end));
     }
-    if (prefix_reuse_) lease->root = index_.hold_root(options.salt, options.adapter_id);
+    if (tenants_) {
+      lease->tenant = tenants_->join(options.scope.salt);
+      Status refused;
+      if (total_blocks * groups > tenants_->quota_blocks(lease->tenant)) {
+        refused = Status::resource_exhausted(
+            fmt::format("a sequence of {} tokens needs {} KV blocks, and its tenant may have {}; lower max_tokens, or "
+                        "raise the tenant's quota",
+                        options.max_tokens, total_blocks * groups, tenants_->quota_blocks(lease->tenant)));
+      } else {
+        refused = check_claim(new_blocks, newly_held, lease->tenant);
+      }
+      if (!refused.ok()) {
+        tenants_->leave(lease->tenant);
+        return refused;
+      }
+    } else if (Status refused = check_claim(new_blocks, newly_held, kNoTenant); !refused.ok()) {
+      return refused;
+    }
+    if (prefix_reuse_) {
+      try {
+        lease->root = index_.hold_root(options.scope.salt, options.scope.adapter_id);
+      } catch (const std::bad_alloc&) {
+        if (tenants_) tenants_->leave(lease->tenant);
+        throw;
+      }
+      lease->epoch = index_.epoch(lease->root);
+    }
 
     // From here on nothing fails.
     lease->cache = shared_from_this();
     lease->shares = prefix_reuse_;
-    lease->epoch = epoch_;
-    lease->total_blocks = total_blocks;
     lease->max_tokens = options.max_tokens;
     lease->matched_tokens = lease->committed_tokens = found.tokens;
+    lease->retention = options.retention;
+    lease->first_announced = lease->matched_blocks = found.blocks;
+    lease->prompt_blocks = prompt.size() / block_tokens;
+    lease->frontier.owner = lease.get();
     for (const BlockId block : lease->blocks) hold(block);
+    for (std::size_t group = 1; group < groups; ++group) {
+      std::vector<BlockId>& window = lease->windows[group - 1];
+      window.assign(found.blocks, kNoBlock);
+      for (std::size_t i = first_block_in_reach(group, found.tokens); i < found.blocks; ++i) {
+        window[i] = index_.companion(lease->blocks[i], group);
+        hold(window[i]);
+      }
+    }
     pool_.promise(new_blocks);
+    if (tenants_) tenants_->on_promised(lease->tenant, new_blocks);
+    lease->promised_blocks = new_blocks;
     if (found.partial.block != kNoBlock) {
-      // Used now, so worth keeping. If a policy still gives up just this block for the copy, the copy is in place: an
-      // evicted block keeps its bytes until its next owner writes.
-      policy_->on_use(found.partial.block);
-      const BlockId own = take_promised_block();
+      // Used now, so worth keeping. If it is still the one that goes for the copy, the copy is in place: an evicted
+      // block keeps its bytes until its next owner writes.
+      use(found.partial.block, options.retention, seams_.now_ms());
+      const BlockId own = take_promised_block(lease->tenant);
+      --lease->promised_blocks;
       copy_leading_tokens(found.partial.block, own, found.partial.tokens);
       lease->blocks.push_back(own);
-      const auto copied = prompt.subspan(found.blocks * layout_.block_tokens, found.partial.tokens);
+      const auto copied = prompt.subspan(matched_end, found.partial.tokens);
       lease->open_tokens.assign(copied.begin(), copied.end());
     }
+    announce_next_block(*lease);
     ++admitted_;
     prompt_tokens_ += prompt.size();
     matched_tokens_ += found.tokens;
@@ -153,9 +283,82 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
   }
 }
 
-std::size_t KvCacheState::lookup(std::span<const TokenId> prompt, const AdmitOptions& options) {
+Result<Lease> KvCacheState::fork(const LeaseState& source, std::size_t max_tokens) {
+  const std::size_t block_tokens = layout_.block_tokens;
+  const std::size_t total_blocks = blocks_for(max_tokens);
+  const std::size_t groups = groups_.size();
+  if (max_tokens < source.committed_tokens) {
+    return Status::invalid_argument(fmt::format("max_tokens is {}; give at least the {} tokens that are forked",
+                                                max_tokens, source.committed_tokens));
+  }
+  if (total_blocks > pool_.capacity_blocks() / groups) {
+    return Status::resource_exhausted(
+        fmt::format("a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens", max_tokens,
+                    total_blocks * groups, pool_.capacity_blocks()));
+  }
+  try {
+    auto lease = std::make_unique<LeaseState>();
+    lease->blocks.reserve(total_blocks);
+    lease->windows.resize(groups - 1);
+    for (std::vector<BlockId>& window : lease->windows) window.reserve(total_blocks);
+    lease->open_tokens.reserve(prefix_reuse_ ? block_tokens : 0);
+    lease->open_tokens.assign(source.open_tokens.begin(), source.open_tokens.end());
+
+    const std::lock_guard lock(mutex_);
+    const std::size_t full_blocks = source.committed_tokens / block_tokens;
+    const std::size_t begun_tokens = source.committed_tokens % block_tokens;
+    const std::size_t new_blocks = groups * (total_blocks - full_blocks);
+    if (tenants_ && total_blocks * groups > tenants_->quota_blocks(source.tenant)) {
+      return Status::resource_exhausted(
+          fmt::format("a sequence of {} tokens needs {} KV blocks, and its tenant may have {}", max_tokens,
+                      total_blocks * groups, tenants_->quota_blocks(source.tenant)));
+    }
+    if (Status refused = check_claim(new_blocks, 0, source.tenant); !refused.ok()) return refused;
+
+    // From here on nothing fails.
+    lease->cache = shared_from_this();
+    lease->max_tokens = max_tokens;
+    lease->matched_tokens = lease->committed_tokens = source.committed_tokens;
+    lease->retention = source.retention;
+    lease->shares = source.shares;
+    lease->epoch = source.epoch;
+    lease->root = source.root;
+    if (lease->root != kNoNode) index_.hold_root_again(lease->root);
+    lease->tenant = source.tenant;
+    if (tenants_) tenants_->join_again(lease->tenant);
+    lease->matched_blocks = source.matched_blocks;
+    lease->prompt_blocks = source.prompt_blocks;
+    lease->added_blocks = source.added_blocks;
+    lease->frontier.owner = lease.get();
+    pool_.promise(new_blocks);
+    if (tenants_) tenants_->on_promised(lease->tenant, new_blocks);
+    lease->promised_blocks = new_blocks;
+    for (std::size_t group = 0; group < groups; ++group) {
+      const std::vector<BlockId>& from = group == 0 ? source.blocks : source.windows[group - 1];
+      std::vector<BlockId>& table = group == 0 ? lease->blocks : lease->windows[group - 1];
+      table.assign(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(full_blocks));
+      for (const BlockId block : table) {
+        if (block != kNoBlock) hold(block);
+      }
+      if (begun_tokens == 0) continue;
+      table.push_back(take_promised_block(lease->tenant));
+      --lease->promised_blocks;
+      copy_leading_tokens(from[full_blocks], table.back(), begun_tokens);
+    }
+    ++admitted_;
+    return Lease(std::move(lease));
+  } catch (const std::bad_alloc&) {
+    return out_of_memory("a lease");
+  }
+}
+
+std::size_t KvCacheState::lookup(std::span<const TokenId> prompt, const AdmitOptions& options) try {
+  std::vector<BlockId> path;
+  path.reserve(prompt.size() / layout_.block_tokens);
   const std::lock_guard lock(mutex_);
-  return match(prompt, options, nullptr).tokens;
+  return match(prompt, options, path).tokens;
+} catch (const std::bad_alloc&) {
+  return 0;
 }
 
 Status KvCacheState::grow(LeaseState& lease, std::size_t tokens) {
@@ -166,15 +369,22 @@ Status KvCacheState::grow(LeaseState& lease, std::size_t tokens) {
   const std::size_t wanted = blocks_for(tokens);
   if (wanted <= lease.blocks.size()) return {};
   const std::lock_guard lock(mutex_);
-  while (lease.blocks.size() < wanted) lease.blocks.push_back(take_promised_block());
+  for (std::size_t group = 0; group < groups_.size(); ++group) {
+    std::vector<BlockId>& table = group == 0 ? lease.blocks : lease.windows[group - 1];
+    for (; table.size() < wanted; --lease.promised_blocks) table.push_back(take_promised_block(lease.tenant));
+  }
   return {};
 }
 
 void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bool share) {
   assert(blocks_for(lease.committed_tokens + tokens.size()) <= lease.blocks.size());
-  if (!share && !tokens.empty()) lease.shares = false;
   // The lock is taken only when a block becomes full, not for every token of decoding.
   std::unique_lock lock(mutex_, std::defer_lock);
+  if (!share && !tokens.empty() && lease.shares) {
+    lock.lock();
+    lease.shares = false;
+    computing_.remove(lease.frontier);
+  }
   while (lease.shares && !tokens.empty()) {
     const auto taken = tokens.first(std::min(tokens.size(), layout_.block_tokens - lease.open_tokens.size()));
     lease.open_tokens.insert(lease.open_tokens.end(), taken.begin(), taken.end());
@@ -186,86 +396,140 @@ void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bo
     lease.open_tokens.clear();
   }
   lease.committed_tokens += tokens.size();
+  if (groups_.size() > 1) {
+    if (!lock.owns_lock()) lock.lock();
+    give_up_out_of_reach(lease);
+  }
 }
 
 void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
-  if (lease.epoch != epoch_) {
-    lease.shares = false;  // its earlier blocks are no longer in the index
+  const NodeId parent = position == 0 ? lease.root : lease.blocks[position - 1];
+  const bool was_announced =
+      lease.frontier.parent != kNoNode && std::ranges::equal(lease.frontier.tokens, lease.open_tokens);
+  const ContentKey announced_key = lease.frontier.key;
+  computing_.remove(lease.frontier);
+  if (lease.epoch != index_.epoch(lease.root) || (position > 0 && !index_.contains(parent))) {
+    lease.shares = false;  // what comes before is forgotten
     return;
   }
-  const NodeId parent = position == 0 ? lease.root : lease.blocks[position - 1];
+  const ContentKey key = was_announced ? announced_key : index_.key_after(parent, lease.open_tokens);
   BlockId& own = lease.blocks[position];
-  const BlockId equal = index_.find_child(parent, lease.open_tokens);
+  const BlockId equal = index_.find_child(parent, key, lease.open_tokens);
+  BlockOrigin origin{.content = key.low,
+                     .parent = position == 0 ? kNoBlock : parent,
+                     .starts_segment = !lease.added_blocks,
+                     .segment_blocks = static_cast<std::uint32_t>(
+                         position < lease.prompt_blocks ? lease.prompt_blocks - lease.matched_blocks : 0)};
   if (equal == kNoBlock) {
-    index_.insert(parent, lease.open_tokens, own);
+    if (position > 0 && index_.is_leaf(parent)) assert(pool_.references(parent) > 0);
+    index_.insert(parent, key, lease.open_tokens, own);
+    order_.on_insert(own, origin);
+    if (!expires_ms_.empty()) mark_unused(own);
+    lease.added_blocks = true;
   } else {
     hold(equal);
     drop(std::exchange(own, equal));
   }
+  if (groups_.size() > 1) share_companions(lease, position, origin);
+  arrive(key, parent, lease.open_tokens, own);
+  if (was_announced) {
+    announce_next_block(lease);
+  } else {
+    lease.announced.clear();  // its runner went another way
+  }
+}
+
+void KvCacheState::share_companions(LeaseState& lease, std::size_t position, const BlockOrigin& origin) {
+  const BlockId owner = lease.blocks[position];
+  for (std::size_t group = 1; group < groups_.size(); ++group) {
+    BlockId& own = lease.windows[group - 1][position];
+    const BlockId equal = index_.companion(owner, group);
+    if (equal == kNoBlock) {
+      index_.attach(owner, group, own);
+      BlockOrigin with_group = origin;
+      with_group.content ^= group;
+      order_.on_insert(own, with_group);
+      for (int i = 0; i < order_.expectations(owner); ++i) order_.add_expectation(own);
+      if (!expires_ms_.empty()) mark_unused(own);
+    } else if (equal != own) {
+      hold(equal);
+      drop(std::exchange(own, equal));
+    }
+  }
+}
+
+void KvCacheState::give_up_out_of_reach(LeaseState& lease) {
+  for (std::size_t group = 1; group < groups_.size(); ++group) {
+    std::vector<BlockId>& window = lease.windows[group - 1];
+    for (std::size_t i = first_block_in_reach(group, lease.committed_tokens); i-- > 0;) {
+      if (window[i] == kNoBlock) break;  // and all before it
+      drop(std::exchange(window[i], kNoBlock));
+    }
+  }
+}
+
+void KvCacheState::announce_next_block(LeaseState& lease) {
+  const std::size_t position = lease.committed_tokens / layout_.block_tokens;
+  const std::size_t first = (position - lease.first_announced) * layout_.block_tokens;
+  if (!lease.shares || first + layout_.block_tokens > lease.announced.size()) return;
+  lease.frontier.parent = position == 0 ? lease.root : lease.blocks[position - 1];
+  lease.frontier.tokens = std::span(lease.announced).subspan(first, layout_.block_tokens);
+  lease.frontier.key = index_.key_after(lease.frontier.parent, lease.frontier.tokens);
+  computing_.add(lease.frontier);
 }
 
 void KvCacheState::release(LeaseState& lease) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  computing_.remove(lease.frontier);
+  if (lease.trace) {
+    for (std::size_t i = lease.prompt_blocks; i < lease.blocks.size() && index_.contains(lease.blocks[i]); ++i) {
+      lease.trace->output_ids.push_back(trace_id(index_.key_of(lease.blocks[i])));
+    }
+  }
+  const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
   // Deepest first: leaves become evictable before their parents, and count as used before them.
   while (!lease.blocks.empty()) {
-    const BlockId block = lease.blocks.back();
-    lease.blocks.pop_back();
-    --lease.total_blocks;
-    if (index_.contains(block)) policy_->on_use(block);
-    drop(block);
+    for (std::size_t group = groups_.size(); group-- > 0;) {
+      std::vector<BlockId>& table = group == 0 ? lease.blocks : lease.windows[group - 1];
+      const BlockId block = table.back();
+      table.pop_back();
+      if (block == kNoBlock) continue;
+      if (index_.contains(block)) use(block, lease.retention, now);
+      drop(block);
+    }
   }
-  pool_.return_promises(lease.total_blocks);
+  pool_.return_promises(lease.promised_blocks);
+  if (tenants_) {
+    tenants_->on_promise_returned(lease.tenant, lease.promised_blocks);
+    tenants_->leave(lease.tenant);
+  }
   if (lease.root != kNoNode) index_.drop_root(lease.root);
+  lock.unlock();
+  if (lease.trace) end_trace(lease);
 }
 
-std::size_t KvCacheState::invalidate_all() {
-  const std::lock_guard lock(mutex_);
-  ++epoch_;
-  const std::size_t forgotten = index_.size();
-  for (BlockId block = 0; block < pool_.capacity_blocks(); ++block) {
-    if (!index_.contains(block)) continue;
-    policy_->on_remove(block);
-    if (pool_.references(block) == 0) pool_.give_back(block);
-  }
-  index_.clear();
-  return forgotten;
-}
-
-void KvCacheState::hold(BlockId block) {
-  if (is_evictable(block)) policy_->on_held(block);
-  pool_.add_reference(block);
-}
-
-void KvCacheState::drop(BlockId block) {
-  if (!pool_.drop_reference(block)) return;
-  if (!index_.contains(block)) {
-    pool_.give_back(block);
-  } else if (index_.is_leaf(block)) {
-    policy_->on_evictable(block);
+void KvCacheState::begin_trace(LeaseState& lease, std::span<const TokenId> prompt, const AdmitOptions& options) const {
+  lease.trace = std::make_unique<LeaseState::TraceNote>();
+  lease.trace->timestamp_ms = recorder_->elapsed_ms();
+  lease.trace->input_length = prompt.size();
+  lease.trace->prompt_ids.reserve(blocks_for(prompt.size()));
+  lease.trace->output_ids.reserve(blocks_for(options.max_tokens));
+  ContentKey key = root_key(seams_.key_function, fingerprint_, options.scope.salt, options.scope.adapter_id);
+  while (!prompt.empty()) {
+    const auto block = prompt.first(std::min<std::size_t>(prompt.size(), layout_.block_tokens));
+    key = child_key(seams_.key_function, key, block);
+    lease.trace->prompt_ids.push_back(trace_id(key));
+    prompt = prompt.subspan(block.size());
   }
 }
 
-bool KvCacheState::is_evictable(BlockId block) const {
-  return block < pool_.capacity_blocks() && index_.contains(block) && index_.is_leaf(block) &&
-         pool_.references(block) == 0;
-}
-
-BlockId KvCacheState::take_promised_block() {
-  if (pool_.free_blocks() == 0) evict_one();
-  return pool_.take_promised();
-}
-
-void KvCacheState::evict_one() {
-  BlockId victim = policy_->victim();
-  if (!is_evictable(victim)) {
-    // A policy of the user's that has lost count may evict badly, but must not break a promise.
-    for (victim = 0; !is_evictable(victim); ++victim) assert(victim < pool_.capacity_blocks());
-  }
-  const NodeId parent = index_.remove_leaf(victim);
-  policy_->on_remove(victim);
-  if (!PrefixIndex::is_root(parent) && is_evictable(parent)) policy_->on_evictable(parent);
-  pool_.give_back(victim);
-  ++evicted_blocks_;
+void KvCacheState::end_trace(const LeaseState& lease) const {
+  const LeaseState::TraceNote& note = *lease.trace;
+  recorder_->record({.timestamp_ms = note.timestamp_ms,
+                     .input_length = note.input_length,
+                     .output_length = lease.committed_tokens - std::min(lease.committed_tokens, note.input_length),
+                     .prompt_ids = note.prompt_ids,
+                     .output_ids = note.output_ids});
 }
 
 void KvCacheState::copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens) {
@@ -281,70 +545,25 @@ void KvCacheState::copy_leading_tokens(BlockId from, BlockId to, std::size_t tok
 
 KvCacheStats KvCacheState::stats() const {
   const std::lock_guard lock(mutex_);
+  std::size_t metadata_bytes = pool_.metadata_bytes() + index_.metadata_bytes() + order_.metadata_bytes() +
+                               expires_ms_.capacity() * sizeof(expires_ms_[0]) +
+                               pin_counts_.capacity() * sizeof(pin_counts_[0]);
+  if (tenants_) metadata_bytes += tenants_->metadata_bytes();
   return {.capacity_blocks = pool_.capacity_blocks(),
           .free_blocks = pool_.free_blocks(),
           .leased_blocks = pool_.leased_blocks(),
           .cached_blocks = pool_.cached_blocks(),
           .promised_blocks = pool_.promised_blocks(),
+          .pinned_blocks = pinned_blocks_,
           .block_bytes = arena_.stride(),
-          .metadata_bytes = pool_.metadata_bytes() + index_.metadata_bytes(),
+          .metadata_bytes = metadata_bytes,
           .admitted = admitted_,
           .prompt_tokens = prompt_tokens_,
           .matched_tokens = matched_tokens_,
           .copied_tokens = copied_tokens_,
           .evicted_blocks = evicted_blocks_,
+          .expired_blocks = expired_blocks_,
           .compare_mismatches = index_.compare_mismatches()};
-}
-
-std::vector<std::uint32_t> KvCacheState::references() const {
-  const std::lock_guard lock(mutex_);
-  std::vector<std::uint32_t> counts(pool_.capacity_blocks());
-  for (BlockId block = 0; block < counts.size(); ++block) {
-    if (!pool_.is_free(block)) counts[block] = pool_.references(block);
-  }
-  return counts;
-}
-
-std::size_t KvCacheState::roots() const {
-  const std::lock_guard lock(mutex_);
-  return index_.roots();
-}
-
-std::string KvCacheState::audit() const {
-  const std::lock_guard lock(mutex_);
-  std::size_t free = 0, leased = 0, cached = 0, indexed = 0, evictable = 0;
-  for (BlockId block = 0; block < pool_.capacity_blocks(); ++block) {
-    const bool findable = index_.contains(block);
-    indexed += findable;
-    if (pool_.is_free(block)) {
-      ++free;
-      if (findable) return fmt::format("free block {} can be found", block);
-      continue;
-    }
-    const bool held = pool_.references(block) > 0;
-    ++(held ? leased : cached);
-    if (!held && !findable) return fmt::format("block {} is lost: not free, not held, not findable", block);
-    evictable += is_evictable(block);
-    if (!findable || PrefixIndex::is_root(index_.parent(block))) continue;
-    const BlockId parent = index_.parent(block);
-    if (!index_.contains(parent)) return fmt::format("block {} follows block {}, which left the index", block, parent);
-    if (index_.is_leaf(parent)) return fmt::format("block {} is not among the children of {}", block, parent);
-    if (held && pool_.references(parent) == 0)
-      return fmt::format("block {} is held, its parent {} is not", block, parent);
-  }
-  if (free != pool_.free_blocks() || leased != pool_.leased_blocks() || cached != pool_.cached_blocks()) {
-    return fmt::format("counted {} free, {} leased, {} cached; the pool says {}, {}, {}", free, leased, cached,
-                       pool_.free_blocks(), pool_.leased_blocks(), pool_.cached_blocks());
-  }
-  if (indexed != index_.size()) return fmt::format("counted {} indexed blocks, not {}", indexed, index_.size());
-  if (pool_.promised_blocks() > free + cached) {
-    return fmt::format("{} blocks are promised, {} free and {} cached", pool_.promised_blocks(), free, cached);
-  }
-  const BlockId victim = policy_->victim();
-  if (evictable == 0 ? victim != kNoBlock : !is_evictable(victim)) {
-    return fmt::format("{} blocks are evictable, the policy names {}", evictable, victim);
-  }
-  return {};
 }
 
 }  // namespace tiercel

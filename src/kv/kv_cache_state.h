@@ -1,18 +1,24 @@
-// What stands behind KvCache and Lease: arena, block pool, prefix index and eviction policy under one mutex.
+// What stands behind KvCache, Lease and ExpectedPrompt: arena, block pool, prefix index and eviction under one mutex.
 //
 // Invariants, true whenever the mutex is free:
-//   - a block is free, or leased (a lease's table names it), or cached (in the index, in no table);
-//   - a lease holds every ancestor of each indexed block it holds, so the cached blocks that nobody holds form whole
+//   - a block is free, or leased (a lease's table or a pin names it), or cached (in the index, named by none);
+//   - who holds an indexed block holds every tree block before it, so the cached blocks that nobody holds form whole
 //     subtrees: evicting leaf after leaf reaches all of them;
 //   - promised blocks <= free + cached blocks, so a lease can always take what it was promised;
-//   - the policy's evictable blocks are the cached blocks without children.
+//   - evictable are the cached blocks without children, and the cached companions (blocks of a window group).
 //
-// Thread-safety: every public method may be called from any thread; calls for one LeaseState come one at a time.
+// In four files: kv_cache_state.cc has the leases, kv_cache_eviction.cc how room is made, kv_cache_retention.cc what is
+// wished for (pins, expected prompts) and what is forgotten, kv_cache_audit.cc the recount for tests.
+//
+// Thread-safety: every public method may be called from any thread; calls for one lease come one at a time.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,10 +26,20 @@
 #include "kv/block_arena.h"
 #include "kv/block_pool.h"
 #include "kv/content_key.h"
+#include "kv/eviction_order.h"
+#include "kv/prefix_frontier.h"
 #include "kv/prefix_index.h"
+#include "kv/tenant_ledger.h"
+#include "kv/trace_recorder.h"
 #include "tiercel/kv_cache.h"
 
 namespace tiercel {
+
+// What tests replace.
+struct KvCacheSeams {
+  KeyFunction key_function = xxh3_key;
+  std::function<std::uint64_t()> now_ms = {};  // empty: the steady clock
+};
 
 // The inside of a Lease. Gives everything back when it ends, if it was admitted (`cache` is set).
 struct LeaseState {
@@ -33,46 +49,100 @@ struct LeaseState {
   ~LeaseState();
 
   std::shared_ptr<KvCacheState> cache;
-  std::vector<BlockId> blocks;   // the block table, with room for all promised blocks
-  std::size_t total_blocks = 0;  // taken and promised
+  // The block tables: of the first group, and of the others. With room for all promised blocks.
+  std::vector<BlockId> blocks;
+  std::vector<std::vector<BlockId>> windows;
+  std::size_t promised_blocks = 0;  // and not yet taken
   std::size_t max_tokens = 0;
   std::size_t matched_tokens = 0;
   std::size_t committed_tokens = 0;
-  // While every full block so far is in the index: its root, and the committed tokens of the block not yet full.
+  Retention retention;
+  TenantId tenant = kNoTenant;
+
+  NodeId root = kNoNode;    // kNoNode: the cache keeps no prefixes
+  std::uint64_t epoch = 0;  // the root's when this was admitted
+  // While every full block so far is in the index: the committed tokens of the block not yet full.
   bool shares = false;
-  NodeId root = kNoNode;
   std::vector<TokenId> open_tokens;
-  std::uint64_t epoch = 0;  // the cache's when this was admitted
+  // The prompt's blocks that it said it would compute and share, from block `first_announced` on, and its place among
+  // those who compute.
+  std::vector<TokenId> announced;
+  std::size_t first_announced = 0;
+  PrefixFrontier frontier;
+  // For BlockOrigin.
+  std::size_t matched_blocks = 0;
+  std::size_t prompt_blocks = 0;
+  bool added_blocks = false;
+
+  struct TraceNote {
+    std::uint64_t timestamp_ms = 0;
+    std::size_t input_length = 0;
+    std::vector<std::uint64_t> prompt_ids;
+    std::vector<std::uint64_t> output_ids;  // with room for all
+  };
+  std::unique_ptr<TraceNote> trace;  // null: not recorded
+};
+
+// The inside of an ExpectedPrompt.
+struct ExpectedState {
+  ExpectedState() = default;
+  ExpectedState(const ExpectedState&) = delete;
+  ExpectedState& operator=(const ExpectedState&) = delete;
+  ~ExpectedState();
+
+  std::shared_ptr<KvCacheState> cache;
+  NodeId root = kNoNode;
+  std::span<const TokenId> tokens;  // the user's, cut to whole blocks
+  std::vector<BlockId> blocks;      // the cached ones, in order; with room for all
+  PrefixFrontier frontier;          // the block behind them
+  ExpectedState* next = nullptr;    // in the list of all
+  ExpectedState* previous = nullptr;
 };
 
 class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
  public:
-  // As KvCache::open(). `key_function` is for tests that force collisions.
+  // As KvCache::open().
   static Result<KvCache> open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
-                              std::unique_ptr<EvictionPolicy> policy, KeyFunction key_function = xxh3_key);
+                              std::span<const KvGroup> groups, KvCacheSeams seams = {});
   static KvCacheState& of(const KvCache& cache) { return *cache.state_; }
 
-  KvCacheState(const KvLayout& layout, const Fingerprint& fingerprint, bool prefix_reuse, BlockArena arena,
-               std::size_t capacity_blocks, std::unique_ptr<EvictionPolicy> policy, KeyFunction key_function);
+  KvCacheState(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
+               std::span<const KvGroup> groups, KvCacheSeams seams, BlockArena arena, std::size_t capacity_blocks,
+               std::unique_ptr<EvictionPolicy> policy, std::unique_ptr<TraceRecorder> recorder);
 
-  // As the methods of KvCache and Lease with these names.
+  // As the methods of KvCache, Lease and ExpectedPrompt with these names.
   Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options);
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options);
+  ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
+  std::size_t warm(std::span<const TokenId> prompt, const AdmitOptions& options);
+  Result<std::size_t> pin(std::span<const TokenId> prompt, const PrefixScope& scope, std::uint64_t ttl_ms);
+  std::size_t unpin(std::span<const TokenId> prompt, const PrefixScope& scope);
+  std::size_t invalidate(std::span<const TokenId> prefix, const PrefixScope& scope);
+  std::size_t invalidate_tenant(std::string_view salt);
   std::size_t invalidate_all();
+  Status set_tenant_quota(std::string_view salt, std::size_t quota_bytes);
   KvCacheStats stats() const;
   std::byte* block(BlockId id) const { return arena_.block(id); }
   const KvLayout& layout() const { return layout_; }
+
   Status grow(LeaseState& lease, std::size_t tokens);
   void commit(LeaseState& lease, std::span<const TokenId> tokens, bool share);
+  Result<Lease> fork(const LeaseState& source, std::size_t max_tokens);
   void release(LeaseState& lease);
+
+  std::size_t cached_tokens(const ExpectedState& expected) const;
+  bool in_flight(const ExpectedState& expected) const;
+  void release(ExpectedState& expected);
 
   // Recounts everything from scratch against the invariants above, as far as they can be seen without the leases. Empty
   // when all is well, else what is wrong. Slow; for tests.
-  std::string audit() const;
+  std::string audit();
   // References of every block, 0 for free ones. For tests.
   std::vector<std::uint32_t> references() const;
-  // Salts and adapters that leases or cached blocks keep alive. For tests.
+  // Salts and adapters that leases, expected prompts or cached blocks keep alive. For tests.
   std::size_t roots() const;
+  // Blocks held by or cached for a tenant; 0 without quotas. For tests.
+  std::size_t tenant_blocks(std::string_view salt) const;
 
  private:
   struct Match {
@@ -81,35 +151,99 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
     PrefixIndex::CommonPrefix partial;
     std::size_t tokens = 0;  // in all
   };
+  struct Pin {
+    std::uint64_t expires_ms = 0;      // 0: never
+    std::vector<BlockId> blocks = {};  // held, parents first
+  };
+  using Pins = std::map<BlockId, Pin>;  // by the deepest tree block pinned
 
   std::size_t blocks_for(std::size_t tokens) const;
-  Match match(std::span<const TokenId> prompt, const AdmitOptions& options, std::vector<BlockId>* path);
+  // The first block that a sequence of so many tokens needs in `group` to go on.
+  std::size_t first_block_in_reach(std::size_t group, std::size_t tokens) const;
+  // Fills `path` with the whole blocks found.
+  Match match(std::span<const TokenId> prompt, const AdmitOptions& options, std::vector<BlockId>& path);
+  // How many of the path's blocks can be reused in all groups.
+  std::size_t valid_blocks(std::span<const BlockId> path) const;
+  // Calls visit(companion) for each block that a sequence needs beside `path` to go on behind it.
+  template <class Visit>
+  void for_each_companion_in_reach(std::span<const BlockId> path, const Visit& visit) const;
+  Status check_claim(std::size_t new_blocks, std::size_t newly_held, TenantId tenant) const;
+
+  // Puts the lease's block that `open_tokens` just filled into the index, or swaps it for the equal one there.
+  void share_full_block(LeaseState& lease, std::size_t position);
+  void share_companions(LeaseState& lease, std::size_t position, const BlockOrigin& origin);
+  void give_up_out_of_reach(LeaseState& lease);
+  void announce_next_block(LeaseState& lease);
+  void copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens);
+  void begin_trace(LeaseState& lease, std::span<const TokenId> prompt, const AdmitOptions& options) const;
+  void end_trace(const LeaseState& lease) const;
+
   void hold(BlockId block);
   // One reference less; the block is then someone else's, cached or free.
   void drop(BlockId block);
+  void use(BlockId block, const Retention& retention, std::uint64_t now);
+  void mark_unused(BlockId block);
+  void make_evictable(BlockId block);
+  void give_back(BlockId block);
   bool is_evictable(BlockId block) const;
-  // The one place where a block is taken: redeems a promise, evicting if nothing is free.
-  BlockId take_promised_block();
+  bool is_expired(BlockId block, std::uint64_t now) const;
+  // The one place where a block is taken: redeems a promise of the tenant, evicting if need be.
+  BlockId take_promised_block(TenantId tenant);
   // The one place where a cached block goes for want of room.
   void evict_one();
-  // Puts the lease's block that `open_tokens` just filled into the index, or swaps it for the equal one there.
-  void share_full_block(LeaseState& lease, std::size_t position);
-  void copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens);
+  void evict(BlockId block);
+  // Gives back a few blocks whose time is over.
+  void sweep_expired();
+  // Before the first use with a ttl. May throw.
+  void prepare_expiry(const Retention& retention);
+
+  // `block` is cached now, behind `parent`: those who wait for it move on.
+  void arrive(const ContentKey& key, NodeId parent, std::span<const TokenId> tokens, BlockId block);
+  void await_next_block(ExpectedState& expected);
+  // A tree leaf leaves the index: those who counted on it step back.
+  void retreat_expectations(BlockId leaf);
+  void expire_pins(std::uint64_t now);
+  Pins::iterator end_pin(Pins::iterator pin);
+  std::size_t forget_subtree(BlockId top);
+  std::size_t forget_root(NodeId root);
+  void forget_leaf(BlockId leaf);
 
   const KvLayout layout_;
+  const std::vector<KvGroup> groups_;
   const bool prefix_reuse_;
+  const Fingerprint fingerprint_;
+  const KvCacheSeams seams_;
   const BlockArena arena_;
+  const std::unique_ptr<TraceRecorder> recorder_;  // null: nothing is recorded
 
   mutable std::mutex mutex_;  // guards everything below
   BlockPool pool_;
   PrefixIndex index_;
-  std::unique_ptr<EvictionPolicy> policy_;
-  std::uint64_t epoch_ = 0;  // counts invalidate_all()
+  EvictionOrder order_;
+  std::optional<TenantLedger> tenants_;    // empty: no quotas
+  std::vector<std::uint64_t> expires_ms_;  // by block; empty until something has a ttl
+  BlockId sweep_hand_ = 0;
+  Pins pins_;
+  std::uint64_t next_pin_expiry_ms_ = UINT64_MAX;
+  std::vector<std::uint16_t> pin_counts_;  // by block; empty until something is pinned
+  std::size_t pinned_blocks_ = 0;
+  PrefixFrontierTable computing_;  // of leases
+  PrefixFrontierTable awaited_;    // of expected prompts
+  ExpectedState* first_expected_ = nullptr;
   std::uint64_t admitted_ = 0;
   std::uint64_t prompt_tokens_ = 0;
   std::uint64_t matched_tokens_ = 0;
   std::uint64_t copied_tokens_ = 0;
   std::uint64_t evicted_blocks_ = 0;
+  std::uint64_t expired_blocks_ = 0;
 };
+
+template <class Visit>
+void KvCacheState::for_each_companion_in_reach(std::span<const BlockId> path, const Visit& visit) const {
+  for (std::size_t group = 1; group < groups_.size(); ++group) {
+    const std::size_t first = first_block_in_reach(group, path.size() * layout_.block_tokens);
+    for (std::size_t i = first; i < path.size(); ++i) visit(index_.companion(path[i], group));
+  }
+}
 
 }  // namespace tiercel

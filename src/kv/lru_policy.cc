@@ -1,8 +1,5 @@
-// Least recently used first: the evictable blocks in a doubly linked list, ordered by their last use.
-#include <cassert>
-#include <cstdint>
-#include <vector>
-
+// Least recently used first: the evictable blocks in one ring, ordered by their last use.
+#include "kv/use_order.h"
 #include "tiercel/eviction_policy.h"
 
 namespace tiercel {
@@ -10,73 +7,37 @@ namespace {
 
 class LruPolicy final : public EvictionPolicy {
  public:
-  explicit LruPolicy(std::size_t capacity_blocks) : end_(static_cast<BlockId>(capacity_blocks)), nodes_(end_ + 1) {
-    nodes_[end_].older = nodes_[end_].newer = end_;
-  }
+  explicit LruPolicy(std::size_t capacity_blocks) : order_(capacity_blocks, 1) {}
+
+  void on_insert(BlockId, const BlockOrigin&) override {}
 
   void on_use(BlockId block) override {
-    nodes_[block].last_use = ++uses_;
-    if (!is_listed(block)) return;
-    unlink(block);
-    link_after(newest(), block);
+    const bool listed = order_.is_listed(block);
+    if (listed) order_.remove(block);
+    order_.stamp(block);
+    if (listed) order_.insert(kRing, block);
   }
 
-  void on_evictable(BlockId block) override {
-    assert(!is_listed(block));
-    BlockId before = newest();
-    if (before != end_ && nodes_[before].last_use > nodes_[block].last_use) {
-      // It lost its last child, which was the oldest of all: its own place is seldom far from there.
-      before = end_;
-      while (nodes_[nodes_[before].newer].last_use < nodes_[block].last_use) before = nodes_[before].newer;
-    }
-    link_after(before, block);
-  }
-
-  void on_held(BlockId block) override { unlink(block); }
+  void on_evictable(BlockId block) override { order_.insert(kRing, block); }
+  void on_held(BlockId block) override { order_.remove(block); }
 
   void on_remove(BlockId block) override {
-    if (is_listed(block)) unlink(block);
+    if (order_.is_listed(block)) order_.remove(block);
   }
 
-  BlockId victim() override {
-    const BlockId oldest = nodes_[end_].newer;
-    return oldest == end_ ? kNoBlock : oldest;
-  }
+  BlockId victim() override { return order_.oldest(kRing); }
+  std::size_t metadata_bytes() const override { return order_.metadata_bytes(); }
 
  private:
-  struct Node {
-    std::uint64_t last_use = 0;
-    BlockId older = kNoBlock;  // kNoBlock: not in the list
-    BlockId newer = kNoBlock;
-  };
+  static constexpr std::size_t kRing = 0;
 
-  bool is_listed(BlockId block) const { return nodes_[block].older != kNoBlock; }
-  BlockId newest() const { return nodes_[end_].older; }
-
-  void link_after(BlockId older, BlockId block) {
-    const BlockId newer = nodes_[older].newer;
-    nodes_[block].older = older;
-    nodes_[block].newer = newer;
-    nodes_[older].newer = nodes_[newer].older = block;
-  }
-
-  void unlink(BlockId block) {
-    assert(is_listed(block));
-    Node& node = nodes_[block];
-    nodes_[node.older].newer = node.newer;
-    nodes_[node.newer].older = node.older;
-    node.older = node.newer = kNoBlock;
-  }
-
-  const BlockId end_;  // closes the list to a ring: newer than the newest, older than the oldest
-  std::vector<Node> nodes_;
-  std::uint64_t uses_ = 0;
+  UseOrder order_;
 };
 
 }  // namespace
 
-std::unique_ptr<EvictionPolicy> make_lru_policy(std::size_t capacity_blocks) {
-  return std::make_unique<LruPolicy>(capacity_blocks);
+EvictionPolicyFactory lru() {
+  return [](std::size_t capacity_blocks) { return std::make_unique<LruPolicy>(capacity_blocks); };
 }
 
 }  // namespace tiercel

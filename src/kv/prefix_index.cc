@@ -8,13 +8,14 @@
 namespace tiercel {
 
 PrefixIndex::PrefixIndex(std::size_t capacity_blocks, std::uint32_t block_tokens, const Fingerprint& fingerprint,
-                         KeyFunction key_function)
+                         KeyFunction key_function, std::size_t groups)
     : block_tokens_(block_tokens),
       fingerprint_(fingerprint),
       key_function_(key_function),
       entries_(capacity_blocks),
       tokens_(capacity_blocks * block_tokens),
-      buckets_(std::bit_ceil(capacity_blocks), kNoBlock) {
+      buckets_(std::bit_ceil(capacity_blocks), kNoBlock),
+      companions_(groups - 1, BlockArray<BlockId>(capacity_blocks, kNoBlock)) {
   assert(capacity_blocks <= kMostBlocks);
 }
 
@@ -55,9 +56,12 @@ void PrefixIndex::erase_root_if_unused(NodeId root) {
   unused_roots_.push_back(root);
 }
 
-BlockId PrefixIndex::find_child(NodeId parent, std::span<const TokenId> tokens) {
+ContentKey PrefixIndex::key_after(NodeId parent, std::span<const TokenId> tokens) const {
+  return child_key(key_function_, key_of(parent), tokens);
+}
+
+BlockId PrefixIndex::find_child(NodeId parent, const ContentKey& key, std::span<const TokenId> tokens) {
   assert(tokens.size() == block_tokens_);
-  const ContentKey key = child_key(key_function_, key_of(parent), tokens);
   for (BlockId block = bucket_of(key); block != kNoBlock; block = entries_[block].next_in_bucket) {
     if (entries_[block].key != key) continue;
     if (entries_[block].parent == parent && std::ranges::equal(this->tokens(block), tokens)) return block;
@@ -68,8 +72,9 @@ BlockId PrefixIndex::find_child(NodeId parent, std::span<const TokenId> tokens) 
 
 PrefixIndex::CommonPrefix PrefixIndex::closest_child(NodeId parent, std::span<const TokenId> tokens) const {
   CommonPrefix best;
-  BlockId block = is_root(parent) ? root_at(parent).first_child : entries_[parent].first_child;
-  for (; block != kNoBlock; block = entries_[block].next_sibling) {
+  std::size_t left = kMostCompared;
+  for (BlockId block = first_child(parent); block != kNoBlock && left > 0;
+       block = entries_[block].next_sibling, --left) {
     const std::span<const TokenId> stored = this->tokens(block);
     const auto end = std::ranges::mismatch(stored, tokens).in1;
     const auto common = static_cast<std::size_t>(end - stored.begin());
@@ -79,8 +84,11 @@ PrefixIndex::CommonPrefix PrefixIndex::closest_child(NodeId parent, std::span<co
 }
 
 void PrefixIndex::insert(NodeId parent, std::span<const TokenId> tokens, BlockId block) {
+  insert(parent, key_after(parent, tokens), tokens, block);
+}
+
+void PrefixIndex::insert(NodeId parent, const ContentKey& key, std::span<const TokenId> tokens, BlockId block) {
   assert(!contains(block) && tokens.size() == block_tokens_);
-  const ContentKey key = child_key(key_function_, key_of(parent), tokens);
   std::ranges::copy(tokens, tokens_.begin() + std::size_t{block} * block_tokens_);
 
   BlockId& first_child = first_child_of(parent);
@@ -111,15 +119,19 @@ NodeId PrefixIndex::remove_leaf(BlockId block) {
   return gone.parent;
 }
 
-void PrefixIndex::clear() {
-  std::ranges::fill(entries_, Entry{});
-  std::ranges::fill(buckets_, kNoBlock);
-  size_ = 0;
-  for (auto next = root_ids_.begin(); next != root_ids_.end();) {
-    const NodeId root = (next++)->second;
-    root_at(root).first_child = kNoBlock;
-    erase_root_if_unused(root);
+void PrefixIndex::attach(BlockId owner, std::size_t group, BlockId block) {
+  assert(contains(owner) && !is_companion(owner) && !contains(block) && companion(owner, group) == kNoBlock);
+  companions_[group - 1][owner] = block;
+  entries_[block] = {.key = entries_[owner].key, .parent = owner, .first_child = kCompanion};
+}
+
+void PrefixIndex::detach(BlockId block) {
+  assert(is_companion(block));
+  const BlockId owner = entries_[block].parent;
+  for (BlockArray<BlockId>& of_group : companions_) {
+    if (of_group[owner] == block) of_group[owner] = kNoBlock;
   }
+  entries_[block] = Entry{};
 }
 
 std::span<const TokenId> PrefixIndex::tokens(BlockId block) const {
@@ -130,6 +142,7 @@ std::size_t PrefixIndex::metadata_bytes() const {
   std::size_t bytes = entries_.capacity() * sizeof(Entry) + tokens_.capacity() * sizeof(TokenId) +
                       buckets_.capacity() * sizeof(BlockId) + roots_.capacity() * sizeof(Root) +
                       unused_roots_.capacity() * sizeof(NodeId);
+  for (const BlockArray<BlockId>& of_group : companions_) bytes += of_group.capacity() * sizeof(BlockId);
   for (const auto& [scope, root] : root_ids_) bytes += sizeof(scope) + sizeof(root) + scope.first.capacity();
   return bytes;
 }

@@ -5,21 +5,25 @@
 Without a model it fails: nothing would be proven.
 """
 
+import itertools
 import json
 import math
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
 import tempfile
 import unittest
+import xml.etree.ElementTree
 
 PROGRAM = pathlib.Path(sys.argv[1]).resolve()
 # Where the outputs of two processes are compared. Otherwise each measures its machine anew when it loads the model and may
 # choose other kernels, whose rounding can tip the balance between two tokens.
 EXACT = ("--compute", "precise", "--deterministic")
 TEXT = "The king of a small land had two cats and one dog, who ran over the hills near the water when rain came down."
+WORDS = " ".join(f"{word}{number}" for number in range(20) for word in ("river", "stone", "lamp"))
 
 
 def find_model():
@@ -99,6 +103,15 @@ class Usage(ProgramTest):
             "threads": ["info", "--threads", "100000"],
             "rows are cold": ["bench", "--only", "speed"],
             "--file": ["score"],
+            "TRACE": ["replay"],
+            "magic is no policy; policies are lru, lfu, adaptive": ["replay", "x", "--policy", "lru,magic"],
+            "0 is not a number above 0 and at most 1": ["replay", "x", "--capacity-fraction", "0.1,0"],
+            "1.5 is not a number above 0": ["replay", "x", "--capacity-fraction", "1.5"],
+            "nan is not a number above 0": ["replay", "x", "--capacity-fraction", "nan"],
+            "2.5 is not a whole number from 1": ["replay", "x", "--capacity", "2.5"],
+            "2000000000 is not a whole number from 1": ["replay", "x", "--capacity", "1,2000000000"],
+            "-1 is not a whole number from 0": ["replay", "x", "--queued", "-1"],
+            "0 is not a size": ["replay", "x", "--block-bytes", "0"],
         }.items():
             with self.subTest(says):
                 self.refused(2, *arguments, says=[says])
@@ -329,8 +342,162 @@ class Bench(ProgramTest):
         self.assertGreaterEqual(demo["memory"]["kv_cached_bytes"], 1900 * 30 * 2 * 3 * 64 * 2)
 
 
+class Replay(ProgramTest):
+    """Needs no model."""
+
+    FIELDS = ["trace", "requests", "accesses", "distinct", "block_tokens", "unbounded_hit_rate", "runs", "optimum"]
+    RUN_FIELDS = ["policy", "capacity_blocks", "capacity_fraction", "hit_rate", "token_hit_rate", "evictions",
+                  "evictions_per_s", "ns_per_access"]
+
+    def trace(self, requests=400):
+        """Conversations that go on by turns, between prompts that never come back."""
+        chance = random.Random(7)
+        ids = itertools.count()
+        conversations = [[next(ids) for _ in range(3)] for _ in range(20)]
+        lines = []
+        for number in range(requests):
+            if chance.random() < .5:
+                path = [next(ids) for _ in range(chance.randrange(1, 8))]
+            else:
+                path = conversations[int(20 * chance.random() ** 2)]
+                path += [next(ids) for _ in range(chance.randrange(0, 3))]
+            length = 512 * len(path) - chance.choice([0, 100])
+            hashes = path if length % 512 == 0 else path[:-1] + [next(ids)]
+            lines.append(json.dumps({"timestamp": 100 * number, "input_length": length, "output_length": 9,
+                                     "hash_ids": hashes}))
+        return self.file("\n".join(lines) + "\n", "trace.jsonl")
+
+    def test_all_policies_at_five_sizes(self):
+        trace = self.trace()
+        answer = self.answer("replay", trace)
+        self.assertEqual(list(answer), self.FIELDS)
+        requests = [json.loads(line) for line in trace.read_text().splitlines()]
+        self.assertEqual(answer["trace"], str(trace))
+        self.assertEqual(answer["requests"], len(requests))
+        self.assertEqual(answer["accesses"], sum(len(request["hash_ids"]) for request in requests))
+        self.assertEqual(answer["distinct"], len({i for request in requests for i in request["hash_ids"]}))
+        self.assertEqual(answer["block_tokens"], 512)
+        self.assertEqual([(run["policy"], run["capacity_fraction"]) for run in answer["runs"]],
+                         [(policy, share) for share in (.01, .05, .1, .25, .5) for policy in ("lru", "lfu", "adaptive")])
+        optimum = {point["capacity_blocks"]: point["hit_rate"] for point in answer["optimum"]}
+        for run in answer["runs"]:
+            self.assertEqual(list(run), self.RUN_FIELDS)
+            self.assertEqual(run["capacity_blocks"], max(1, round(run["capacity_fraction"] * answer["distinct"])))
+            self.assertTrue(0 < run["hit_rate"] <= optimum[run["capacity_blocks"]] <= answer["unbounded_hit_rate"])
+            self.assertGreater(run["token_hit_rate"], run["hit_rate"])  # partial blocks are small and never found
+            self.assertTrue(all(run[name] > 0 for name in ("evictions", "evictions_per_s", "ns_per_access")))
+
+    def test_one_run_has_its_figures_at_the_top(self):
+        answer = self.answer("replay", self.trace(), "--policy", "lru", "--capacity", "100")
+        self.assertEqual(len(answer["runs"]), 1)
+        for name in ("hit_rate", "ns_per_access", "evictions"):
+            self.assertEqual(answer[name], answer["runs"][0][name])
+        self.assertEqual(answer["runs"][0]["capacity_fraction"], 100 / answer["distinct"])
+
+    def test_the_cache_that_holds_all_and_the_one_that_knows_the_queue(self):
+        trace = self.trace()
+        distinct = self.answer("replay", trace, "--policy", "lru", "--capacity", "1")["distinct"]
+        whole = self.answer("replay", "--policy", "lru,lfu", trace, "--capacity", distinct)
+        self.assertEqual([run["hit_rate"] for run in whole["runs"]], [whole["unbounded_hit_rate"]] * 2)
+        small = ("--policy", "lru", "--capacity-fraction", "0.03")
+        blind = self.answer("replay", trace, *small)["hit_rate"]
+        self.assertGreater(self.answer("replay", trace, *small, "--queued", "60")["hit_rate"], 1.05 * blind)
+
+    def test_prints_a_table_and_a_sentence(self):
+        done = self.call("replay", self.trace(), "--capacity", "10,2000", "--block-bytes", "720K")
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        heading, _, columns, *rows, _, sentence = done.stdout.decode().splitlines()
+        self.assertRegex(heading, r"^400 requests ask for \d+ blocks of 512 tokens, \d+ of them distinct$")
+        self.assertEqual(columns.split(), ["policy", "blocks", "size", "share", "hit", "rate", "of", "tokens", "evictions",
+                                           "ns/block"])
+        self.assertEqual([row.split()[:4] for row in rows],
+                         [[name, blocks, size, unit] for blocks, size, unit in (("10", "7.0", "MiB"), ("2000", "1.4", "GiB"))
+                          for name in ("lru", "lfu", "adaptive", "optimum")])
+        for row in rows:
+            self.assertEqual(len(row), len(rows[0]) if "optimum" not in row else len(rows[3]), "aligned")
+        self.assertRegex(sentence, r"^A cache without bound would find .* 2000 blocks \(\w+\) are the fewest")
+
+    def test_draws_a_curve_and_says_how_big(self):
+        picture = self.folder / "sizes.svg"
+        trace = self.trace()
+        answer = self.answer("replay", trace, "--curve", picture, "--block-bytes", "1M", "--policy", "lru,adaptive")
+        curve = answer["curve"]
+        self.assertEqual(curve["file"], str(picture))
+        self.assertEqual(len(curve["points"]), 16)
+        advice = curve["advice"]
+        self.assertGreaterEqual(advice["hit_rate"], .9 * answer["unbounded_hit_rate"])
+        self.assertEqual(advice["capacity_bytes"], advice["capacity_blocks"] << 20)
+        root = xml.etree.ElementTree.parse(picture).getroot()
+        svg = "{http://www.w3.org/2000/svg}"
+        self.assertEqual(root.tag, svg + "svg")
+        self.assertEqual(len(root.findall(svg + "polyline")), 3)  # two policies and the optimum
+        self.assertEqual(len(root.findall(svg + "script")), 0)
+        texts = [text.text for text in root.iter(svg + "text")]
+        for text in ("lru", "adaptive", "optimum, knowing the future", "100 %", "MiB"):
+            self.assertIn(text, texts)
+        said = self.call("replay", trace, "--curve", picture, "--block-bytes", "1M").stdout.decode().splitlines()[-1]
+        self.assertRegex(said, r"^\d+ blocks \([\d.]+ % of the distinct ones, [\d.]+ MiB\) are enough for nine tenths")
+
+    def test_traces_that_cannot_be_used(self):
+        missing = self.folder / "missing.jsonl"
+        self.refused(2, "replay", missing, says=[str(missing), "No such file"])
+        self.refused(2, "replay", self.folder, says=[str(self.folder), "directory"])
+        self.refused(1, "replay", self.file(""), says=["holds no requests"])
+        self.refused(1, "replay", self.file("once\n"), says=["file:1: the line is no JSON object"])
+        sixteen = self.file('{"input_length": 40, "hash_ids": [1, 2, 3]}\n')
+        self.refused(1, "replay", sixteen, says=["file:1: 3 hash_ids do not fit an input_length of 40, which is 1 blocks"])
+        self.assertEqual(self.answer("replay", sixteen, "--block-tokens", "16")["accesses"], 3)
+        self.refused(1, "replay", self.file('{"input_length": 40, "hash_ids": []}\n'), says=["no hash_ids"])
+        self.refused(1, "replay", self.trace(), "--curve", self.folder / "no" / "curve.svg", says=["curve.svg"])
+
+
+class Recording(ProgramTest):
+    """A recorded run of the engine, replayed."""
+
+    def test_predicts_what_the_engine_found(self):
+        trace = self.folder / "trace.jsonl"
+        chance = random.Random(3)
+        openings = [" ".join(chance.sample(WORDS.split(), 30)) + f": {number}?" for number in range(12)]
+        lines = []
+        for _ in range(60):
+            lines += ["/reset", chance.choice(openings)]
+            lines += chance.sample(["Why?", "Go on, please.", "And then?"], chance.randrange(3))
+        turns = self.answer("chat", "--max-tokens", "8", "--context", "512", "--cache-bytes", "14M",
+                            "--record-trace", trace, stdin="\n".join(lines).encode() + b"\n")["turns"]
+        asked = sum(turn["tokens_in"] for turn in turns)
+        found = sum(turn["tokens_reused"] for turn in turns) / asked
+
+        capacity = (14 << 20) // (32 * 30 * 2 * 3 * 64 * 2)
+        replayed = self.answer("replay", trace, "--policy", "adaptive", "--capacity", capacity)
+        self.assertEqual(replayed["requests"], len(turns))
+        self.assertEqual(replayed["block_tokens"], 32)
+        self.assertEqual(sum(json.loads(line)["input_length"] for line in trace.read_text().splitlines()), asked)
+        predicted = replayed["runs"][0]["token_hit_rate"]
+        print(f"{len(turns)} turns: found {found:.4f}, predicted {predicted:.4f}, {replayed['evictions']} evictions, "
+              f"unbounded {replayed['unbounded_hit_rate']:.4f} of blocks", file=sys.stderr)
+        self.assertGreater(replayed["evictions"], 50, "nothing was at stake")
+        self.assertLess(predicted, .95 * self.answer("replay", trace, "--policy", "adaptive", "--capacity", 1000)
+                        ["runs"][0]["token_hit_rate"], "nothing was at stake")
+        self.assertAlmostEqual(predicted, found, delta=.02)
+        self.assertNotIn(b"river", trace.read_bytes(), "no text")
+
+    def test_every_command_that_opens_an_engine_records(self):
+        trace = self.folder / "trace.jsonl"
+        self.answer("run", "--prompt", TEXT, "--max-tokens", "12", "--repeat", "3", "--record-trace", trace)
+        self.answer("--record-trace", trace, "score", "--file", self.file(TEXT))
+        lines = [json.loads(line) for line in trace.read_text().splitlines()]
+        self.assertEqual(len(lines), 4)
+        self.assertEqual(lines[0]["hash_ids"], lines[2]["hash_ids"])
+        self.assertEqual(lines[0]["hash_ids"], lines[3]["hash_ids"])
+        self.assertEqual(trace.stat().st_mode & 0o777, 0o600)
+
+    def test_a_place_that_cannot_be_written(self):
+        self.refused(1, "run", "--prompt", "x", "--record-trace", self.folder / "no" / "trace.jsonl",
+                     says=["trace.jsonl", "No such file"])
+
+
 if __name__ == "__main__":
     groups = sys.argv[2:]
-    if not MODEL.exists() and groups != ["Usage"]:
+    if not MODEL.exists() and groups not in (["Usage"], ["Replay"]):
         sys.exit(f"no model at {MODEL}; run ./quickstart once, or set TIERCEL_MODEL")
     unittest.main(argv=[sys.argv[0], *groups], verbosity=2)

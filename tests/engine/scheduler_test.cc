@@ -90,6 +90,50 @@ TEST(Scheduler, RandomHistoriesKeepEveryLimitAndEndEveryRequest) {
   }
 }
 
+// As apply(), with blocks shared as the scheduler says. Returns the prompt tokens computed.
+std::size_t apply_and_share(const Scheduler::Step& step) {
+  std::size_t computed = 0;
+  for (const BatchPart& part : step.parts) {
+    Sequence& s = *part.sequence;
+    EXPECT_TRUE(s.lease.grow(part.first_token + part.tokens).ok());
+    s.lease.commit(std::span<const TokenId>(s.tokens).subspan(part.first_token, part.tokens), part.share);
+    s.computed += part.tokens;
+    computed += part.tokens;
+  }
+  return computed;
+}
+
+TEST(Scheduler, APrefixInFlightIsComputedOnce) {
+  KvCache cache = make_cache(200);
+  Scheduler scheduler({.max_sequences = 8, .max_tokens = 32, .max_logit_rows = 16}, cache);
+  for (int i = 0; i < 4; ++i) scheduler.enqueue(make_sequence(100, 0));
+  scheduler.enqueue(make_sequence(50, 0));  // another prompt, which goes first meanwhile
+  std::size_t computed = 0;
+  for (int step = 0; step < 40 && !scheduler.idle(); ++step) {
+    computed += apply_and_share(scheduler.next_step());
+    if (step == 0) {
+      EXPECT_EQ(scheduler.running(), 1u);
+    }
+    static_cast<void>(scheduler.take_if([](const Sequence& s) { return s.computed == s.tokens.size(); }));
+  }
+  EXPECT_TRUE(scheduler.idle());
+  EXPECT_EQ(computed, 50u + 100u + 3 * 4u) << "of each of the others its tail only";
+}
+
+TEST(Scheduler, WhoWaitsForACancelledPrefixComputesIt) {
+  KvCache cache = make_cache(200);
+  Scheduler scheduler({.max_sequences = 8, .max_tokens = 32, .max_logit_rows = 16}, cache);
+  scheduler.enqueue(make_sequence(100, 0));
+  scheduler.enqueue(make_sequence(100, 0));
+  std::size_t computed = apply_and_share(scheduler.next_step());
+  EXPECT_EQ(scheduler.running(), 1u);
+  bool first = true;
+  EXPECT_EQ(scheduler.take_if([&](const Sequence& s) { return s.computed > 0 && std::exchange(first, false); }).size(),
+            1u);
+  for (int step = 0; step < 10; ++step) computed += apply_and_share(scheduler.next_step());
+  EXPECT_EQ(computed, 100u);
+}
+
 TEST(Scheduler, RunningSequencesGoBeforePrompts) {
   KvCache cache = make_cache(200);
   Scheduler scheduler({.max_sequences = 8, .max_tokens = 16, .max_logit_rows = 16}, cache);

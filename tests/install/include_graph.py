@@ -23,7 +23,8 @@ LAYERS = {
     "src/device": [PUBLIC, "src/base"],
     "src/model": [PUBLIC, "src/base", "src/kv", "src/gguf", "kernels"],
     "src/engine": [PUBLIC, "src/base", "src/kv", "src/gguf", "src/text", "src/device", "src/model", "kernels"],
-    "src/cli": [PUBLIC, "src/base", "src/device"],
+    "src/replay": [PUBLIC, "src/base", "src/kv"],
+    "src/cli": [PUBLIC, "src/base", "src/device", "src/replay"],
     "examples": [PUBLIC],
 }
 
@@ -38,6 +39,7 @@ LIBRARIES = {
     "src/device": ["cuda_runtime_api.h"],
     "src/model": ["fmt/", "spdlog/", "xxhash.h", "ATen/", "c10/", "torch/"],
     "src/engine": ["fmt/", "spdlog/"],
+    "src/replay": ["fmt/", "nlohmann/"],
     "src/cli": ["fmt/", "CLI/", "nlohmann/"],
     "examples": ["fmt/"],
 }

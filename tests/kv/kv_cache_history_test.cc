@@ -50,8 +50,9 @@ struct Contents {
 class WatchedPolicy final : public EvictionPolicy {
  public:
   WatchedPolicy(std::size_t capacity_blocks, std::shared_ptr<Contents> contents)
-      : lru_(make_lru_policy(capacity_blocks)), contents_(std::move(contents)) {}
+      : lru_(lru()(capacity_blocks)), contents_(std::move(contents)) {}
 
+  void on_insert(BlockId block, const BlockOrigin& origin) override { lru_->on_insert(block, origin); }
   void on_use(BlockId block) override { lru_->on_use(block); }
   void on_evictable(BlockId block) override {
     if (!contents_->evictable.insert(block).second) contents_->violation = "evictable twice";
@@ -72,6 +73,7 @@ class WatchedPolicy final : public EvictionPolicy {
     lru_->on_remove(block);
   }
   BlockId victim() override { return lru_->victim(); }
+  std::size_t metadata_bytes() const override { return lru_->metadata_bytes(); }
 
  private:
   std::unique_ptr<EvictionPolicy> lru_;
@@ -95,8 +97,9 @@ class History {
     const KvLayout layout{
         .layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = block_tokens_, .dtype = DType::F16};
     const std::size_t stride = BlockArena::stride_of(layout.block_bytes());
-    cache_ = KvCacheState::open({.capacity_bytes = capacity_ * stride, .prefix_reuse = reuse_}, layout, {},
-                                std::make_unique<WatchedPolicy>(capacity_, contents_), key_function)
+    const auto watched = [this](std::size_t blocks) { return std::make_unique<WatchedPolicy>(blocks, contents_); };
+    cache_ = KvCacheState::open({.capacity_bytes = capacity_ * stride, .prefix_reuse = reuse_, .eviction = watched},
+                                layout, {}, {}, {.key_function = key_function})
                  .value();
   }
 
@@ -202,8 +205,7 @@ class History {
     const Scope scope = kScopes[random_() % std::size(kScopes)];
     const Tokens prompt = draw_tokens(capacity_ * block_tokens_ / (random_() % 8 == 0 ? 1 : 3));
     AdmitOptions options{.max_tokens = prompt.size() + random_() % (2 * block_tokens_),
-                         .salt = scope.salt,
-                         .adapter_id = scope.adapter_id,
+                         .scope = {.salt = scope.salt, .adapter_id = scope.adapter_id},
                          .partial_blocks = random_() % 4 != 0};
     if (random_() % 2 == 0) options.max_matched_tokens = prompt.empty() ? 0 : random_() % prompt.size();
 
@@ -302,7 +304,7 @@ class History {
     const Scope scope = kScopes[random_() % std::size(kScopes)];
     const Tokens prompt = draw_tokens(1000);
     const bool partial = random_() % 2 == 0;
-    ASSERT_EQ(cache_->lookup(prompt, {.salt = scope.salt, .adapter_id = scope.adapter_id, .partial_blocks = partial}),
+    ASSERT_EQ(cache_->lookup(prompt, {.scope = {.salt = scope.salt, .adapter_id = scope.adapter_id}, .partial_blocks = partial}),
               expect_match(scope, prompt, SIZE_MAX, partial).tokens);
   }
 

@@ -26,7 +26,9 @@ Tokens numbers(TokenId first, std::size_t count) {
 }
 
 KvCache open_cache(std::size_t blocks, bool prefix_reuse = true) {
-  return KvCache::open({.capacity_bytes = blocks * kLayout.block_bytes(), .prefix_reuse = prefix_reuse}, kLayout, {})
+  return KvCache::open(
+             {.capacity_bytes = blocks * kLayout.block_bytes(), .prefix_reuse = prefix_reuse, .eviction = lru()},
+             kLayout, {})
       .value();
 }
 
@@ -52,7 +54,7 @@ void fill(KvCache& cache, Lease& lease, const Tokens& tokens, std::string_view s
 Lease run(KvCache& cache, const Tokens& tokens, AdmitOptions options = {}) {
   options.max_tokens = std::max(options.max_tokens, tokens.size());
   Lease lease = cache.admit(tokens, options).value();
-  fill(cache, lease, tokens, options.salt);
+  fill(cache, lease, tokens, options.scope.salt);
   return lease;
 }
 
@@ -354,15 +356,15 @@ TEST(KvCache, WhatIsNotSharedStaysPrivateAndSoDoesAllThatFollows) {
 TEST(KvCache, SaltsAndAdaptersShareNothing) {
   auto cache = open_cache(16);
   const Tokens prompt = numbers(0, 8);
-  const Lease a = run(cache, prompt, {.salt = "a"});
-  const Lease b = run(cache, prompt, {.salt = "b"});
+  const Lease a = run(cache, prompt, {.scope = {.salt = "a"}});
+  const Lease b = run(cache, prompt, {.scope = {.salt = "b"}});
   EXPECT_EQ(b.matched_tokens(), 0u);
   EXPECT_EQ(cache.stats().leased_blocks, 4u);
-  EXPECT_EQ(cache.lookup(prompt, {.salt = "a"}), 8u);
-  EXPECT_EQ(cache.lookup(prompt, {.salt = "b"}), 8u);
+  EXPECT_EQ(cache.lookup(prompt, {.scope = {.salt = "a"}}), 8u);
+  EXPECT_EQ(cache.lookup(prompt, {.scope = {.salt = "b"}}), 8u);
   EXPECT_EQ(cache.lookup(prompt, {}), 0u);
-  EXPECT_EQ(cache.lookup(prompt, {.salt = "a", .adapter_id = 1}), 0u);
-  EXPECT_EQ(cache.lookup(prompt, {.salt = std::string_view("a\0", 2)}), 0u);
+  EXPECT_EQ(cache.lookup(prompt, {.scope = {.salt = "a", .adapter_id = 1}}), 0u);
+  EXPECT_EQ(cache.lookup(prompt, {.scope = {.salt = std::string_view("a\0", 2)}}), 0u);
 }
 
 TEST(KvCache, WithoutPrefixReuseNothingIsMatchedOrKept) {
@@ -448,10 +450,12 @@ TEST(KvCache, TokensAreAccountedFor) {
 // A policy that answers nonsense: blocks that are held, are no leaves, are out of range or do not exist.
 class BrokenPolicy final : public EvictionPolicy {
  public:
+  void on_insert(BlockId, const BlockOrigin&) override {}
   void on_use(BlockId) override {}
   void on_evictable(BlockId) override {}
   void on_held(BlockId) override {}
   void on_remove(BlockId) override {}
+  std::size_t metadata_bytes() const override { return 0; }
   BlockId victim() override { return answers_[next_++ % answers_.size()]; }
 
  private:
@@ -460,9 +464,8 @@ class BrokenPolicy final : public EvictionPolicy {
 };
 
 TEST(KvCache, ABrokenPolicyCannotBreakAPromise) {
-  auto cache =
-      KvCache::open({.capacity_bytes = 8 * kLayout.block_bytes()}, kLayout, {}, std::make_unique<BrokenPolicy>())
-          .value();
+  const auto broken = [](std::size_t) { return std::make_unique<BrokenPolicy>(); };
+  auto cache = KvCache::open({.capacity_bytes = 8 * kLayout.block_bytes(), .eviction = broken}, kLayout, {}).value();
   Lease held = run(cache, numbers(0, 8));
   run(cache, numbers(100, 12));
   run(cache, numbers(200, 12));

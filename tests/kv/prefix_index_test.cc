@@ -117,20 +117,40 @@ TEST_P(PrefixIndexTest, RootsLiveAsLongAsTheyAreHeldOrHaveBlocks) {
   EXPECT_EQ(index.roots(), 0u);
 }
 
-TEST_P(PrefixIndexTest, ClearForgetsBlocksAndKeepsHeldRoots) {
-  const NodeId held = index.hold_root("held", 0);
-  const NodeId other = index.hold_root("other", 0);
-  index.insert(held, Tokens{1, 2, 3}, 0);
-  index.insert(other, Tokens{1, 2, 3}, 1);
-  index.drop_root(other);
-  index.clear();
-  EXPECT_EQ(index.size(), 0u);
-  EXPECT_FALSE(index.contains(0));
-  EXPECT_EQ(index.find_child(held, Tokens{1, 2, 3}), kNoBlock);
-  EXPECT_EQ(index.find_root("held", 0), held);
-  EXPECT_EQ(index.find_root("other", 0), kNoNode);
-  index.insert(held, Tokens{1, 2, 3}, 1);
-  EXPECT_EQ(index.find_child(held, Tokens{1, 2, 3}), 1u);
+TEST_P(PrefixIndexTest, RootsOfOneSaltAreVisitedAndMayBeDroppedMeanwhile) {
+  const NodeId a0 = index.hold_root("a", 0), a7 = index.hold_root("a", 7), b = index.hold_root("b", 0);
+  std::vector<NodeId> visited;
+  index.for_each_root("a", [&](NodeId root) {
+    visited.push_back(root);
+    index.drop_root(root);
+  });
+  EXPECT_EQ(visited, (std::vector<NodeId>{a0, a7}));
+  EXPECT_EQ(index.roots(), 1u);
+  index.for_each_root([&](NodeId root) { EXPECT_EQ(root, b); });
+  index.begin_epoch(b);
+  EXPECT_EQ(index.epoch(b), 1u);
+  index.drop_root(b);
+  EXPECT_EQ(index.epoch(index.hold_root("c", 0)), 0u) << "a root made anew has no past";
+}
+
+TEST(PrefixIndex, CompanionsComeAndGoByThemselves) {
+  PrefixIndex index(6, kBlockTokens, {}, &xxh3_key, 3);
+  const NodeId root = index.hold_root("", 0);
+  index.insert(root, Tokens{1, 2, 3}, 0);
+  EXPECT_EQ(index.companion(0, 1), kNoBlock);
+  index.attach(0, 1, 4);
+  index.attach(0, 2, 5);
+  EXPECT_EQ(index.companion(0, 1), 4u);
+  EXPECT_EQ(index.companion(0, 2), 5u);
+  EXPECT_TRUE(index.is_companion(5) && index.contains(5) && !index.is_companion(0));
+  EXPECT_EQ(index.parent(5), 0u);
+  EXPECT_TRUE(index.is_leaf(0));
+  EXPECT_EQ(index.find_child(root, Tokens{1, 2, 3}), 0u) << "a companion is found through its owner only";
+  EXPECT_EQ(index.size(), 1u);
+  index.detach(4);
+  EXPECT_FALSE(index.contains(4));
+  EXPECT_EQ(index.companion(0, 1), kNoBlock);
+  EXPECT_EQ(index.companion(0, 2), 5u);
 }
 
 TEST(PrefixIndex, CollisionsAreCounted) {

@@ -41,7 +41,7 @@ int main() {
   CHECK(cache.stats().matched_tokens == 64);
 
   // Another salt, such as another tenant's, finds nothing.
-  CHECK(cache.lookup(prompt, {.salt = "tenant"}) == 0);
+  CHECK(cache.lookup(prompt, {.scope = {.salt = "tenant"}}) == 0);
   std::puts("a prefix of 64 tokens was found");
   return 0;
 }

@@ -1,0 +1,313 @@
+// What is wished for beyond use (warm, pins, expected prompts), and what is forgotten.
+#include <algorithm>
+#include <cassert>
+#include <new>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "kv/kv_cache_state.h"
+
+namespace tiercel {
+
+ExpectedState::~ExpectedState() {
+  if (cache) cache->release(*this);
+}
+
+std::size_t KvCacheState::warm(std::span<const TokenId> prompt, const AdmitOptions& options) try {
+  const std::lock_guard lock(mutex_);
+  std::vector<BlockId> path;
+  match(prompt, options, path);
+  prepare_expiry(options.retention);
+  const std::uint64_t now = seams_.now_ms();
+  for_each_companion_in_reach(path, [&](BlockId block) { use(block, options.retention, now); });
+  for (std::size_t i = path.size(); i-- > 0;) use(path[i], options.retention, now);
+  return path.size() * layout_.block_tokens;
+} catch (const std::bad_alloc&) {
+  return 0;
+}
+
+// ---- Pins
+
+Result<std::size_t> KvCacheState::pin(std::span<const TokenId> prompt, const PrefixScope& scope,
+                                      std::uint64_t ttl_ms) try {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t now = seams_.now_ms();
+  expire_pins(now);
+  Pin pin{.expires_ms = ttl_ms == 0 ? 0 : now + ttl_ms};
+  const Match found = match(prompt, {.scope = scope}, pin.blocks);
+  if (found.blocks == 0) {
+    return Status::not_found("no whole block of this prompt is cached; compute it first, then pin it");
+  }
+  const std::size_t tokens = found.blocks * layout_.block_tokens;
+  if (ttl_ms != 0) next_pin_expiry_ms_ = std::min(next_pin_expiry_ms_, pin.expires_ms);
+  if (const auto known = pins_.find(found.node); known != pins_.end()) {
+    known->second.expires_ms = pin.expires_ms;
+    return tokens;
+  }
+
+  const std::vector<BlockId> path = pin.blocks;
+  for_each_companion_in_reach(path, [&](BlockId block) { pin.blocks.push_back(block); });
+  if (pin_counts_.empty()) pin_counts_.resize(pool_.capacity_blocks());
+  std::size_t newly_held = 0, newly_pinned = 0;
+  for (const BlockId block : pin.blocks) {
+    newly_held += pool_.references(block) == 0;
+    newly_pinned += pin_counts_[block] == 0;
+    if (pin_counts_[block] == UINT16_MAX) return Status::resource_exhausted("65,535 pins share a block; unpin some");
+  }
+  if (pinned_blocks_ + newly_pinned > pool_.capacity_blocks() / 2) {
+    return Status::resource_exhausted(fmt::format(
+        "pins would hold {} of {} KV blocks, and half of them is the most; unpin others, or raise capacity_bytes",
+        pinned_blocks_ + newly_pinned, pool_.capacity_blocks()));
+  }
+  TenantId tenant = kNoTenant;
+  if (tenants_) {
+    tenant = tenants_->join(scope.salt);
+    tenants_->leave(tenant);  // known through its cached blocks
+  }
+  if (Status refused = check_claim(0, newly_held, tenant); !refused.ok()) return refused;
+  const auto placed = pins_.emplace(found.node, std::move(pin)).first;
+
+  // From here on nothing fails.
+  for (const BlockId block : placed->second.blocks) {
+    hold(block);
+    if (pin_counts_[block]++ == 0) ++pinned_blocks_;
+  }
+  return tokens;
+} catch (const std::bad_alloc&) {
+  return Status::unavailable("the system gives no memory for a pin");
+}
+
+std::size_t KvCacheState::unpin(std::span<const TokenId> prompt, const PrefixScope& scope) {
+  const std::lock_guard lock(mutex_);
+  std::size_t ended = 0;
+  NodeId node = index_.find_root(scope.salt, scope.adapter_id);
+  while (node != kNoNode && prompt.size() >= layout_.block_tokens) {
+    node = index_.find_child(node, prompt.first(layout_.block_tokens));
+    if (node == kNoBlock) break;
+    prompt = prompt.subspan(layout_.block_tokens);
+    if (const auto pin = pins_.find(node); pin != pins_.end()) {
+      end_pin(pin);
+      ++ended;
+    }
+  }
+  return ended;
+}
+
+void KvCacheState::expire_pins(std::uint64_t now) {
+  if (now < next_pin_expiry_ms_) return;
+  next_pin_expiry_ms_ = UINT64_MAX;
+  for (auto pin = pins_.begin(); pin != pins_.end();) {
+    const std::uint64_t expires = pin->second.expires_ms;
+    if (expires != 0 && expires <= now) {
+      pin = end_pin(pin);
+      continue;
+    }
+    if (expires != 0) next_pin_expiry_ms_ = std::min(next_pin_expiry_ms_, expires);
+    ++pin;
+  }
+}
+
+KvCacheState::Pins::iterator KvCacheState::end_pin(Pins::iterator pin) {
+  const Pin ended = std::move(pin->second);
+  const auto next = pins_.erase(pin);
+  for (std::size_t i = ended.blocks.size(); i-- > 0;) {
+    const BlockId block = ended.blocks[i];
+    if (--pin_counts_[block] == 0) --pinned_blocks_;
+    // What was kept on purpose counts as used until now; it has no more time to live than it had.
+    if (index_.contains(block)) order_.on_use(block, RetentionPriority::Normal);
+    drop(block);
+  }
+  return next;
+}
+
+// ---- Expected prompts
+
+ExpectedPrompt KvCacheState::expect(std::span<const TokenId> prompt, const AdmitOptions& options) try {
+  if (!prefix_reuse_) return {};
+  const std::size_t block_tokens = layout_.block_tokens;
+  const std::size_t wanted_blocks = std::min(prompt.size(), options.max_matched_tokens) / block_tokens;
+  auto expected = std::make_unique<ExpectedState>();
+  expected->tokens = prompt.first(wanted_blocks * block_tokens);
+  expected->blocks.reserve(wanted_blocks);
+  expected->frontier.owner = expected.get();
+
+  const std::lock_guard lock(mutex_);
+  std::vector<BlockId> path;
+  match(expected->tokens, {.scope = options.scope, .partial_blocks = false}, path);
+  expected->root = index_.hold_root(options.scope.salt, options.scope.adapter_id);
+  expected->cache = shared_from_this();
+  expected->next = first_expected_;
+  if (first_expected_ != nullptr) first_expected_->previous = expected.get();
+  first_expected_ = expected.get();
+  for (const BlockId block : path) {
+    if (!order_.add_expectation(block)) break;
+    for (std::size_t group = 1; group < groups_.size(); ++group) {
+      if (const BlockId other = index_.companion(block, group); other != kNoBlock) order_.add_expectation(other);
+    }
+    expected->blocks.push_back(block);
+  }
+  if (expected->blocks.size() == path.size()) await_next_block(*expected);
+  return ExpectedPrompt(std::move(expected));
+} catch (const std::bad_alloc&) {
+  return {};  // the prompt is admitted all the same, only not expected
+}
+
+std::size_t KvCacheState::cached_tokens(const ExpectedState& expected) const {
+  const std::lock_guard lock(mutex_);
+  return expected.blocks.size() * layout_.block_tokens;
+}
+
+bool KvCacheState::in_flight(const ExpectedState& expected) const {
+  const std::lock_guard lock(mutex_);
+  const PrefixFrontier& wanted = expected.frontier;
+  if (wanted.parent == kNoNode) return false;
+  PrefixFrontier* computing = nullptr;
+  while ((computing = computing_.find(wanted.key, wanted.parent, wanted.tokens, computing)) != nullptr) {
+    const auto& lease = *static_cast<const LeaseState*>(computing->owner);
+    if (lease.shares && lease.epoch == index_.epoch(lease.root)) return true;
+  }
+  return false;
+}
+
+void KvCacheState::await_next_block(ExpectedState& expected) {
+  const std::size_t known = expected.blocks.size() * layout_.block_tokens;
+  if (known == expected.tokens.size()) return;
+  PrefixFrontier& frontier = expected.frontier;
+  frontier.parent = expected.blocks.empty() ? expected.root : expected.blocks.back();
+  frontier.tokens = expected.tokens.subspan(known, layout_.block_tokens);
+  frontier.key = index_.key_after(frontier.parent, frontier.tokens);
+  awaited_.add(frontier);
+}
+
+void KvCacheState::arrive(const ContentKey& key, NodeId parent, std::span<const TokenId> tokens, BlockId block) {
+  PrefixFrontier* waiting = nullptr;
+  while ((waiting = awaited_.find(key, parent, tokens)) != nullptr) {
+    auto& expected = *static_cast<ExpectedState*>(waiting->owner);
+    awaited_.remove(*waiting);
+    if (!order_.add_expectation(block)) continue;
+    for (std::size_t group = 1; group < groups_.size(); ++group) {
+      if (const BlockId other = index_.companion(block, group); other != kNoBlock) order_.add_expectation(other);
+    }
+    expected.blocks.push_back(block);
+    await_next_block(expected);
+  }
+}
+
+void KvCacheState::retreat_expectations(BlockId leaf) {
+  if (order_.expectations(leaf) == 0) return;
+  order_.forget_expectations(leaf);
+  for (std::size_t group = 1; group < groups_.size(); ++group) {
+    if (const BlockId other = index_.companion(leaf, group); other != kNoBlock) order_.forget_expectations(other);
+  }
+  for (ExpectedState* expected = first_expected_; expected != nullptr; expected = expected->next) {
+    if (expected->blocks.empty() || expected->blocks.back() != leaf) continue;  // a leaf can only be the last
+    expected->blocks.pop_back();
+    awaited_.remove(expected->frontier);
+    await_next_block(*expected);
+  }
+}
+
+void KvCacheState::release(ExpectedState& expected) {
+  const std::lock_guard lock(mutex_);
+  awaited_.remove(expected.frontier);
+  for (std::size_t i = expected.blocks.size(); i-- > 0;) {
+    order_.drop_expectation(expected.blocks[i]);
+    for (std::size_t group = 1; group < groups_.size(); ++group) {
+      const BlockId other = index_.companion(expected.blocks[i], group);
+      if (other != kNoBlock) order_.drop_expectation(other);
+    }
+  }
+  if (expected.next != nullptr) expected.next->previous = expected.previous;
+  (expected.previous != nullptr ? expected.previous->next : first_expected_) = expected.next;
+  index_.drop_root(expected.root);
+}
+
+// ---- Forgetting
+
+std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const PrefixScope& scope) {
+  const std::lock_guard lock(mutex_);
+  const std::size_t block_tokens = layout_.block_tokens;
+  NodeId node = index_.find_root(scope.salt, scope.adapter_id);
+  if (node == kNoNode || prefix.empty()) return 0;
+  while (prefix.size() >= block_tokens) {
+    node = index_.find_child(node, prefix.first(block_tokens));
+    if (node == kNoBlock) return 0;
+    prefix = prefix.subspan(block_tokens);
+  }
+  if (prefix.empty()) {
+    const NodeId parent = index_.parent(node);
+    const std::size_t forgotten = forget_subtree(node);
+    if (!PrefixIndex::is_root(parent) && is_evictable(parent)) make_evictable(parent);
+    return forgotten;
+  }
+  // It ends within a block: all children that begin so.
+  if (PrefixIndex::is_root(node)) index_.hold_root_again(node);
+  std::size_t forgotten = 0;
+  for (BlockId child = index_.first_child(node); child != kNoBlock;) {
+    const BlockId next = index_.next_sibling(child);
+    if (std::ranges::equal(index_.tokens(child).first(prefix.size()), prefix)) forgotten += forget_subtree(child);
+    child = next;
+  }
+  if (PrefixIndex::is_root(node)) {
+    index_.drop_root(node);
+  } else if (forgotten > 0 && is_evictable(node)) {
+    make_evictable(node);
+  }
+  return forgotten;
+}
+
+std::size_t KvCacheState::invalidate_tenant(std::string_view salt) {
+  const std::lock_guard lock(mutex_);
+  std::size_t forgotten = 0;
+  index_.for_each_root(salt, [&](NodeId root) { forgotten += forget_root(root); });
+  return forgotten;
+}
+
+std::size_t KvCacheState::invalidate_all() {
+  const std::lock_guard lock(mutex_);
+  std::size_t forgotten = 0;
+  index_.for_each_root([&](NodeId root) { forgotten += forget_root(root); });
+  return forgotten;
+}
+
+std::size_t KvCacheState::forget_root(NodeId root) {
+  std::size_t forgotten = 0;
+  index_.hold_root_again(root);
+  index_.begin_epoch(root);
+  while (index_.first_child(root) != kNoBlock) forgotten += forget_subtree(index_.first_child(root));
+  index_.drop_root(root);
+  return forgotten;
+}
+
+std::size_t KvCacheState::forget_subtree(BlockId top) {
+  std::size_t forgotten = 0;
+  for (BlockId node = top;;) {
+    while (!index_.is_leaf(node)) node = index_.first_child(node);
+    const NodeId parent = index_.parent(node);
+    forget_leaf(node);
+    ++forgotten;
+    if (node == top) return forgotten;
+    node = parent;
+  }
+}
+
+Status KvCacheState::set_tenant_quota(std::string_view salt, std::size_t quota_bytes) try {
+  const std::lock_guard lock(mutex_);
+  if (!tenants_) {
+    return Status::invalid_argument(
+        "the cache was opened without tenant quotas; open it with tenant_quota_bytes above 0 (SIZE_MAX: no default "
+        "limit)");
+  }
+  const std::size_t blocks = quota_bytes / arena_.stride();
+  if (quota_bytes != 0 && blocks == 0) {
+    return Status::invalid_argument(fmt::format("a quota of {} bytes is less than one KV block; give at least {}, or 0",
+                                                quota_bytes, arena_.stride()));
+  }
+  tenants_->set_quota(salt, blocks);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::unavailable("the system gives no memory for a tenant");
+}
+
+}  // namespace tiercel

@@ -1,0 +1,1 @@
+// PLACEHOLDER; its owner overwrites this file.
