@@ -77,6 +77,12 @@ struct KvCacheStats {
   std::uint64_t evicted_blocks = 0;     // for want of room
   std::uint64_t expired_blocks = 0;     // given back after their ttl_ms
   std::uint64_t compare_mismatches = 0; // blocks of equal key and other content that a search met and passed over
+  std::uint64_t loaded_blocks = 0;             // from a tier into the cache
+  std::uint64_t prefetched_useful_blocks = 0;  // of those, then found by a lease
+  std::uint64_t prefetched_wasted_blocks = 0;  // of those, gone before any lease found them
+  std::uint64_t stored_blocks = 0;             // written to a tier
+  std::uint64_t unstored_blocks = 0;           // not written: too many waited, their room was needed, the store failed
+  std::uint64_t store_errors = 0;              // calls of a store that failed, and reads, other than NotFound
 };
 
 class KvCacheState;   // internal
@@ -132,8 +138,8 @@ class ExpectedPrompt {
 
   // Leading tokens in whole blocks that are in the cache now.
   std::size_t cached_tokens() const;
-  // Whether the block after those is being computed by a lease, so that waiting saves computing it twice. It ends with
-  // the commit or with the lease, whichever comes first.
+  // Whether the block after those is being computed by a lease, or blocks of this prompt are on their way from a tier, so
+  // that waiting saves computing. It ends with the commit or with the lease, whichever comes first, and with the load.
   bool in_flight() const;
 
  private:
@@ -165,7 +171,7 @@ class KvCache {
 
   // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing, and counts as no use.
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options) const;
-  // Announces that `prompt` will be admitted. Its tokens must outlive the handle. Only whole blocks count, up to
+  // Announces that `prompt` will be admitted, and starts to load what a tier has of it. Its tokens must outlive the handle. Only whole blocks count, up to
   // options.max_matched_tokens.
   ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
   // Counts as a use of the cached prefix, with options.retention. Returns its tokens, in whole blocks.
@@ -178,7 +184,8 @@ class KvCache {
   // Ends every pin on the way of `prompt`. Returns the pins ended.
   std::size_t unpin(std::span<const TokenId> prompt, const PrefixScope& scope = {});
 
-  // Forget cached prefixes: all that begin with `prefix` (not empty), all of a tenant, all. Pins on them end. Blocks held by
+  // Forget cached prefixes: all that begin with the whole blocks of `prefix` (with `prefix` itself where it is shorter
+  // than one block; nothing where it is empty), all of a tenant, all. Pins on them end. Blocks held by
   // leases stay theirs and are freed with them; what those leases commit behind a forgotten block is not shared. Return
   // the blocks forgotten.
   std::size_t invalidate(std::span<const TokenId> prefix, const PrefixScope& scope = {});

@@ -3,13 +3,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "tiercel/eviction_policy.h"
 #include "tiercel/status.h"
 #include "tiercel/types.h"
 
 namespace tiercel {
+
+class TierStore;  // tiercel/tier_store.h
 
 // How exactly the model is computed. Weights are those of the file in every mode.
 enum class Compute : std::uint8_t {
@@ -33,6 +37,9 @@ struct KvCacheOptions {
   // A file to append a trace of every admitted prompt to: block ids and lengths, never text; `tiercel replay` reads it.
   // Empty: none.
   std::string record_trace = {};
+  // Where blocks go that the hot arena has no room for, fastest first: memory_tier() or your own. A new block is written
+  // to the first one; a waiting prompt's blocks are looked for in all. Empty: evicted blocks are computed again.
+  std::vector<std::shared_ptr<TierStore>> tiers = {};
 
   Status validate() const;
 };

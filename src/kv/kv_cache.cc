@@ -55,8 +55,16 @@ Result<KvCache> KvCache::open(const KvCacheOptions& options, const KvLayout& lay
 
 KvCache::KvCache(std::shared_ptr<KvCacheState> state) : state_(std::move(state)) {}
 KvCache::KvCache(KvCache&&) noexcept = default;
-KvCache& KvCache::operator=(KvCache&&) noexcept = default;
-KvCache::~KvCache() = default;
+
+KvCache& KvCache::operator=(KvCache&& other) noexcept {
+  if (this != &other && state_) state_->close();
+  state_ = std::move(other.state_);
+  return *this;
+}
+
+KvCache::~KvCache() {
+  if (state_) state_->close();
+}
 
 Result<Lease> KvCache::admit(std::span<const TokenId> prompt, const AdmitOptions& options) {
   return state_->admit(prompt, options);

@@ -103,6 +103,10 @@ void KvCacheState::evict(BlockId block) {
 void KvCacheState::forget_leaf(BlockId leaf) {
   if (const auto pin = pins_.find(leaf); pin != pins_.end()) end_pin(pin);
   retreat_expectations(leaf);
+  if (tiers_ && loaded_unused_[leaf]) {
+    loaded_unused_[leaf] = false;
+    ++wasted_blocks_;
+  }
   for (std::size_t group = groups_.size(); group-- > 0;) {
     const BlockId block = group == 0 ? leaf : index_.companion(leaf, group);
     if (block == kNoBlock) continue;

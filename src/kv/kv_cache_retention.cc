@@ -132,9 +132,9 @@ ExpectedPrompt KvCacheState::expect(std::span<const TokenId> prompt, const Admit
   expected->blocks.reserve(wanted_blocks);
   expected->frontier.owner = expected.get();
 
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   std::vector<BlockId> path;
-  match(expected->tokens, {.scope = options.scope, .partial_blocks = false}, path);
+  const Match found = match(expected->tokens, {.scope = options.scope, .partial_blocks = false}, path);
   expected->root = index_.hold_root(options.scope.salt, options.scope.adapter_id);
   expected->cache = shared_from_this();
   expected->next = first_expected_;
@@ -148,6 +148,11 @@ ExpectedPrompt KvCacheState::expect(std::span<const TokenId> prompt, const Admit
     expected->blocks.push_back(block);
   }
   if (expected->blocks.size() == path.size()) await_next_block(*expected);
+  if (tiers_ && found.blocks < wanted_blocks) {
+    const ContentKey hot_key = index_.key_of(found.blocks == 0 ? expected->root : found.node);
+    lock.unlock();
+    expected->load = tiers_->expect(expected->tokens, options, found.blocks, hot_key);
+  }
   return ExpectedPrompt(std::move(expected));
 } catch (const std::bad_alloc&) {
   return {};  // the prompt is admitted all the same, only not expected
@@ -160,6 +165,7 @@ std::size_t KvCacheState::cached_tokens(const ExpectedState& expected) const {
 
 bool KvCacheState::in_flight(const ExpectedState& expected) const {
   const std::lock_guard lock(mutex_);
+  if (tiers_ && tiers_->is_pending(expected.load)) return true;
   const PrefixFrontier& wanted = expected.frontier;
   if (wanted.parent == kNoNode) return false;
   PrefixFrontier* computing = nullptr;
@@ -209,6 +215,7 @@ void KvCacheState::retreat_expectations(BlockId leaf) {
 }
 
 void KvCacheState::release(ExpectedState& expected) {
+  if (tiers_) tiers_->cancel(expected.load);
   const std::lock_guard lock(mutex_);
   awaited_.remove(expected.frontier);
   for (std::size_t i = expected.blocks.size(); i-- > 0;) {
@@ -230,30 +237,25 @@ std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const Pref
   const std::size_t block_tokens = layout_.block_tokens;
   NodeId node = index_.find_root(scope.salt, scope.adapter_id);
   if (node == kNoNode || prefix.empty()) return 0;
-  while (prefix.size() >= block_tokens) {
-    node = index_.find_child(node, prefix.first(block_tokens));
-    if (node == kNoBlock) return 0;
-    prefix = prefix.subspan(block_tokens);
-  }
-  if (prefix.empty()) {
+  if (prefix.size() >= block_tokens) {
+    for (; prefix.size() >= block_tokens; prefix = prefix.subspan(block_tokens)) {
+      node = index_.find_child(node, prefix.first(block_tokens));
+      if (node == kNoBlock) return 0;
+    }
     const NodeId parent = index_.parent(node);
     const std::size_t forgotten = forget_subtree(node);
     if (!PrefixIndex::is_root(parent) && is_evictable(parent)) make_evictable(parent);
     return forgotten;
   }
-  // It ends within a block: all children that begin so.
-  if (PrefixIndex::is_root(node)) index_.hold_root_again(node);
+  // Less than a block: all first blocks that begin so.
+  index_.hold_root_again(node);
   std::size_t forgotten = 0;
   for (BlockId child = index_.first_child(node); child != kNoBlock;) {
     const BlockId next = index_.next_sibling(child);
     if (std::ranges::equal(index_.tokens(child).first(prefix.size()), prefix)) forgotten += forget_subtree(child);
     child = next;
   }
-  if (PrefixIndex::is_root(node)) {
-    index_.drop_root(node);
-  } else if (forgotten > 0 && is_evictable(node)) {
-    make_evictable(node);
-  }
+  index_.drop_root(node);
   return forgotten;
 }
 
@@ -285,6 +287,7 @@ std::size_t KvCacheState::forget_subtree(BlockId top) {
   for (BlockId node = top;;) {
     while (!index_.is_leaf(node)) node = index_.first_child(node);
     const NodeId parent = index_.parent(node);
+    if (tiers_) tiers_->forget(index_.key_of(node));
     forget_leaf(node);
     ++forgotten;
     if (node == top) return forgotten;

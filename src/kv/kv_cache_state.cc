@@ -64,6 +64,12 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
                       groups[i].window_tokens));
     }
   }
+  if (!options.tiers.empty() && groups.size() > 1) {
+    return Status::invalid_argument("tiers hold blocks of one KV group; open the cache with one group, or without tiers");
+  }
+  for (const auto& tier : options.tiers) {
+    if (tier == nullptr) return Status::invalid_argument("a tier is null; leave it out, or give a store");
+  }
   try {
     auto arena = BlockArena::reserve(blocks, block_bytes);
     if (!arena.ok()) return arena.status();
@@ -76,8 +82,11 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
       recorder = *std::move(opened);
     }
     if (!seams.now_ms) seams.now_ms = steady_ms;
-    return KvCache(std::make_shared<KvCacheState>(options, layout, fingerprint, groups, std::move(seams),
-                                                  *std::move(arena), blocks, std::move(policy), std::move(recorder)));
+    const bool background_thread = seams.background_thread;
+    auto state = std::make_shared<KvCacheState>(options, layout, fingerprint, groups, std::move(seams),
+                                                *std::move(arena), blocks, std::move(policy), std::move(recorder));
+    if (state->tiers_ && background_thread) TIERCEL_RETURN_IF_ERROR(state->tiers_->start());
+    return KvCache(std::move(state));
   } catch (const std::bad_alloc&) {
     return out_of_memory("the index of the KV cache");
   }
@@ -101,6 +110,14 @@ KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout
     const bool limited = options.tenant_quota_bytes != SIZE_MAX;
     tenants_.emplace(capacity_blocks, limited ? options.tenant_quota_bytes / arena_.stride() : 0);
   }
+  if (!options.tiers.empty() && prefix_reuse_) {
+    loaded_unused_.resize(capacity_blocks);
+    tiers_ = std::make_unique<TierManager>(*this, options.tiers);
+  }
+}
+
+void KvCacheState::close() {
+  if (tiers_) tiers_->stop();
 }
 
 std::size_t KvCacheState::blocks_for(std::size_t tokens) const {
@@ -175,7 +192,17 @@ Status KvCacheState::check_claim(std::size_t new_blocks, std::size_t newly_held,
   return {};
 }
 
-Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options) {
+Status KvCacheState::claim_for(const LeaseState& lease, std::size_t new_blocks, TenantId tenant) {
+  for (;;) {
+    std::size_t newly_held = 0;
+    for (const BlockId block : lease.blocks) newly_held += pool_.references(block) == 0;
+    for_each_companion_in_reach(lease.blocks, [&](BlockId block) { newly_held += pool_.references(block) == 0; });
+    Status refused = check_claim(new_blocks, newly_held, tenant);
+    if (refused.ok() || !tiers_ || !tiers_->abandon_writes()) return refused;
+  }
+}
+
+Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options, Purpose purpose) {
   if (options.max_tokens < prompt.size()) {
     return Status::invalid_argument(
         fmt::format("max_tokens is {}; give at least the prompt's {} tokens", options.max_tokens, prompt.size()));
@@ -195,15 +222,13 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
     lease->windows.resize(groups - 1);
     for (std::vector<BlockId>& window : lease->windows) window.reserve(total_blocks);
     lease->open_tokens.reserve(prefix_reuse_ ? layout_.block_tokens : 0);
-    if (recorder_) begin_trace(*lease, prompt, options);
+    lease->is_load = purpose == Purpose::Load;
+    if (recorder_ && !lease->is_load) begin_trace(*lease, prompt, options);
 
     const std::lock_guard lock(mutex_);
     expire_pins(seams_.now_ms());
     prepare_expiry(options.retention);
     const Match found = match(prompt, options, lease->blocks);
-    std::size_t newly_held = 0;
-    for (const BlockId block : lease->blocks) newly_held += pool_.references(block) == 0;
-    for_each_companion_in_reach(lease->blocks, [&](BlockId block) { newly_held += pool_.references(block) == 0; });
     const std::size_t new_blocks = groups * (total_blocks - found.blocks);
     const std::size_t block_tokens = layout_.block_tokens;
     const std::size_t shared_end = std::min(prompt.size(), options.max_shared_tokens) / block_tokens * block_tokens;
@@ -221,13 +246,13 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
                         "raise the tenant's quota",
                         options.max_tokens, total_blocks * groups, tenants_->quota_blocks(lease->tenant)));
       } else {
-        refused = check_claim(new_blocks, newly_held, lease->tenant);
+        refused = claim_for(*lease, new_blocks, lease->tenant);
       }
       if (!refused.ok()) {
         tenants_->leave(lease->tenant);
         return refused;
       }
-    } else if (Status refused = check_claim(new_blocks, newly_held, kNoTenant); !refused.ok()) {
+    } else if (Status refused = claim_for(*lease, new_blocks, kNoTenant); !refused.ok()) {
       return refused;
     }
     if (prefix_reuse_) {
@@ -273,6 +298,11 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
       lease->open_tokens.assign(copied.begin(), copied.end());
     }
     announce_next_block(*lease);
+    if (lease->is_load) return Lease(std::move(lease));
+    if (tiers_) {
+      for (std::size_t i = 0; i < found.blocks; ++i) note_use_of_loaded(lease->blocks[i]);
+      if (found.partial.block != kNoBlock) note_use_of_loaded(found.partial.block);
+    }
     ++admitted_;
     prompt_tokens_ += prompt.size();
     matched_tokens_ += found.tokens;
@@ -426,6 +456,10 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
     order_.on_insert(own, origin);
     if (!expires_ms_.empty()) mark_unused(own);
     lease.added_blocks = true;
+    if (lease.is_load) {
+      loaded_unused_[own] = true;
+      ++loaded_blocks_;
+    }
   } else {
     hold(equal);
     drop(std::exchange(own, equal));
@@ -486,6 +520,7 @@ void KvCacheState::release(LeaseState& lease) {
       lease.trace->output_ids.push_back(trace_id(index_.key_of(lease.blocks[i])));
     }
   }
+  if (tiers_ && lease.added_blocks && !lease.is_load) tiers_->offer(lease.blocks);
   const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
   // Deepest first: leaves become evictable before their parents, and count as used before them.
   while (!lease.blocks.empty()) {
@@ -494,7 +529,9 @@ void KvCacheState::release(LeaseState& lease) {
       const BlockId block = table.back();
       table.pop_back();
       if (block == kNoBlock) continue;
-      if (index_.contains(block)) use(block, lease.retention, now);
+      // A load that found a block did so for a request, which will use it.
+      const bool used = !lease.is_load || lease.blocks.size() >= lease.matched_blocks;
+      if (used && index_.contains(block)) use(block, lease.retention, now);
       drop(block);
     }
   }
@@ -532,6 +569,12 @@ void KvCacheState::end_trace(const LeaseState& lease) const {
                      .output_ids = note.output_ids});
 }
 
+void KvCacheState::note_use_of_loaded(BlockId block) {
+  if (!loaded_unused_[block]) return;
+  loaded_unused_[block] = false;
+  ++useful_blocks_;
+}
+
 void KvCacheState::copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens) {
   if (from == to) return;
   const std::size_t row_bytes = layout_.head_stride() * size_of(layout_.dtype);
@@ -549,6 +592,7 @@ KvCacheStats KvCacheState::stats() const {
                                expires_ms_.capacity() * sizeof(expires_ms_[0]) +
                                pin_counts_.capacity() * sizeof(pin_counts_[0]);
   if (tenants_) metadata_bytes += tenants_->metadata_bytes();
+  const TierManager::Counts tiers = tiers_ ? tiers_->counts() : TierManager::Counts{};
   return {.capacity_blocks = pool_.capacity_blocks(),
           .free_blocks = pool_.free_blocks(),
           .leased_blocks = pool_.leased_blocks(),
@@ -563,7 +607,13 @@ KvCacheStats KvCacheState::stats() const {
           .copied_tokens = copied_tokens_,
           .evicted_blocks = evicted_blocks_,
           .expired_blocks = expired_blocks_,
-          .compare_mismatches = index_.compare_mismatches()};
+          .compare_mismatches = index_.compare_mismatches(),
+          .loaded_blocks = loaded_blocks_,
+          .prefetched_useful_blocks = useful_blocks_,
+          .prefetched_wasted_blocks = wasted_blocks_,
+          .stored_blocks = tiers.stored_blocks,
+          .unstored_blocks = tiers.unstored_blocks,
+          .store_errors = tiers.store_errors};
 }
 
 }  // namespace tiercel

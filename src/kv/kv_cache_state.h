@@ -30,6 +30,7 @@
 #include "kv/prefix_frontier.h"
 #include "kv/prefix_index.h"
 #include "kv/tenant_ledger.h"
+#include "kv/tier_manager.h"
 #include "kv/trace_recorder.h"
 #include "tiercel/kv_cache.h"
 
@@ -39,6 +40,7 @@ namespace tiercel {
 struct KvCacheSeams {
   KeyFunction key_function = xxh3_key;
   std::function<std::uint64_t()> now_ms = {};  // empty: the steady clock
+  bool background_thread = true;               // false: the test calls TierManager::run_one()
 };
 
 // The inside of a Lease. Gives everything back when it ends, if it was admitted (`cache` is set).
@@ -73,6 +75,7 @@ struct LeaseState {
   std::size_t matched_blocks = 0;
   std::size_t prompt_blocks = 0;
   bool added_blocks = false;
+  bool is_load = false;  // brings blocks from a tier; no request
 
   struct TraceNote {
     std::uint64_t timestamp_ms = 0;
@@ -95,6 +98,7 @@ struct ExpectedState {
   std::span<const TokenId> tokens;  // the user's, cut to whole blocks
   std::vector<BlockId> blocks;      // the cached ones, in order; with room for all
   PrefixFrontier frontier;          // the block behind them
+  LoadTicket load = kNoLoad;
   ExpectedState* next = nullptr;    // in the list of all
   ExpectedState* previous = nullptr;
 };
@@ -105,13 +109,16 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   static Result<KvCache> open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
                               std::span<const KvGroup> groups, KvCacheSeams seams = {});
   static KvCacheState& of(const KvCache& cache) { return *cache.state_; }
+  // Ends what goes on in the background. When the KvCache goes: leases that outlive it have no tiers.
+  void close();
 
   KvCacheState(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
                std::span<const KvGroup> groups, KvCacheSeams seams, BlockArena arena, std::size_t capacity_blocks,
                std::unique_ptr<EvictionPolicy> policy, std::unique_ptr<TraceRecorder> recorder);
 
   // As the methods of KvCache, Lease and ExpectedPrompt with these names.
-  Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options);
+  enum class Purpose : std::uint8_t { Request, Load };
+  Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options, Purpose purpose = Purpose::Request);
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options);
   ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
   std::size_t warm(std::span<const TokenId> prompt, const AdmitOptions& options);
@@ -139,12 +146,16 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::string audit();
   // References of every block, 0 for free ones. For tests.
   std::vector<std::uint32_t> references() const;
+  // Null without tiers. For tests.
+  TierManager* tiers() const { return tiers_.get(); }
   // Salts and adapters that leases, expected prompts or cached blocks keep alive. For tests.
   std::size_t roots() const;
   // Blocks held by or cached for a tenant; 0 without quotas. For tests.
   std::size_t tenant_blocks(std::string_view salt) const;
 
  private:
+  friend class TierManager;  // holds and reads blocks as leases do
+
   struct Match {
     NodeId node = kNoNode;   // deepest block found, or the root
     std::size_t blocks = 0;  // on the way from the root to it
@@ -168,6 +179,9 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   template <class Visit>
   void for_each_companion_in_reach(std::span<const BlockId> path, const Visit& visit) const;
   Status check_claim(std::size_t new_blocks, std::size_t newly_held, TenantId tenant) const;
+  // As check_claim() for a lease that holds what was matched; writes to a tier yield to it.
+  Status claim_for(const LeaseState& lease, std::size_t new_blocks, TenantId tenant);
+  void note_use_of_loaded(BlockId block);
 
   // Puts the lease's block that `open_tokens` just filled into the index, or swaps it for the equal one there.
   void share_full_block(LeaseState& lease, std::size_t position);
@@ -227,6 +241,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t next_pin_expiry_ms_ = UINT64_MAX;
   std::vector<std::uint16_t> pin_counts_;  // by block; empty until something is pinned
   std::size_t pinned_blocks_ = 0;
+  std::vector<bool> loaded_unused_;  // by block; empty without tiers
   PrefixFrontierTable computing_;  // of leases
   PrefixFrontierTable awaited_;    // of expected prompts
   ExpectedState* first_expected_ = nullptr;
@@ -236,6 +251,11 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t copied_tokens_ = 0;
   std::uint64_t evicted_blocks_ = 0;
   std::uint64_t expired_blocks_ = 0;
+  std::uint64_t loaded_blocks_ = 0;
+  std::uint64_t useful_blocks_ = 0;  // of the loaded ones
+  std::uint64_t wasted_blocks_ = 0;
+
+  std::unique_ptr<TierManager> tiers_;  // null: none. Has a lock of its own
 };
 
 template <class Visit>

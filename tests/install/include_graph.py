@@ -17,6 +17,7 @@ LAYERS = {
     PUBLIC: [],
     "src/base": [PUBLIC],
     "src/kv": [PUBLIC, "src/base"],
+    "src/tier": [PUBLIC, "src/base", "src/kv"],
     "kernels": [PUBLIC, "src/gguf"],  # for the names of quantised formats
     "src/gguf": [PUBLIC, "src/base"],
     "src/text": [PUBLIC, "src/base", "src/gguf"],
@@ -33,6 +34,7 @@ LIBRARIES = {
     PUBLIC: [],
     "src/base": ["fmt/", "spdlog/"],
     "src/kv": ["fmt/", "spdlog/", "xxhash.h"],
+    "src/tier": ["xxhash.h"],
     "kernels": ["hwy/"],
     "src/gguf": ["fmt/"],
     "src/text": ["fmt/", "pcre2.h", "nlohmann/"],

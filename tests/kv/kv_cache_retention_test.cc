@@ -161,8 +161,8 @@ TEST_F(KvCacheInvalidation, ByPrefix) {
   run(cache, numbers(0, 4) + numbers(300, 4));
   run(cache, numbers(500, 8));
   EXPECT_EQ(cache.invalidate({}), 0u);
-  EXPECT_EQ(cache.invalidate(numbers(0, 9)), 0u) << "nothing begins so";
-  EXPECT_EQ(cache.invalidate(document), 5u);
+  EXPECT_EQ(cache.invalidate(numbers(1, 9)), 0u) << "nothing begins so";
+  EXPECT_EQ(cache.invalidate(document + numbers(100, 3)), 5u) << "its whole blocks, and all behind them";
   EXPECT_EQ(found(cache, document + numbers(100, 8)), 4u);
   EXPECT_EQ(found(cache, numbers(0, 4) + numbers(300, 4)), 8u);
   EXPECT_EQ(cache.invalidate(numbers(0, 2)), 2u) << "ends within a block";
