@@ -171,8 +171,8 @@ class KvCache {
 
   // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing, and counts as no use.
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options) const;
-  // Announces that `prompt` will be admitted, and starts to load what a tier has of it. Its tokens must outlive the handle. Only whole blocks count, up to
-  // options.max_matched_tokens.
+  // Announces that `prompt` will be admitted, and starts to load what a tier has of it. Its tokens must outlive the
+  // handle. Only whole blocks count, up to options.max_matched_tokens.
   ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
   // Counts as a use of the cached prefix, with options.retention. Returns its tokens, in whole blocks.
   std::size_t warm(std::span<const TokenId> prompt, const AdmitOptions& options);

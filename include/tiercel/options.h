@@ -37,8 +37,9 @@ struct KvCacheOptions {
   // A file to append a trace of every admitted prompt to: block ids and lengths, never text; `tiercel replay` reads it.
   // Empty: none.
   std::string record_trace = {};
-  // Where blocks go that the hot arena has no room for, fastest first: memory_tier() or your own. A new block is written
-  // to the first one; a waiting prompt's blocks are looked for in all. Empty: evicted blocks are computed again.
+  // Where blocks go that the hot arena has no room for, fastest first: memory_tier() or your own. A new block is
+  // written to the first one, unless its request has Low priority or a ttl; a waiting prompt's blocks are looked for
+  // in all. Empty: evicted blocks are computed again.
   std::vector<std::shared_ptr<TierStore>> tiers = {};
 
   Status validate() const;

@@ -74,7 +74,8 @@ class TierStore {
 };
 
 // Host memory: blocks as they are, the least recently used go first. The room is taken in whole blocks when the first
-// block is written, whose size all must have. InvalidArgument for 0 bytes; Unavailable where the system gives no memory.
+// block is written, whose size all must have. InvalidArgument for 0 bytes; Unavailable where the system gives no
+// memory.
 Result<std::shared_ptr<TierStore>> memory_tier(std::size_t capacity_bytes);
 
 }  // namespace tiercel

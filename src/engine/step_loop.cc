@@ -11,6 +11,9 @@
 namespace tiercel {
 namespace {
 
+// How often to look whether what waiting requests wait for, a prefix that a tier loads or room that it takes, is there.
+constexpr std::chrono::milliseconds kCachePoll{1};
+
 double milliseconds(Sequence::Clock::duration duration) {
   return std::chrono::duration<double, std::milli>(duration).count();
 }
@@ -66,7 +69,7 @@ void StepLoop::close() {
 void StepLoop::run() {
   while (take_arrivals()) {
     end_cancelled();
-    run_step();
+    waits_for_cache_ = !run_step();
   }
   for (auto& sequence : scheduler_.take_if([](const Sequence&) { return true; })) {
     const bool was_running = sequence->started != Sequence::Clock::time_point();
@@ -79,7 +82,12 @@ bool StepLoop::take_arrivals() {
   bool go_on;
   {
     std::unique_lock lock(mutex_);
-    arrived_.wait(lock, [&] { return closing_ || !arrivals_.empty() || !scheduler_.idle(); });
+    const auto has_work = [&] { return closing_ || !arrivals_.empty(); };
+    if (scheduler_.idle()) {
+      arrived_.wait(lock, has_work);
+    } else if (waits_for_cache_) {
+      arrived_.wait_for(lock, kCachePoll, has_work);
+    }
     arrivals.swap(arrivals_);
     go_on = !closing_;
   }
@@ -94,7 +102,7 @@ void StepLoop::end_cancelled() {
   }
 }
 
-void StepLoop::run_step() {
+bool StepLoop::run_step() {
   const auto start = Sequence::Clock::now();
   Scheduler::Step step = scheduler_.next_step();
   for (auto& [sequence, status] : step.refused) end(std::move(sequence), std::move(status), false);
@@ -107,9 +115,10 @@ void StepLoop::run_step() {
     const std::lock_guard lock(mutex_);
     --queued_;
   }
-  if (step.parts.empty()) return;
+  if (step.parts.empty()) return !step.refused.empty();
   compute(step.parts);
   stats_.on_step(std::chrono::duration<double>(Sequence::Clock::now() - start).count());
+  return true;
 }
 
 void StepLoop::compute(const std::vector<BatchPart>& parts) {

@@ -37,7 +37,8 @@ class StepLoop {
 
  private:
   void run();
-  void run_step();
+  // False if there was nothing to compute.
+  bool run_step();
   bool take_arrivals();  // waits for work; false when closing
   void end_cancelled();
   void compute(const std::vector<BatchPart>& parts);
@@ -65,6 +66,7 @@ class StepLoop {
   std::vector<SequenceChunk> chunks_;
   std::vector<float> raw_logits_;
   std::vector<Sequence*> finished_;
+  bool waits_for_cache_ = false;  // requests are here, and the last step had nothing to compute
 
   std::mutex join_mutex_;
   std::thread thread_;

@@ -65,7 +65,8 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
     }
   }
   if (!options.tiers.empty() && groups.size() > 1) {
-    return Status::invalid_argument("tiers hold blocks of one KV group; open the cache with one group, or without tiers");
+    return Status::invalid_argument(
+        "tiers hold blocks of one KV group; open the cache with one group, or without tiers");
   }
   for (const auto& tier : options.tiers) {
     if (tier == nullptr) return Status::invalid_argument("a tier is null; leave it out, or give a store");
@@ -520,7 +521,9 @@ void KvCacheState::release(LeaseState& lease) {
       lease.trace->output_ids.push_back(trace_id(index_.key_of(lease.blocks[i])));
     }
   }
-  if (tiers_ && lease.added_blocks && !lease.is_load) tiers_->offer(lease.blocks);
+  // What will not come back, or must not after its time, has no use for a tier.
+  const bool lasting = lease.retention.ttl_ms == 0 && lease.retention.priority != RetentionPriority::Low;
+  if (tiers_ && lease.added_blocks && !lease.is_load && lasting) tiers_->offer(lease.blocks);
   const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
   // Deepest first: leaves become evictable before their parents, and count as used before them.
   while (!lease.blocks.empty()) {

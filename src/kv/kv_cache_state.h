@@ -99,7 +99,7 @@ struct ExpectedState {
   std::vector<BlockId> blocks;      // the cached ones, in order; with room for all
   PrefixFrontier frontier;          // the block behind them
   LoadTicket load = kNoLoad;
-  ExpectedState* next = nullptr;    // in the list of all
+  ExpectedState* next = nullptr;  // in the list of all
   ExpectedState* previous = nullptr;
 };
 
@@ -242,8 +242,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::vector<std::uint16_t> pin_counts_;  // by block; empty until something is pinned
   std::size_t pinned_blocks_ = 0;
   std::vector<bool> loaded_unused_;  // by block; empty without tiers
-  PrefixFrontierTable computing_;  // of leases
-  PrefixFrontierTable awaited_;    // of expected prompts
+  PrefixFrontierTable computing_;    // of leases
+  PrefixFrontierTable awaited_;      // of expected prompts
   ExpectedState* first_expected_ = nullptr;
   std::uint64_t admitted_ = 0;
   std::uint64_t prompt_tokens_ = 0;

@@ -234,8 +234,7 @@ void TierManager::offer(std::span<const BlockId> blocks) {
   if (stopping_) return;
   try {
     const std::size_t most = cache_.pool_.capacity_blocks() / kWriteShare;
-    const std::size_t room =
-        std::min(most - std::min(most, kept_blocks_), cache_.pool_.claimable_blocks());
+    const std::size_t room = std::min(most - std::min(most, kept_blocks_), cache_.pool_.claimable_blocks());
     if (writes_.size() < kMostWrites) {
       for (; taken < shared; ++taken) {
         if (cache_.pool_.references(blocks[taken]) > 1) continue;  // others hold it too: costs nothing more
@@ -257,17 +256,15 @@ void TierManager::offer(std::span<const BlockId> blocks) {
 }
 
 bool TierManager::abandon_writes() {
-  std::deque<Write> abandoned;
-  {
-    const std::lock_guard lock(mutex_);
-    abandoned.swap(writes_);
-    for (const Write& write : abandoned) {
-      kept_blocks_ -= write.kept_blocks;
-      counts_.unstored_blocks += write.blocks.size();
-    }
+  const std::lock_guard lock(mutex_);
+  const bool any = !writes_.empty();
+  for (; !writes_.empty(); writes_.pop_front()) {
+    const Write& write = writes_.front();
+    kept_blocks_ -= write.kept_blocks;
+    counts_.unstored_blocks += write.blocks.size();
+    drop_blocks(write);
   }
-  for (const Write& write : abandoned) drop_blocks(write);
-  return !abandoned.empty();
+  return any;
 }
 
 void TierManager::drop_blocks(const Write& write) {

@@ -1,10 +1,12 @@
 // Moves blocks between the hot arena and the tiers below it, on one background thread that sleeps when idle.
 //
-//   load    A waiting prompt whose next blocks a tier has: they are read into the cache before it is admitted. A load is
+//   load    A waiting prompt whose next blocks a tier has: they are read into the cache before it is admitted. A load
+//   is
 //           a lease like any other, so promises, quotas and what others see in flight need no rule of their own. It
 //           commits block for block what was verified and ends at the first block that is not there; what was taken and
 //           not filled goes back. It is ended early when its prompt no longer waits.
-//   write   A lease that added blocks to the index has ended: the path to them is kept referenced until the first tier has
+//   write   A lease that added blocks to the index has ended: the path to them is kept referenced until the first tier
+//   has
 //           it. At most an eighth of the cache is kept so, nothing that promises need, and nothing that an admission
 //           would be refused for as long as its write has not begun.
 //   erase   What was forgotten by invalidation leaves the tiers too, as far as it was hot.
@@ -36,10 +38,10 @@ inline constexpr LoadTicket kNoLoad = 0;
 
 class TierManager {
  public:
-  static constexpr std::size_t kBatchBlocks = 8;     // moved by one call of a store
-  static constexpr std::size_t kMostLoads = 256;     // waiting; one more is not loaded
-  static constexpr std::size_t kMostWrites = 256;    // waiting; one more is not written
-  static constexpr std::size_t kWriteShare = 8;      // blocks kept for writes are at most one in so many
+  static constexpr std::size_t kBatchBlocks = 8;   // moved by one call of a store
+  static constexpr std::size_t kMostLoads = 256;   // waiting; one more is not loaded
+  static constexpr std::size_t kMostWrites = 256;  // waiting; one more is not written
+  static constexpr std::size_t kWriteShare = 8;    // blocks kept for writes are at most one in so many
 
   struct Counts {
     std::uint64_t stored_blocks = 0;
@@ -60,8 +62,8 @@ class TierManager {
   // Does one piece of work, at most one batch. False: there was none. For the thread, or for tests without it.
   bool run_one();
 
-  // A prompt waits: `tokens` are whole blocks, the first `hot_blocks` are in the cache and end in `hot_key`. Queues a load
-  // where a tier has what follows, else returns kNoLoad. Not under the cache's lock.
+  // A prompt waits: `tokens` are whole blocks, the first `hot_blocks` are in the cache and end in `hot_key`. Queues a
+  // load where a tier has what follows, else returns kNoLoad. Not under the cache's lock.
   LoadTicket expect(std::span<const TokenId> tokens, const AdmitOptions& options, std::size_t hot_blocks,
                     const ContentKey& hot_key);
   // Whether the load is queued or under way.

@@ -95,7 +95,8 @@ Status MemoryStore::reserve(std::size_t block_bytes) {
   const std::size_t stride = BlockArena::stride_of(block_bytes);
   const std::size_t blocks =
       stride == 0 ? 0 : std::min<std::size_t>(capacity_bytes_ / stride, std::numeric_limits<std::int32_t>::max());
-  if (blocks == 0) return Status::resource_exhausted("the memory tier has no room for one KV block; raise its capacity");
+  if (blocks == 0)
+    return Status::resource_exhausted("the memory tier has no room for one KV block; raise its capacity");
   auto arena = BlockArena::reserve(blocks, block_bytes);
   if (!arena.ok()) return arena.status();
   free_.reserve(blocks);

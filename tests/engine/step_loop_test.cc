@@ -10,6 +10,7 @@
 
 #include "engine/request_check.h"
 #include "tests/engine/fake_model.h"
+#include "tiercel/tier_store.h"
 
 namespace tiercel {
 namespace {
@@ -24,13 +25,15 @@ struct Harness {
     std::size_t max_sequences = 16;
     std::size_t max_tokens = 64;
     std::size_t max_queued_requests = 10000;
+    std::vector<std::shared_ptr<TierStore>> tiers = {};
   };
   Harness() : Harness(Options()) {}
   explicit Harness(const Options& options)
       : tokenizer(make_byte_tokenizer()),
         model(options.max_sequences + 8, options.deterministic || options.arithmetic_matters),
         cache(KvCache::open({.capacity_bytes = options.blocks * FakeModel::layout().block_bytes(),
-                             .prefix_reuse = options.prefix_reuse},
+                             .prefix_reuse = options.prefix_reuse,
+                             .tiers = options.tiers},
                             FakeModel::layout(), model.fingerprint())
                   .value()),
         loop({.limits = {.max_sequences = options.max_sequences,
@@ -89,6 +92,28 @@ std::vector<std::vector<TokenId>> random_prompts(std::mt19937& random, std::size
     prompts.push_back(prompt);
   }
   return prompts;
+}
+
+TEST(StepLoop, WhatLeftTheHotArenaComesBackFromATier) {
+  Harness harness({.blocks = 20, .tiers = {memory_tier(std::size_t{8} << 20).value()}});
+  std::mt19937 random(7);
+  const auto prompts = random_prompts(random, 60);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<ResponseFuture> futures;
+    for (const auto& prompt : prompts) {
+      futures.push_back(harness.submit({.tokens = prompt, .max_tokens = 8}));
+      if (futures.size() % 5 != 0) continue;  // some wait alone, some beside others
+      EXPECT_TRUE(futures.back().get().ok());
+    }
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      if (i % 5 == 4) continue;
+      const auto response = futures[i].get();
+      ASSERT_TRUE(response.ok()) << response.status().to_string();
+      ASSERT_EQ(response->tokens, FakeModel::expected_output(prompts[i], 8)) << "request " << i;
+    }
+  }
+  EXPECT_GT(harness.cache.stats().evicted_blocks, 0u);
+  EXPECT_GT(harness.cache.stats().loaded_blocks, 0u);
 }
 
 TEST(StepLoop, AnswersAsIfAloneHoweverRequestsShareBlocksAndBatches) {

@@ -17,8 +17,8 @@ import sys
 # (what it is, file, text, replacement)
 MUTANTS = [
     ("a lease drops a reference too few", "kv_cache_state.cc",
-     "      if (index_.contains(block)) use(block, lease.retention, now);\n      drop(block);",
-     "      if (index_.contains(block)) use(block, lease.retention, now);\n      if (table.size() != 1) drop(block);"),
+     "      if (used && index_.contains(block)) use(block, lease.retention, now);\n      drop(block);",
+     "      if (used && index_.contains(block)) use(block, lease.retention, now);\n      if (table.size() != 1) drop(block);"),
     ("a matched block is not held", "kv_cache_state.cc",
      "for (const BlockId block : lease->blocks) hold(block);", "for (const BlockId block : lease->blocks) static_cast<void>(block);"),
     ("a pinned block can be evicted", "kv_cache_retention.cc",

@@ -1,0 +1,478 @@
+// Blocks on their way between the hot arena and a tier. Unless said otherwise the background's work is turned by hand.
+#include "kv/tier_manager.h"
+
+#include <atomic>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "kv/kv_cache_state.h"
+#include "tests/kv/kv_cache_fixture.h"
+#include "tier/memory_store.h"
+
+namespace tiercel {
+namespace {
+
+// A store that goes wrong on demand.
+class FaultyStore final : public TierStore {
+ public:
+  explicit FaultyStore(std::size_t capacity_bytes) : inner(capacity_bytes) {}
+  std::string_view name() const override { return "faulty"; }
+  std::size_t leading(std::span<const BlockKey> keys) const override {
+    return claims_everything ? keys.size() : inner.leading(keys);
+  }
+  void read(std::span<TierRead> reads) override {
+    for (TierRead& read : reads) {
+      std::byte* stored = inner.stored_bytes(read.key);
+      if (stored != nullptr && one_in(damage_one_in)) stored[random() % read.bytes.size()] ^= std::byte{64};
+      if (one_in(fail_read_one_in)) {
+        std::ranges::fill(read.bytes, std::byte{0xee});
+        read.status = Status::unavailable("injected");
+      } else {
+        inner.read({&read, 1});
+      }
+    }
+  }
+  Status write(std::span<const TierRecord> records) override {
+    if (one_in(fail_write_one_in)) return Status::unavailable("injected");
+    for (TierRecord record : records) {
+      std::vector<TokenId> tokens(record.tokens.begin(), record.tokens.end());
+      if (one_in(wrong_tokens_one_in)) ++tokens.back();
+      record.tokens = tokens;
+      if (Status failed = inner.write({&record, 1}); !failed.ok()) return failed;
+    }
+    return {};
+  }
+  void erase(std::span<const BlockKey> keys) override { inner.erase(keys); }
+  TierStats stats() const override { return inner.stats(); }
+
+  bool one_in(unsigned n) { return n != 0 && random() % n == 0; }
+
+  MemoryStore inner;
+  std::mt19937_64 random{7};
+  bool claims_everything = false;
+  unsigned damage_one_in = 0, fail_read_one_in = 0, fail_write_one_in = 0, wrong_tokens_one_in = 0;
+};
+
+class TierManagerTest : public KvCacheFixture {
+ protected:
+  std::shared_ptr<FaultyStore> store = std::make_shared<FaultyStore>(bytes(1000));
+
+  KvCache open_tiered(std::size_t blocks, KvCacheOptions options = {}) {
+    options.capacity_bytes = bytes(blocks);
+    options.eviction = lru();
+    if (options.tiers.empty()) options.tiers = {store};
+    const KvCacheSeams seams{.now_ms = [this] { return now_ms; }, .background_thread = false};
+    return KvCacheState::open(options, kLayout, {}, {}, seams).value();
+  }
+  static TierManager& tiers(KvCache& cache) { return *KvCacheState::of(cache).tiers(); }
+  static void finish(KvCache& cache) {
+    while (tiers(cache).run_one()) {
+      ASSERT_EQ(KvCacheState::of(cache).audit(), "");
+    }
+  }
+  // Computes `tokens`, stores what the tier takes.
+  static void run_and_store(KvCache& cache, const Tokens& tokens, const AdmitOptions& options = {}) {
+    run(cache, tokens, options);
+    finish(cache);
+  }
+  // Fills the cache with what nobody asks for again.
+  static void push_out(KvCache& cache) {
+    const std::size_t tokens = cache.stats().capacity_blocks * kLayout.block_tokens;
+    Lease all = admit(cache, {}, {.max_tokens = tokens});
+    ASSERT_TRUE(all.grow(tokens).ok());
+  }
+};
+
+TEST_F(TierManagerTest, EvictedBlocksComeBackWithTheirBytes) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 30);  // seven blocks and a bit
+  run_and_store(cache, tokens);
+  EXPECT_EQ(cache.stats().stored_blocks, 7u);
+  push_out(cache);
+  EXPECT_EQ(found(cache, tokens), 0u);
+  const KvCacheStats before = cache.stats();
+
+  {
+    const ExpectedPrompt expected = cache.expect(tokens, {});
+    EXPECT_TRUE(expected.in_flight());
+    EXPECT_EQ(expected.cached_tokens(), 0u);
+    finish(cache);
+    EXPECT_FALSE(expected.in_flight());
+    EXPECT_EQ(expected.cached_tokens(), 28u);
+  }
+  EXPECT_EQ(cache.stats().loaded_blocks, 7u);
+  EXPECT_EQ(cache.stats().admitted, before.admitted) << "a load is no request";
+  EXPECT_EQ(cache.stats().prompt_tokens, before.prompt_tokens);
+  EXPECT_EQ(cache.stats().prefetched_useful_blocks, 0u);
+  {
+    const Lease lease = admit(cache, tokens);
+    EXPECT_EQ(lease.matched_tokens(), 28u);
+    expect_bytes(cache, lease, std::span(tokens).first(28));
+  }
+  EXPECT_EQ(cache.stats().prefetched_useful_blocks, 7u);
+  EXPECT_EQ(cache.stats().prefetched_wasted_blocks, 0u);
+  expect_all_returned(cache);
+}
+
+TEST_F(TierManagerTest, ALoadBeginsBehindWhatIsHot) {
+  KvCache cache = open_tiered(64);
+  const Tokens shared = numbers(1, 8), whole = shared + numbers(50, 16);
+  run_and_store(cache, whole);
+  push_out(cache);
+  run_and_store(cache, shared);
+  EXPECT_EQ(found(cache, whole), 8u);
+  const ExpectedPrompt expected = cache.expect(whole, {});
+  finish(cache);
+  EXPECT_EQ(expected.cached_tokens(), 24u);
+  EXPECT_EQ(cache.stats().loaded_blocks, 4u);
+  EXPECT_EQ(cache.stats().stored_blocks, 6u) << "what is stored is not written again";
+}
+
+TEST_F(TierManagerTest, ALoadIsNoUseOfWhatItFinds) {
+  KvCache cache = open_tiered(64);
+  const Tokens shared = numbers(1, 8), whole = shared + numbers(50, 16);
+  run_and_store(cache, whole);
+  push_out(cache);
+  run_and_store(cache, shared, {.retention = {.ttl_ms = 100}});
+  {
+    const ExpectedPrompt expected = cache.expect(whole, {});
+    finish(cache);
+    EXPECT_EQ(expected.cached_tokens(), 24u);
+  }
+  now_ms += 200;
+  EXPECT_EQ(found(cache, shared), 0u) << "nobody used it since";
+}
+
+TEST_F(TierManagerTest, TiersAreAskedOneAfterTheOther) {
+  const auto second = std::make_shared<MemoryStore>(bytes(100));
+  KvCacheOptions options;
+  options.tiers = {store, second};
+  const Tokens tokens = numbers(1, 24);
+  {
+    KvCache earlier = open_tiered(64, {.tiers = {second}});
+    run_and_store(earlier, tokens);
+  }
+  KvCache cache = open_tiered(64, options);
+  run_and_store(cache, numbers(1, 8));
+  push_out(cache);
+  const ExpectedPrompt expected = cache.expect(tokens, {});
+  finish(cache);
+  EXPECT_EQ(expected.cached_tokens(), 24u) << "two blocks from the first tier, four from the second";
+  EXPECT_EQ(store->stats().stored_blocks, 2u) << "what was loaded is not written";
+  const Lease lease = admit(cache, tokens);
+  expect_bytes(cache, lease, tokens);
+}
+
+TEST_F(TierManagerTest, AScopeNeverLoadsAnothers) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 16);
+  run_and_store(cache, tokens, {.scope = {.salt = "a", .adapter_id = 1}});
+  push_out(cache);
+  EXPECT_FALSE(cache.expect(tokens, {.scope = {.salt = "b", .adapter_id = 1}}).in_flight());
+  EXPECT_FALSE(cache.expect(tokens, {.scope = {.salt = "a", .adapter_id = 2}}).in_flight());
+  EXPECT_TRUE(cache.expect(tokens, {.scope = {.salt = "a", .adapter_id = 1}}).in_flight());
+}
+
+TEST_F(TierManagerTest, ALoadRacesWithALeaseOfTheSamePrefix) {
+  KvCache cache = open_tiered(128);
+  const Tokens tokens = numbers(1, 60);  // more than one batch
+  run_and_store(cache, tokens);
+  push_out(cache);
+  ExpectedPrompt expected = cache.expect(tokens, {});
+  ASSERT_TRUE(tiers(cache).run_one());
+  EXPECT_EQ(expected.cached_tokens(), 4 * TierManager::kBatchBlocks);
+  EXPECT_TRUE(expected.in_flight());
+  Lease lease = admit(cache, tokens);
+  EXPECT_EQ(lease.matched_tokens(), 4 * TierManager::kBatchBlocks);
+  compute(cache, lease, tokens);  // before the load's second batch
+  finish(cache);
+  EXPECT_EQ(cache.stats().loaded_blocks, TierManager::kBatchBlocks) << "what was there already counts as computed";
+  expect_bytes(cache, lease, tokens);
+  lease = Lease();
+  expected = ExpectedPrompt();
+  finish(cache);
+  expect_all_returned(cache);
+}
+
+TEST_F(TierManagerTest, APromptThatNoLongerWaitsEndsItsLoad) {
+  KvCache cache = open_tiered(128);
+  const Tokens tokens = numbers(1, 60);
+  run_and_store(cache, tokens);
+  push_out(cache);
+  cache.expect(tokens, {});  // given up before it began
+  EXPECT_FALSE(tiers(cache).run_one());
+  {
+    const ExpectedPrompt expected = cache.expect(tokens, {});
+    ASSERT_TRUE(tiers(cache).run_one());
+    EXPECT_GT(cache.stats().promised_blocks, 0u);
+  }
+  finish(cache);
+  EXPECT_EQ(cache.stats().loaded_blocks, TierManager::kBatchBlocks);
+  EXPECT_EQ(cache.stats().promised_blocks, 0u);
+  push_out(cache);
+  EXPECT_EQ(cache.stats().prefetched_wasted_blocks, TierManager::kBatchBlocks);
+  expect_all_returned(cache);
+}
+
+TEST_F(TierManagerTest, ALoadKeepsToTheTenantsQuota) {
+  KvCache cache = open_tiered(64, {.tenant_quota_bytes = bytes(8)});
+  const AdmitOptions options{.scope = {.salt = "a"}};
+  const Tokens tokens = numbers(1, 24);
+  run_and_store(cache, tokens, options);
+  const Tokens other = numbers(500, 32);
+  run_and_store(cache, other, options);  // evicts the tenant's own
+  EXPECT_LT(found(cache, tokens, "a"), 24u);
+  {
+    const Lease all = admit(cache, other, options);  // its whole quota
+    const ExpectedPrompt expected = cache.expect(tokens, options);
+    finish(cache);
+    EXPECT_FALSE(expected.in_flight());
+    EXPECT_EQ(cache.stats().loaded_blocks, 0u);
+  }
+  const ExpectedPrompt expected = cache.expect(tokens, options);
+  finish(cache);
+  EXPECT_EQ(expected.cached_tokens(), 24u);
+  EXPECT_LE(KvCacheState::of(cache).tenant_blocks("a"), 8u);
+}
+
+TEST_F(TierManagerTest, WritesNeverRefuseAnAdmission) {
+  KvCache cache = open_tiered(64);
+  run(cache, numbers(1, 32));  // eight blocks, the most kept for writes
+  EXPECT_EQ(cache.stats().leased_blocks, 8u);
+  run(cache, numbers(101, 32));
+  EXPECT_EQ(cache.stats().leased_blocks, 8u);
+  EXPECT_EQ(cache.stats().unstored_blocks, 8u);
+  push_out(cache);  // needs every block
+  EXPECT_EQ(cache.stats().leased_blocks, 0u);
+  EXPECT_EQ(cache.stats().unstored_blocks, 16u);
+  EXPECT_FALSE(tiers(cache).run_one());
+  expect_all_returned(cache);
+}
+
+TEST_F(TierManagerTest, WhatPromisesNeedIsNotKeptForWrites) {
+  KvCache cache = open_tiered(64);
+  {
+    const Lease waiting = admit(cache, {}, {.max_tokens = 4 * 60});
+    run(cache, numbers(1, 16));
+    EXPECT_EQ(cache.stats().leased_blocks, 0u);
+    EXPECT_EQ(cache.stats().unstored_blocks, 4u);
+  }
+  expect_all_returned(cache);
+}
+
+TEST_F(TierManagerTest, WhatWillNotOrMustNotComeBackIsNotWritten) {
+  KvCache cache = open_tiered(64);
+  run_and_store(cache, numbers(1, 16), {.retention = {.ttl_ms = 100}});
+  run_and_store(cache, numbers(101, 16), {.retention = {.priority = RetentionPriority::Low}});
+  EXPECT_EQ(store->stats().stored_blocks, 0u);
+  run_and_store(cache, numbers(201, 16), {.retention = {.priority = RetentionPriority::High}});
+  EXPECT_EQ(store->stats().stored_blocks, 4u);
+}
+
+TEST_F(TierManagerTest, WhatIsForgottenIsNotLoaded) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 16);
+  run_and_store(cache, tokens);
+  run(cache, numbers(101, 16));  // its write is queued
+  EXPECT_EQ(cache.invalidate_all(), 8u);
+  finish(cache);
+  EXPECT_EQ(store->stats().stored_blocks, 0u);
+  EXPECT_FALSE(cache.expect(tokens, {}).in_flight());
+  expect_all_returned(cache);
+}
+
+TEST_F(TierManagerTest, ForgottenInTheMiddleOfAWrite) {
+  KvCache cache = open_tiered(128);
+  const Tokens tokens = numbers(1, 60);
+  run(cache, tokens);
+  ASSERT_TRUE(tiers(cache).run_one());
+  EXPECT_EQ(store->stats().stored_blocks, TierManager::kBatchBlocks);
+  cache.invalidate_all();
+  finish(cache);
+  EXPECT_EQ(store->stats().stored_blocks, 0u);
+  expect_all_returned(cache);
+}
+
+TEST_F(TierManagerTest, ABlockThatIsNotThereEndsTheLoad) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 16);
+  run_and_store(cache, tokens);
+  push_out(cache);
+  store->claims_everything = true;
+  const Tokens longer = tokens + numbers(900, 24);
+  {
+    const ExpectedPrompt expected = cache.expect(longer, {});
+    finish(cache);
+    EXPECT_FALSE(expected.in_flight());
+    EXPECT_EQ(expected.cached_tokens(), 16u);
+  }
+  EXPECT_EQ(cache.stats().store_errors, 0u) << "not to be there is no error";
+  expect_all_returned(cache);
+}
+
+TEST_F(TierManagerTest, AFaultyStoreCostsHitsAndNothingElse) {
+  const Tokens tokens = numbers(1, 28);
+  const auto loaded = [&](unsigned FaultyStore::*fault, bool on_write) {
+    store = std::make_shared<FaultyStore>(bytes(100));
+    KvCache cache = open_tiered(64);
+    if (on_write) (*store).*fault = 1;
+    run_and_store(cache, tokens);
+    push_out(cache);
+    (*store).*fault = 1;
+    ExpectedPrompt expected = cache.expect(tokens, {});
+    finish(cache);
+    EXPECT_FALSE(expected.in_flight());
+    EXPECT_EQ(expected.cached_tokens(), 0u);
+    expected = ExpectedPrompt();
+    const std::uint64_t errors = cache.stats().store_errors;
+    expect_all_returned(cache);
+    return errors;
+  };
+  EXPECT_EQ(loaded(&FaultyStore::wrong_tokens_one_in, true), 0u);
+  EXPECT_GT(loaded(&FaultyStore::damage_one_in, false), 0u);
+  EXPECT_GT(loaded(&FaultyStore::fail_read_one_in, false), 0u);
+  EXPECT_EQ(loaded(&FaultyStore::fail_write_one_in, true), 1u);
+}
+
+TEST_F(TierManagerTest, OpenRefusesWhatItCannotServe) {
+  const auto status = [&](KvCacheOptions options, std::span<const KvGroup> groups) {
+    options.capacity_bytes = bytes(8);
+    return KvCache::open(options, kLayout, {}, groups).status().code();
+  };
+  const std::vector<KvGroup> two = {{0}, {8}};
+  EXPECT_EQ(status({.tiers = {nullptr}}, {}), StatusCode::InvalidArgument);
+  EXPECT_EQ(status({.tiers = {store}}, two), StatusCode::InvalidArgument);
+  EXPECT_EQ(status({.tiers = {store}}, {}), StatusCode::Ok);
+}
+
+// Requests, waits, cancellations, loads and writes in a random order, on a store that fails now and then.
+TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
+  std::uint64_t loaded = 0, useful = 0, stored = 0, errors = 0;
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    store = std::make_shared<FaultyStore>(bytes(60));
+    store->random.seed(seed);
+    if (seed % 2 == 0) {
+      store->damage_one_in = store->wrong_tokens_one_in = 12;
+      store->fail_read_one_in = store->fail_write_one_in = 8;
+    }
+    KvCache cache = open_tiered(40, {.tenant_quota_bytes = seed % 3 == 0 ? bytes(25) : 0});
+    struct Waiting {
+      Tokens tokens;
+      std::string salt;
+      ExpectedPrompt expected;
+    };
+    struct Running {
+      Lease lease;
+      Tokens tokens;
+    };
+    std::vector<std::unique_ptr<Waiting>> waiting;
+    std::vector<Running> running;
+    for (int step = 0; step < 400; ++step) {
+      const auto choice = random() % 16;
+      if (choice < 4 && waiting.size() < 4) {
+        auto next = std::make_unique<Waiting>();
+        next->tokens = numbers(static_cast<TokenId>(random() % 6) * 100, 4 + random() % 48);
+        if (random() % 3 == 0) next->tokens[random() % next->tokens.size()] = 7;
+        next->salt = random() % 4 == 0 ? "b" : "";
+        next->expected = cache.expect(next->tokens, {.scope = {.salt = next->salt}});
+        waiting.push_back(std::move(next));
+      } else if (choice < 8 && !waiting.empty()) {
+        std::unique_ptr<Waiting> next = std::move(waiting.front());
+        waiting.erase(waiting.begin());
+        AdmitOptions options{.max_tokens = next->tokens.size() + random() % 8, .scope = {.salt = next->salt}};
+        options.retention.ttl_ms = random() % 8 == 0 ? 50 : 0;
+        auto lease = cache.admit(next->tokens, options);
+        if (!lease.ok()) continue;
+        for (std::size_t i = 0; i < lease->matched_tokens(); ++i) {
+          const std::uint64_t word = kv_word(std::span(next->tokens).first(i + 1), next->salt, 0);
+          ASSERT_TRUE(holds_kv(cache, lease->block_table(), i, word)) << "token " << i;
+        }
+        compute(cache, *lease, next->tokens, next->salt);
+        running.push_back({*std::move(lease), next->tokens});
+      } else if (choice == 8 && !waiting.empty()) {
+        waiting.pop_back();
+      } else if (choice < 12 && !running.empty()) {
+        running.erase(running.begin());
+      } else if (choice == 12 && random() % 8 == 0) {
+        cache.invalidate(numbers(static_cast<TokenId>(random() % 6) * 100, 8));
+      } else if (choice == 13) {
+        now_ms += random() % 20;
+      } else {
+        tiers(cache).run_one();
+      }
+      ASSERT_EQ(KvCacheState::of(cache).audit(), "");
+    }
+    running.clear();
+    waiting.clear();
+    finish(cache);
+    const KvCacheStats stats = cache.stats();
+    loaded += stats.loaded_blocks;
+    useful += stats.prefetched_useful_blocks;
+    stored += stats.stored_blocks;
+    errors += stats.store_errors;
+    EXPECT_LE(stats.prefetched_useful_blocks + stats.prefetched_wasted_blocks, stats.loaded_blocks);
+    expect_all_returned(cache);
+    EXPECT_EQ(cache.stats().prefetched_useful_blocks + cache.stats().prefetched_wasted_blocks, stats.loaded_blocks);
+  }
+  EXPECT_GT(stored, 1000u);
+  EXPECT_GT(loaded, 1000u);
+  EXPECT_GT(useful, 300u);
+  EXPECT_GT(errors, 100u);
+}
+
+// With its thread. For ThreadSanitizer, and for the order of ends.
+TEST(TierManagerThreads, EveryHitHasTheRightBytes) {
+  const KvLayout layout{.layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = 4, .dtype = DType::F16};
+  const std::size_t stride = BlockArena::stride_of(layout.block_bytes());
+  const auto store = std::make_shared<MemoryStore>(100 * stride);
+  std::atomic<std::uint64_t> wrong_answers = 0;
+  std::uint64_t loaded = 0;
+  Lease survivor;
+  ExpectedPrompt waiting_survivor;
+  const Tokens waiting_tokens = numbers(0, 32);
+  for (int round = 0; round < 3; ++round) {
+    auto cache = KvCache::open({.capacity_bytes = 48 * stride, .tiers = {store}}, layout, {}).value();
+    const auto work = [&](std::uint64_t seed) {
+      std::mt19937_64 random(seed);
+      for (int step = 0; step < 400; ++step) {
+        const Tokens tokens = numbers(static_cast<TokenId>(random() % 12) * 10, 8 + random() % 24);
+        auto expected = cache.expect(tokens, {});
+        for (int i = 0; i < 200 && expected.in_flight(); ++i) std::this_thread::yield();
+        if (random() % 8 == 0) continue;
+        auto lease = cache.admit(tokens, {.max_tokens = tokens.size()});
+        expected = ExpectedPrompt();
+        if (!lease.ok()) continue;
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+          const std::uint64_t word = kv_word(std::span(tokens).first(i + 1), {}, 0);
+          if (i < lease->matched_tokens()) {
+            if (!holds_kv(cache, lease->block_table(), i, word)) ++wrong_answers;
+          } else {
+            if (!lease->grow(i + 1).ok()) ++wrong_answers;
+            write_kv(cache, lease->block_table(), i, word);
+            lease->commit(std::span(tokens).subspan(i, 1));
+          }
+        }
+        if (random() % 64 == 0) cache.invalidate(std::span(tokens).first(4));
+        if (random() % 16 == 0 && !KvCacheState::of(cache).audit().empty()) ++wrong_answers;
+      }
+    };
+    std::vector<std::thread> threads;
+    for (std::uint64_t seed = 1; seed <= 3; ++seed)
+      threads.emplace_back(work, seed + 10 * static_cast<unsigned>(round));
+    for (std::thread& thread : threads) thread.join();
+    loaded += cache.stats().loaded_blocks;
+    survivor = cache.admit({}, {.max_tokens = 8}).value();
+    waiting_survivor = cache.expect(waiting_tokens, {});
+  }
+  EXPECT_EQ(wrong_answers, 0u);
+  EXPECT_GT(loaded, 0u);
+}
+
+}  // namespace
+}  // namespace tiercel
