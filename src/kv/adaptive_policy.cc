@@ -82,7 +82,7 @@ class Trust {
     if (ahead_ >= -most_behind_) return;
     ahead_ = 0;
     paused_until_ = now + pause_ticks_;
-    pause_ticks_ *= 2;
+    pause_ticks_ *= 4;
   }
 
  private:

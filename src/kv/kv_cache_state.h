@@ -7,8 +7,9 @@
 //   - promised blocks <= free + cached blocks, so a lease can always take what it was promised;
 //   - evictable are the cached blocks without children, and the cached companions (blocks of a window group).
 //
-// In four files: kv_cache_state.cc has the leases, kv_cache_eviction.cc how room is made, kv_cache_retention.cc what is
-// wished for (pins, expected prompts) and what is forgotten, kv_cache_audit.cc the recount for tests.
+// In files by what happens: kv_cache_admission.cc begins a lease, kv_cache_lease.cc carries it on and ends it,
+// kv_cache_eviction.cc makes room, kv_cache_retention.cc has what is wished for (pins, expected prompts) and what is
+// forgotten, kv_cache_audit.cc the recount for tests.
 //
 // Thread-safety: every public method may be called from any thread; calls for one lease come one at a time.
 #pragma once

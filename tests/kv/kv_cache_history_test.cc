@@ -304,7 +304,8 @@ class History {
     const Scope scope = kScopes[random_() % std::size(kScopes)];
     const Tokens prompt = draw_tokens(1000);
     const bool partial = random_() % 2 == 0;
-    ASSERT_EQ(cache_->lookup(prompt, {.scope = {.salt = scope.salt, .adapter_id = scope.adapter_id}, .partial_blocks = partial}),
+    ASSERT_EQ(cache_->lookup(
+                  prompt, {.scope = {.salt = scope.salt, .adapter_id = scope.adapter_id}, .partial_blocks = partial}),
               expect_match(scope, prompt, SIZE_MAX, partial).tokens);
   }
 

@@ -1,0 +1,311 @@
+// How a sequence begins: what of it is cached, whether the rest fits, and its lease.
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "kv/kv_cache_state.h"
+
+namespace tiercel {
+
+std::size_t KvCacheState::blocks_for(std::size_t tokens) const {
+  return tokens / layout_.block_tokens + (tokens % layout_.block_tokens != 0 ? 1 : 0);
+}
+
+std::size_t KvCacheState::first_block_in_reach(std::size_t group, std::size_t tokens) const {
+  const std::size_t window = groups_[group].window_tokens;
+  return window == 0 || tokens < window ? 0 : (tokens - (window - 1)) / layout_.block_tokens;
+}
+
+std::size_t KvCacheState::valid_blocks(std::span<const BlockId> path) const {
+  std::size_t valid = path.size();
+  // A group's gap in reach of a boundary rules out that one and all up to where the gap itself is the boundary.
+  for (bool lowered = true; lowered;) {
+    lowered = false;
+    for (std::size_t group = 1; group < groups_.size(); ++group) {
+      const std::size_t first = first_block_in_reach(group, valid * layout_.block_tokens);
+      for (std::size_t i = first; i < valid; ++i) {
+        if (index_.companion(path[i], group) != kNoBlock) continue;
+        valid = i;
+        lowered = true;
+      }
+    }
+  }
+  return valid;
+}
+
+KvCacheState::Match KvCacheState::match(std::span<const TokenId> prompt, const AdmitOptions& options,
+                                        std::vector<BlockId>& path) {
+  Match found;
+  if (!prefix_reuse_) return found;
+  const NodeId root = found.node = index_.find_root(options.scope.salt, options.scope.adapter_id);
+  if (root == kNoNode) return found;
+
+  const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
+  const std::size_t block_tokens = layout_.block_tokens;
+  auto rest = prompt.first(std::min(prompt.size(), options.max_matched_tokens));
+  index_.walk(root, rest, [&](BlockId child) {
+    if (is_expired(child, now)) return false;
+    path.push_back(child);
+    return true;
+  });
+  if (!path.empty()) found.node = path.back();
+  rest = rest.subspan(path.size() * block_tokens);
+  if (groups_.size() > 1) {
+    path.resize(valid_blocks(path));
+    found.node = path.empty() ? root : path.back();
+  } else if (options.partial_blocks && !rest.empty()) {
+    found.partial = index_.closest_child(found.node, rest);
+    if (found.partial.block != kNoBlock && is_expired(found.partial.block, now)) found.partial = {};
+  }
+  found.blocks = path.size();
+  found.tokens = found.blocks * block_tokens + found.partial.tokens;
+  return found;
+}
+
+Status KvCacheState::check_claim(std::size_t new_blocks, std::size_t newly_held, TenantId tenant) const {
+  // Holding a cached block takes it from those that could be evicted for somebody's promise.
+  const std::size_t wanted = new_blocks + newly_held;
+  if (tenants_ && !tenants_->may_claim(tenant, wanted)) {
+    const std::size_t quota = tenants_->quota_blocks(tenant);
+    return Status::rejected(
+        fmt::format("{} more KV blocks would pass the tenant's quota of {}; wait for its other requests, end pins or "
+                    "raise its quota",
+                    wanted, quota));
+  }
+  if (wanted > pool_.claimable_blocks()) {
+    return Status::unavailable(fmt::format("{} more KV blocks are needed; {} are neither held nor promised", wanted,
+                                           pool_.claimable_blocks()));
+  }
+  return {};
+}
+
+Status KvCacheState::claim_for(const LeaseState& lease, std::size_t new_blocks, TenantId tenant) {
+  for (;;) {
+    std::size_t newly_held = 0;
+    for (const BlockId block : lease.blocks) newly_held += pool_.references(block) == 0;
+    for_each_companion_in_reach(lease.blocks, [&](BlockId block) { newly_held += pool_.references(block) == 0; });
+    Status refused = check_claim(new_blocks, newly_held, tenant);
+    if (refused.ok() || !tiers_ || !tiers_->abandon_writes()) return refused;
+  }
+}
+
+Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options, Purpose purpose) {
+  if (options.max_tokens < prompt.size()) {
+    return Status::invalid_argument(
+        fmt::format("max_tokens is {}; give at least the prompt's {} tokens", options.max_tokens, prompt.size()));
+  }
+  const std::size_t total_blocks = blocks_for(options.max_tokens);
+  const std::size_t groups = groups_.size();
+  if (total_blocks > pool_.capacity_blocks() / groups) {
+    return Status::resource_exhausted(fmt::format(
+        "a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens, or raise capacity_bytes "
+        "to {} or more",
+        options.max_tokens, total_blocks * groups, pool_.capacity_blocks(), total_blocks * groups * arena_.stride()));
+  }
+  try {
+    // Not admitted until `cache` is set: leaving before gives nothing back, for nothing was taken.
+    auto lease = std::make_unique<LeaseState>();
+    lease->blocks.reserve(total_blocks);
+    lease->windows.resize(groups - 1);
+    for (std::vector<BlockId>& window : lease->windows) window.reserve(total_blocks);
+    lease->open_tokens.reserve(prefix_reuse_ ? layout_.block_tokens : 0);
+    lease->is_load = purpose == Purpose::Load;
+    if (recorder_ && !lease->is_load) begin_trace(*lease, prompt, options);
+
+    const std::lock_guard lock(mutex_);
+    expire_pins(seams_.now_ms());
+    prepare_expiry(options.retention);
+    const Match found = match(prompt, options, lease->blocks);
+    const std::size_t new_blocks = groups * (total_blocks - found.blocks);
+    const std::size_t block_tokens = layout_.block_tokens;
+    const std::size_t shared_end = std::min(prompt.size(), options.max_shared_tokens) / block_tokens * block_tokens;
+    const std::size_t matched_end = found.blocks * block_tokens;
+    if (prefix_reuse_ && shared_end > matched_end) {
+      lease->announced.assign(prompt.begin() + static_cast<std::ptrdiff_t>(matched_end),
+                              prompt.begin() + static_cast<std::ptrdiff_t>(shared_end));
+    }
+    if (tenants_) {
+      lease->tenant = tenants_->join(options.scope.salt);
+      Status refused;
+      if (total_blocks * groups > tenants_->quota_blocks(lease->tenant)) {
+        refused = Status::resource_exhausted(
+            fmt::format("a sequence of {} tokens needs {} KV blocks, and its tenant may have {}; lower max_tokens, or "
+                        "raise the tenant's quota",
+                        options.max_tokens, total_blocks * groups, tenants_->quota_blocks(lease->tenant)));
+      } else {
+        refused = claim_for(*lease, new_blocks, lease->tenant);
+      }
+      if (!refused.ok()) {
+        tenants_->leave(lease->tenant);
+        return refused;
+      }
+    } else if (Status refused = claim_for(*lease, new_blocks, kNoTenant); !refused.ok()) {
+      return refused;
+    }
+    if (prefix_reuse_) {
+      try {
+        lease->root = index_.hold_root(options.scope.salt, options.scope.adapter_id);
+      } catch (const std::bad_alloc&) {
+        if (tenants_) tenants_->leave(lease->tenant);
+        throw;
+      }
+      lease->epoch = index_.epoch(lease->root);
+    }
+
+    // From here on nothing fails.
+    lease->cache = shared_from_this();
+    lease->shares = prefix_reuse_;
+    lease->max_tokens = options.max_tokens;
+    lease->matched_tokens = lease->committed_tokens = found.tokens;
+    lease->retention = options.retention;
+    lease->first_announced = lease->matched_blocks = found.blocks;
+    lease->prompt_blocks = prompt.size() / block_tokens;
+    lease->frontier.owner = lease.get();
+    for (const BlockId block : lease->blocks) hold(block);
+    for (std::size_t group = 1; group < groups; ++group) {
+      std::vector<BlockId>& window = lease->windows[group - 1];
+      window.assign(found.blocks, kNoBlock);
+      for (std::size_t i = first_block_in_reach(group, found.tokens); i < found.blocks; ++i) {
+        window[i] = index_.companion(lease->blocks[i], group);
+        hold(window[i]);
+      }
+    }
+    pool_.promise(new_blocks);
+    if (tenants_) tenants_->on_promised(lease->tenant, new_blocks);
+    lease->promised_blocks = new_blocks;
+    if (found.partial.block != kNoBlock) {
+      // Used now, so worth keeping. If it is still the one that goes for the copy, the copy is in place: an evicted
+      // block keeps its bytes until its next owner writes.
+      use(found.partial.block, options.retention, seams_.now_ms());
+      const BlockId own = take_promised_block(lease->tenant);
+      --lease->promised_blocks;
+      copy_leading_tokens(found.partial.block, own, found.partial.tokens);
+      lease->blocks.push_back(own);
+      const auto copied = prompt.subspan(matched_end, found.partial.tokens);
+      lease->open_tokens.assign(copied.begin(), copied.end());
+    }
+    announce_next_block(*lease);
+    if (lease->is_load) return Lease(std::move(lease));
+    if (tiers_) {
+      for (std::size_t i = 0; i < found.blocks; ++i) note_use_of_loaded(lease->blocks[i]);
+      if (found.partial.block != kNoBlock) note_use_of_loaded(found.partial.block);
+    }
+    ++admitted_;
+    prompt_tokens_ += prompt.size();
+    matched_tokens_ += found.tokens;
+    copied_tokens_ += found.partial.tokens;
+    return Lease(std::move(lease));
+  } catch (const std::bad_alloc&) {
+    return Status::unavailable("the system gives no memory for a lease");
+  }
+}
+
+Result<Lease> KvCacheState::fork(const LeaseState& source, std::size_t max_tokens) {
+  const std::size_t block_tokens = layout_.block_tokens;
+  const std::size_t total_blocks = blocks_for(max_tokens);
+  const std::size_t groups = groups_.size();
+  if (max_tokens < source.committed_tokens) {
+    return Status::invalid_argument(fmt::format("max_tokens is {}; give at least the {} tokens that are forked",
+                                                max_tokens, source.committed_tokens));
+  }
+  if (total_blocks > pool_.capacity_blocks() / groups) {
+    return Status::resource_exhausted(
+        fmt::format("a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens", max_tokens,
+                    total_blocks * groups, pool_.capacity_blocks()));
+  }
+  try {
+    auto lease = std::make_unique<LeaseState>();
+    lease->blocks.reserve(total_blocks);
+    lease->windows.resize(groups - 1);
+    for (std::vector<BlockId>& window : lease->windows) window.reserve(total_blocks);
+    lease->open_tokens.reserve(prefix_reuse_ ? block_tokens : 0);
+    lease->open_tokens.assign(source.open_tokens.begin(), source.open_tokens.end());
+
+    const std::lock_guard lock(mutex_);
+    const std::size_t full_blocks = source.committed_tokens / block_tokens;
+    const std::size_t begun_tokens = source.committed_tokens % block_tokens;
+    const std::size_t new_blocks = groups * (total_blocks - full_blocks);
+    if (tenants_ && total_blocks * groups > tenants_->quota_blocks(source.tenant)) {
+      return Status::resource_exhausted(
+          fmt::format("a sequence of {} tokens needs {} KV blocks, and its tenant may have {}", max_tokens,
+                      total_blocks * groups, tenants_->quota_blocks(source.tenant)));
+    }
+    if (Status refused = check_claim(new_blocks, 0, source.tenant); !refused.ok()) return refused;
+
+    // From here on nothing fails.
+    lease->cache = shared_from_this();
+    lease->max_tokens = max_tokens;
+    lease->matched_tokens = lease->committed_tokens = source.committed_tokens;
+    lease->retention = source.retention;
+    lease->shares = source.shares;
+    lease->epoch = source.epoch;
+    lease->root = source.root;
+    if (lease->root != kNoNode) index_.hold_root_again(lease->root);
+    lease->tenant = source.tenant;
+    if (tenants_) tenants_->join_again(lease->tenant);
+    lease->matched_blocks = source.matched_blocks;
+    lease->prompt_blocks = source.prompt_blocks;
+    lease->added_blocks = source.added_blocks;
+    lease->frontier.owner = lease.get();
+    pool_.promise(new_blocks);
+    if (tenants_) tenants_->on_promised(lease->tenant, new_blocks);
+    lease->promised_blocks = new_blocks;
+    for (std::size_t group = 0; group < groups; ++group) {
+      const std::vector<BlockId>& from = group == 0 ? source.blocks : source.windows[group - 1];
+      std::vector<BlockId>& table = group == 0 ? lease->blocks : lease->windows[group - 1];
+      table.assign(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(full_blocks));
+      for (const BlockId block : table) {
+        if (block != kNoBlock) hold(block);
+      }
+      if (begun_tokens == 0) continue;
+      table.push_back(take_promised_block(lease->tenant));
+      --lease->promised_blocks;
+      copy_leading_tokens(from[full_blocks], table.back(), begun_tokens);
+    }
+    ++admitted_;
+    return Lease(std::move(lease));
+  } catch (const std::bad_alloc&) {
+    return Status::unavailable("the system gives no memory for a lease");
+  }
+}
+
+std::size_t KvCacheState::lookup(std::span<const TokenId> prompt, const AdmitOptions& options) try {
+  std::vector<BlockId> path;
+  path.reserve(prompt.size() / layout_.block_tokens);
+  const std::lock_guard lock(mutex_);
+  return match(prompt, options, path).tokens;
+} catch (const std::bad_alloc&) {
+  return 0;
+}
+
+void KvCacheState::copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens) {
+  if (from == to) return;
+  const std::size_t row_bytes = layout_.head_stride() * size_of(layout_.dtype);
+  const std::size_t used_bytes = tokens * layout_.head_dim * size_of(layout_.dtype);
+  const std::byte* source = arena_.block(from);
+  std::byte* target = arena_.block(to);
+  for (std::size_t row = 0; row < std::size_t{2} * layout_.layers * layout_.kv_heads; ++row) {
+    std::memcpy(target + row * row_bytes, source + row * row_bytes, used_bytes);
+  }
+}
+
+void KvCacheState::begin_trace(LeaseState& lease, std::span<const TokenId> prompt, const AdmitOptions& options) const {
+  lease.trace = std::make_unique<LeaseState::TraceNote>();
+  lease.trace->timestamp_ms = recorder_->elapsed_ms();
+  lease.trace->input_length = prompt.size();
+  lease.trace->prompt_ids.reserve(blocks_for(prompt.size()));
+  lease.trace->output_ids.reserve(blocks_for(options.max_tokens));
+  ContentKey key = root_key(seams_.key_function, fingerprint_, options.scope.salt, options.scope.adapter_id);
+  while (!prompt.empty()) {
+    const auto block = prompt.first(std::min<std::size_t>(prompt.size(), layout_.block_tokens));
+    key = child_key(seams_.key_function, key, block);
+    lease.trace->prompt_ids.push_back(trace_id(key));
+    prompt = prompt.subspan(block.size());
+  }
+}
+
+}  // namespace tiercel
