@@ -13,7 +13,7 @@ namespace {
 // How often a block is used and how its conversation goes on tell what to expect of it.
 constexpr std::size_t kUseClasses = 4;      // 1, 2, 3, and more uses
 constexpr std::size_t kTurnClasses = 4;     // begun in the first turn, second, third, later
-constexpr std::size_t kSegmentClasses = 8;  // generated tokens; 1 to 2 blocks added at once, 3 to 6, 7 to 14, ...
+constexpr std::size_t kSegmentClasses = 8;  // generated tokens; 1 block added at once, 2 to 3, 4 to 7, ...
 constexpr std::size_t kClasses = kUseClasses * kTurnClasses * kSegmentClasses;
 
 // The block used longest ago goes unless another is worth less than this share of it: what is learnt is never exact,
@@ -70,7 +70,7 @@ class Trust {
  public:
   Trust(std::size_t capacity_blocks, double sampled_share)
       : most_behind_(kMostBehind + kMostBehindOfFullSample * sampled_share),
-        pause_ticks_(std::max<std::uint64_t>(1, capacity_blocks)) {}
+        pause_ticks_(std::max<std::uint64_t>(kLeastPauseTicks, capacity_blocks)) {}
 
   bool is_given(std::uint64_t now) const { return now >= paused_until_; }
 
@@ -82,15 +82,19 @@ class Trust {
     if (ahead_ >= -most_behind_) return;
     ahead_ = 0;
     paused_until_ = now + pause_ticks_;
-    pause_ticks_ *= 4;
+    pause_ticks_ = std::min(pause_ticks_ * kPauseGrowth, kMostPauseTicks);
   }
 
  private:
   // In sampled hits. What is lost before it is noticed may grow with what was asked for.
   static constexpr double kMostBehind = 4;
-  static constexpr double kMostBehindOfFullSample = 40;
+  static constexpr double kMostBehindOfFullSample = 25;
   static constexpr double kMostBehindPerOutcome = 0.0005;
   static constexpr double kMostAhead = 8;  // in most_behind_
+  // Each attempt costs about as much as the one before, so they become rare.
+  static constexpr std::uint64_t kLeastPauseTicks = 8192;
+  static constexpr std::uint64_t kPauseGrowth = 4;
+  static constexpr std::uint64_t kMostPauseTicks = std::uint64_t{1} << 40;
 
   double most_behind_;
   double ahead_ = 0;
@@ -118,7 +122,7 @@ class AdaptivePolicy final : public EvictionPolicy {
       added.turn = static_cast<std::uint8_t>(std::min(turn, kTurnClasses - 1));
     }
     if (origin.segment_blocks > 0) {
-      const auto doublings = static_cast<std::size_t>(std::bit_width((std::uint64_t{origin.segment_blocks} + 1) / 2));
+      const auto doublings = static_cast<std::size_t>(std::bit_width(origin.segment_blocks));
       added.segment = static_cast<std::uint8_t>(std::min(doublings, kSegmentClasses - 1));
     }
   }

@@ -88,14 +88,33 @@ void ReuseStatistics::pass_recent() {
 }
 
 void ReuseStatistics::let_ages_pass(std::uint64_t now) {
+  if (now < next_passing_) return;
+  next_passing_ = UINT64_MAX;
   for (int range = 1; range < kAges; ++range) {
-    std::uint64_t& passed = passed_[range];
-    if (record_count_ > records_.size()) passed = std::max(passed, record_count_ - records_.size());
-    for (; passed < record_count_; ++passed) {
-      const Record& record = records_[passed % records_.size()];
-      if (age_of(record, now) < first_age_[range]) break;
-      if (record.is_last) curves_[record.use_class].entered[range] += 1;
+    Passing& passing = passing_[range];
+    if (now >= passing.next) pass(passing, range, now);
+    next_passing_ = std::min(next_passing_, passing.next);
+  }
+  // Many at a time are cheaper; against the ages themselves the delay is small.
+  next_passing_ = std::max(next_passing_, now + first_age_[1] / 4);
+}
+
+// The records that have reached the range's first age by now enter it.
+void ReuseStatistics::pass(Passing& passing, int range, std::uint64_t now) {
+  if (record_count_ > passing.records + records_.size()) {
+    passing.records = record_count_ - records_.size();  // those before are overwritten
+    passing.slot = passing.records % records_.size();
+  }
+  passing.next = now + first_age_[range];  // where no record waits: of one made now
+  for (; passing.records < record_count_; ++passing.records) {
+    const Record& record = records_[passing.slot];
+    const std::uint32_t age = age_of(record, now);
+    if (age < first_age_[range]) {
+      passing.next = now + (first_age_[range] - age);
+      return;
     }
+    if (record.is_last) curves_[record.use_class].entered[range] += 1;
+    if (++passing.slot == records_.size()) passing.slot = 0;
   }
 }
 
@@ -128,8 +147,14 @@ void ReuseStatistics::recompute_values() {
       }
       hazard[range] = hits / entered;
     }
+    Curve unknown;
+    compute_value(unknown, hazard);
     for (std::size_t member = family; member < curves_.size(); member += families_) {
-      compute_value(curves_[member], hazard);
+      if (curves_[member].entered[0] > 0) {
+        compute_value(curves_[member], hazard);
+      } else {
+        curves_[member].value = unknown.value;
+      }
     }
   }
 }

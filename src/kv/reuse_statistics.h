@@ -67,7 +67,14 @@ class ReuseStatistics {
     return static_cast<std::uint32_t>(now) - record.time;
   }
   // Counts the contents that have reached an age range since the last time.
+  // How far the records have reached the first age of a range.
+  struct Passing {
+    std::uint64_t records = 0;  // that have reached it, or were overwritten before
+    std::size_t slot = 0;       // of the next one
+    std::uint64_t next = 0;     // not before this tick another one reaches it
+  };
   void let_ages_pass(std::uint64_t now);
+  void pass(Passing& passing, int range, std::uint64_t now);
   void pass_recent();
   void recompute_values();
   void compute_value(Curve& curve, const std::array<double, kAges>& expected_hazard);
@@ -86,7 +93,8 @@ class ReuseStatistics {
   std::uint64_t computed_ = 0;
   float keep_;  // of the evidence, at each computation
   std::array<std::uint32_t, kAges + 1> first_age_{};
-  std::array<std::uint64_t, kAges> passed_{};  // records before it have reached the first age of the range
+  std::array<Passing, kAges> passing_{};
+  std::uint64_t next_passing_ = 0;  // the first of the ticks in passing_
 
   BlockArray<Record> records_;  // a ring in order of time; record n is in slot n % size
   std::uint64_t record_count_ = 0;
