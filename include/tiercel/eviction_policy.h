@@ -57,14 +57,14 @@ class EvictionPolicy {
 using EvictionPolicyFactory = std::function<std::unique_ptr<EvictionPolicy>(std::size_t capacity_blocks)>;
 
 // Least recently used first. 16 bytes per block. O(1) per call, except that a block which becomes evictable by losing
-// its last child is put in its place by walking from the oldest.
+// its last child is put in its place by walking from both ends.
 EvictionPolicyFactory lru();
 // Least often used first, the least recently used of these; counts are halved as time goes by, so that yesterday's
-// favourites leave. O(1) per call.
+// favourites leave. 24 bytes per block. Cost as lru().
 EvictionPolicyFactory lfu();
 // Prefix hit density: the block whose chance of a hit per time held is lowest, as learnt from the blocks of its class
-// (how often used, which turn of a conversation, how much was added at once). docs/eviction.md describes it. O(classes)
-// per eviction.
+// (how often used, which turn of a conversation, how much was added at once). docs/eviction.md describes it. 55 bytes per
+// block and 0.2 MiB. O(classes) per eviction.
 EvictionPolicyFactory adaptive();
 
 }  // namespace tiercel

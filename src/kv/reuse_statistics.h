@@ -66,13 +66,13 @@ class ReuseStatistics {
   std::uint32_t age_of(const Record& record, std::uint64_t now) const {
     return static_cast<std::uint32_t>(now) - record.time;
   }
-  // Counts the contents that have reached an age range since the last time.
   // How far the records have reached the first age of a range.
   struct Passing {
     std::uint64_t records = 0;  // that have reached it, or were overwritten before
     std::size_t slot = 0;       // of the next one
     std::uint64_t next = 0;     // not before this tick another one reaches it
   };
+  // Counts the contents that have reached an age range since the last time.
   void let_ages_pass(std::uint64_t now);
   void pass(Passing& passing, int range, std::uint64_t now);
   void pass_recent();
@@ -88,7 +88,7 @@ class ReuseStatistics {
   std::uint64_t highest_sampled_ = UINT32_MAX;
   std::size_t families_;
   double prior_;            // contents that the expectation of a class weighs as much as
-  int first_code_;          // of the second age range
+  int first_code_;          // of the first age range, see age_range()
   std::uint64_t interval_;  // ticks between two computations of values
   std::uint64_t computed_ = 0;
   float keep_;  // of the evidence, at each computation
