@@ -12,8 +12,8 @@
 // A block is known by its content: a 128-bit XXH3 key chained over (fingerprint, salt, adapter) and then (parent key,
 // tokens). Tokens, salt and adapter are stored and compared on every hit: equal keys of unequal content are told apart.
 //
-// Thread-safety: every KvCache method may be called from any thread. A Lease belongs to one thread at a time. Bytes of a
-// block are the runner's business: a block that is shared is never written again, an unshared one is written by its
+// Thread-safety: every KvCache method may be called from any thread. A Lease belongs to one thread at a time. Bytes of
+// a block are the runner's business: a block that is shared is never written again, an unshared one is written by its
 // lease's owner only.
 #pragma once
 
@@ -62,22 +62,22 @@ struct KvGroup {
 };
 
 struct KvCacheStats {
-  std::size_t capacity_blocks = 0;  // = free + leased + cached
-  std::size_t free_blocks = 0;      // hold nothing
-  std::size_t leased_blocks = 0;    // held by at least one lease or pin
-  std::size_t cached_blocks = 0;    // findable and held by none
-  std::size_t promised_blocks = 0;  // promised to leases and not yet taken; at most free + cached
-  std::size_t pinned_blocks = 0;    // of the leased ones, held by a pin
-  std::size_t block_bytes = 0;      // of the arena per block: the layout's, rounded up to 64
-  std::size_t metadata_bytes = 0;   // index, keys, stored tokens, reference counts, eviction policy
-  std::uint64_t admitted = 0;           // leases given out
-  std::uint64_t prompt_tokens = 0;      // tokens of admitted prompts
-  std::uint64_t matched_tokens = 0;     // of those, found in the cache
-  std::uint64_t copied_tokens = 0;      // of those, found inside a block and copied
-  std::uint64_t evicted_blocks = 0;     // for want of room
-  std::uint64_t expired_blocks = 0;     // given back after their ttl_ms
-  std::uint64_t compare_mismatches = 0; // blocks of equal key and other content that a search met and passed over
-  std::uint64_t loaded_blocks = 0;             // from a tier into the cache
+  std::size_t capacity_blocks = 0;       // = free + leased + cached
+  std::size_t free_blocks = 0;           // hold nothing
+  std::size_t leased_blocks = 0;         // held by at least one lease or pin
+  std::size_t cached_blocks = 0;         // findable and held by none
+  std::size_t promised_blocks = 0;       // promised to leases and not yet taken; at most free + cached
+  std::size_t pinned_blocks = 0;         // of the leased ones, held by a pin
+  std::size_t block_bytes = 0;           // of the arena per block: the layout's, rounded up to 64
+  std::size_t metadata_bytes = 0;        // index, keys, stored tokens, reference counts, eviction policy
+  std::uint64_t admitted = 0;            // leases given out
+  std::uint64_t prompt_tokens = 0;       // tokens of admitted prompts
+  std::uint64_t matched_tokens = 0;      // of those, found in the cache
+  std::uint64_t copied_tokens = 0;       // of those, found inside a block and copied
+  std::uint64_t evicted_blocks = 0;      // for want of room
+  std::uint64_t expired_blocks = 0;      // given back after their ttl_ms
+  std::uint64_t compare_mismatches = 0;  // blocks of equal key and other content that a search met and passed over
+  std::uint64_t loaded_blocks = 0;       // from a tier into the cache
   std::uint64_t prefetched_useful_blocks = 0;  // of those, then found by a lease
   std::uint64_t prefetched_wasted_blocks = 0;  // of those, gone before any lease found them
   std::uint64_t stored_blocks = 0;             // written to a tier
@@ -85,9 +85,9 @@ struct KvCacheStats {
   std::uint64_t store_errors = 0;              // calls of a store that failed, and reads, other than NotFound
 };
 
-class KvCacheState;   // internal
-struct LeaseState;    // internal
-struct ExpectedState; // internal
+class KvCacheState;    // internal
+struct LeaseState;     // internal
+struct ExpectedState;  // internal
 
 // Holds blocks for one sequence. Move-only; destruction gives everything back, whatever happened in between. It may
 // outlive the KvCache object that made it.
@@ -102,8 +102,8 @@ class Lease {
   std::size_t matched_tokens() const;
   // Tokens whose KV is known to be in the blocks: matched_tokens() and everything committed since.
   std::size_t committed_tokens() const;
-  // Blocks of this sequence in order: entry i holds tokens [i * block_tokens, (i + 1) * block_tokens). In a group with a
-  // window, kNoBlock for blocks out of its reach. Valid until the next non-const call.
+  // Blocks of this sequence in order: entry i holds tokens [i * block_tokens, (i + 1) * block_tokens). In a group with
+  // a window, kNoBlock for blocks out of its reach. Valid until the next non-const call.
   std::span<const BlockId> block_table(std::size_t group = 0) const;
 
   // Extends block_table() to cover `tokens` tokens. Cannot fail up to the promised max_tokens; beyond that,
@@ -111,9 +111,11 @@ class Lease {
   Status grow(std::size_t tokens);
   // Says that the KV of the next `tokens` (after committed_tokens()) is written. grow() must have covered them. With
   // `share`, each block that becomes full can be found by later admits. Without it, the block these tokens lie in and
-  // all later ones of this lease stay private; so they do after invalidate_all(). If an equal block is findable already,
-  // this lease switches to that one and gives its own back, so block_table() may change.
-  void commit(std::span<const TokenId> tokens, bool share = true);
+  // all later ones of this lease stay private; so they do after invalidate_all(). If an equal block is findable
+  // already, this lease switches to that one and gives its own back, so block_table() may change. Of a block with
+  // tokens that are not `copyable` no part is copied for others (AdmitOptions::partial_blocks): for a runner whose KV
+  // of a token depends, by rounding, on what was computed beside it.
+  void commit(std::span<const TokenId> tokens, bool share = true, bool copyable = true);
 
   // Another sequence with the same tokens so far: all full blocks are shared, the block begun is copied. Its
   // committed_tokens() and matched_tokens() are this one's committed_tokens(). Statuses as admit(); this lease stays as
@@ -126,9 +128,9 @@ class Lease {
   std::unique_ptr<LeaseState> state_;
 };
 
-// A prompt that waits to be admitted. While it lives, its cached blocks, and those that others add meanwhile, are evicted
-// only when nothing else is left. Holds no block. Move-only; may outlive the KvCache object. Belongs to one thread at a
-// time.
+// A prompt that waits to be admitted. While it lives, its cached blocks, and those that others add meanwhile, are
+// evicted only when nothing else is left. Holds no block. Move-only; may outlive the KvCache object. Belongs to one
+// thread at a time.
 class ExpectedPrompt {
  public:
   ExpectedPrompt();  // expects nothing
@@ -138,8 +140,9 @@ class ExpectedPrompt {
 
   // Leading tokens in whole blocks that are in the cache now.
   std::size_t cached_tokens() const;
-  // Whether the block after those is being computed by a lease, or blocks of this prompt are on their way from a tier, so
-  // that waiting saves computing. It ends with the commit or with the lease, whichever comes first, and with the load.
+  // Whether the block after those is being computed by a lease, or blocks of this prompt are on their way from a tier,
+  // so that waiting saves computing. It ends with the commit or with the lease, whichever comes first, and with the
+  // load.
   bool in_flight() const;
 
  private:
@@ -152,8 +155,8 @@ class KvCache {
  public:
   // Reserves the arena: options.capacity_bytes rounded down to whole blocks. `layout.block_tokens` rules; the options'
   // own is not looked at. No `groups`: one full one. InvalidArgument for an empty layout, a capacity below one block or
-  // above 2^30 blocks, groups whose first is not full, or a policy factory that makes none; Unavailable where the system
-  // gives no memory.
+  // above 2^30 blocks, groups whose first is not full, or a policy factory that makes none; Unavailable where the
+  // system gives no memory.
   static Result<KvCache> open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
                               std::span<const KvGroup> groups = {});
   KvCache(KvCache&&) noexcept;
@@ -161,7 +164,8 @@ class KvCache {
   ~KvCache();
 
   // Finds the longest cached prefix that is valid in all groups and promises the rest. Shared blocks are held, not
-  // copied; a partly matching block is copied into one of the lease's own (copy-on-write). Evicts unheld leaves as needed.
+  // copied; a partly matching block is copied into one of the lease's own (copy-on-write). Evicts unheld leaves as
+  // needed.
   //   InvalidArgument    max_tokens below the prompt's length
   //   ResourceExhausted  max_tokens needs more blocks than the cache, or the tenant's quota, has
   //   Rejected           the tenant's quota is held by its other leases and pins now
@@ -169,7 +173,8 @@ class KvCache {
   // In all of these nothing was taken.
   Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options);
 
-  // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing, and counts as no use.
+  // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing, and counts as no
+  // use.
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options) const;
   // Announces that `prompt` will be admitted, and starts to load what a tier has of it. Its tokens must outlive the
   // handle. Only whole blocks count, up to options.max_matched_tokens.
@@ -194,8 +199,8 @@ class KvCache {
 
   // Most bytes, rounded down to whole blocks, that the tenant may hold, be promised and have cached together; 0: the
   // default again (KvCacheOptions::tenant_quota_bytes). A tenant at its quota evicts its own blocks, least recently
-  // released first. A quota below what is in use takes effect as leases end. InvalidArgument for less than one block, or
-  // where the cache was opened without tenant quotas.
+  // released first. A quota below what is in use takes effect as leases end. InvalidArgument for less than one block,
+  // or where the cache was opened without tenant quotas.
   Status set_tenant_quota(std::string_view salt, std::size_t quota_bytes);
 
   // Start of a block's bytes in the arena, 64-byte aligned (4096 where the block size allows).

@@ -59,12 +59,10 @@ Scheduler::Step Scheduler::next_step() {
 
 AdmitOptions Scheduler::admit_options(const Sequence& sequence) const {
   const std::size_t boundary = prefill_boundary(sequence);
-  // Whole blocks only: the leading tokens of a block may be another prompt's tail, computed with other arithmetic.
   return {.max_tokens = sequence.most_tokens,
           .max_matched_tokens = sequence.request.prompt_logprobs ? 0 : boundary,
           .max_shared_tokens = boundary,
           .scope = {.salt = sequence.request.cache_salt},
-          .partial_blocks = false,
           .retention = sequence.request.retention};
 }
 

@@ -158,7 +158,7 @@ void StepLoop::compute(const std::vector<BatchPart>& parts) {
 void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
   Sequence& sequence = *part.sequence;
   const auto computed = std::span<const TokenId>(sequence.tokens).subspan(part.first_token, part.tokens);
-  sequence.lease.commit(computed, part.share);
+  sequence.lease.commit(computed, part.share, /*copyable=*/part.arithmetic == Arithmetic::Prefill);
   sequence.computed += part.tokens;
   if (part.first_token < sequence.prompt_tokens) stats_.on_prompt_tokens_computed(part.tokens);
   if (part.logits == Logits::None) return;

@@ -28,9 +28,9 @@ Status Lease::grow(std::size_t tokens) {
   return tokens == 0 ? Status() : Status::resource_exhausted("an empty lease holds no tokens; take one from admit()");
 }
 
-void Lease::commit(std::span<const TokenId> tokens, bool share) {
+void Lease::commit(std::span<const TokenId> tokens, bool share, bool copyable) {
   assert(state_ || tokens.empty());
-  if (state_) state_->cache->commit(*state_, tokens, share);
+  if (state_) state_->cache->commit(*state_, tokens, share, copyable);
 }
 
 Result<Lease> Lease::fork(std::size_t max_tokens) const {

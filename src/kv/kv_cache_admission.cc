@@ -224,6 +224,7 @@ Result<Lease> KvCacheState::fork(const LeaseState& source, std::size_t max_token
     for (std::vector<BlockId>& window : lease->windows) window.reserve(total_blocks);
     lease->open_tokens.reserve(prefix_reuse_ ? block_tokens : 0);
     lease->open_tokens.assign(source.open_tokens.begin(), source.open_tokens.end());
+    lease->open_copyable = source.open_copyable;
 
     const std::lock_guard lock(mutex_);
     const std::size_t full_blocks = source.committed_tokens / block_tokens;

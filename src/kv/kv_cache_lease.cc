@@ -29,7 +29,7 @@ Status KvCacheState::grow(LeaseState& lease, std::size_t tokens) {
   return {};
 }
 
-void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bool share) {
+void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bool share, bool copyable) {
   assert(blocks_for(lease.committed_tokens + tokens.size()) <= lease.blocks.size());
   // The lock is taken only when a block becomes full, not for every token of decoding.
   std::unique_lock lock(mutex_, std::defer_lock);
@@ -41,12 +41,14 @@ void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bo
   while (lease.shares && !tokens.empty()) {
     const auto taken = tokens.first(std::min(tokens.size(), layout_.block_tokens - lease.open_tokens.size()));
     lease.open_tokens.insert(lease.open_tokens.end(), taken.begin(), taken.end());
+    lease.open_copyable = lease.open_copyable && copyable;
     lease.committed_tokens += taken.size();
     tokens = tokens.subspan(taken.size());
     if (lease.open_tokens.size() < layout_.block_tokens) break;
     if (!lock.owns_lock()) lock.lock();
     share_full_block(lease, lease.committed_tokens / layout_.block_tokens - 1);
     lease.open_tokens.clear();
+    lease.open_copyable = true;
   }
   lease.committed_tokens += tokens.size();
   if (groups_.size() > 1) {
@@ -75,7 +77,7 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
                          position < lease.prompt_blocks ? lease.prompt_blocks - lease.matched_blocks : 0)};
   if (equal == kNoBlock) {
     if (position > 0 && index_.is_leaf(parent)) assert(pool_.references(parent) > 0);
-    index_.insert(parent, key, lease.open_tokens, own);
+    index_.insert(parent, key, lease.open_tokens, own, lease.open_copyable);
     order_.on_insert(own, origin);
     if (!expires_ms_.empty()) mark_unused(own);
     lease.added_blocks = true;

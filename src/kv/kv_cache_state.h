@@ -67,6 +67,7 @@ struct LeaseState {
   // While every full block so far is in the index: the committed tokens of the block not yet full.
   bool shares = false;
   std::vector<TokenId> open_tokens;
+  bool open_copyable = true;  // so far
   // The prompt's blocks that it said it would compute and share, from block `first_announced` on, and its place among
   // those who compute.
   std::vector<TokenId> announced;
@@ -134,7 +135,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   const KvLayout& layout() const { return layout_; }
 
   Status grow(LeaseState& lease, std::size_t tokens);
-  void commit(LeaseState& lease, std::span<const TokenId> tokens, bool share);
+  void commit(LeaseState& lease, std::span<const TokenId> tokens, bool share, bool copyable);
   Result<Lease> fork(const LeaseState& source, std::size_t max_tokens);
   void release(LeaseState& lease);
 

@@ -14,6 +14,7 @@ PrefixIndex::PrefixIndex(std::size_t capacity_blocks, std::uint32_t block_tokens
       key_function_(key_function),
       entries_(capacity_blocks),
       tokens_(capacity_blocks * block_tokens),
+      copyable_(capacity_blocks),
       buckets_(std::bit_ceil(capacity_blocks), kNoBlock),
       companions_(groups - 1, BlockArray<BlockId>(capacity_blocks, kNoBlock)) {
   assert(capacity_blocks <= kMostBlocks);
@@ -75,6 +76,7 @@ PrefixIndex::CommonPrefix PrefixIndex::closest_child(NodeId parent, std::span<co
   std::size_t left = kMostCompared;
   for (BlockId block = first_child(parent); block != kNoBlock && left > 0;
        block = entries_[block].next_sibling, --left) {
+    if (!copyable_[block]) continue;
     const std::span<const TokenId> stored = this->tokens(block);
     const auto end = std::ranges::mismatch(stored, tokens).in1;
     const auto common = static_cast<std::size_t>(end - stored.begin());
@@ -87,9 +89,11 @@ void PrefixIndex::insert(NodeId parent, std::span<const TokenId> tokens, BlockId
   insert(parent, key_after(parent, tokens), tokens, block);
 }
 
-void PrefixIndex::insert(NodeId parent, const ContentKey& key, std::span<const TokenId> tokens, BlockId block) {
+void PrefixIndex::insert(NodeId parent, const ContentKey& key, std::span<const TokenId> tokens, BlockId block,
+                         bool copyable) {
   assert(!contains(block) && tokens.size() == block_tokens_);
   std::ranges::copy(tokens, tokens_.begin() + std::size_t{block} * block_tokens_);
+  copyable_[block] = copyable;
 
   BlockId& first_child = first_child_of(parent);
   BlockId& bucket = bucket_of(key);
@@ -140,8 +144,8 @@ std::span<const TokenId> PrefixIndex::tokens(BlockId block) const {
 
 std::size_t PrefixIndex::metadata_bytes() const {
   std::size_t bytes = entries_.capacity() * sizeof(Entry) + tokens_.capacity() * sizeof(TokenId) +
-                      buckets_.capacity() * sizeof(BlockId) + roots_.capacity() * sizeof(Root) +
-                      unused_roots_.capacity() * sizeof(NodeId);
+                      copyable_.capacity() / 8 + buckets_.capacity() * sizeof(BlockId) +
+                      roots_.capacity() * sizeof(Root) + unused_roots_.capacity() * sizeof(NodeId);
   for (const BlockArray<BlockId>& of_group : companions_) bytes += of_group.capacity() * sizeof(BlockId);
   for (const auto& [scope, root] : root_ids_) bytes += sizeof(scope) + sizeof(root) + scope.first.capacity();
   return bytes;

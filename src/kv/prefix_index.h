@@ -69,13 +69,15 @@ class PrefixIndex {
     BlockId block = kNoBlock;
     std::size_t tokens = 0;  // 0 where block is kNoBlock
   };
-  // The block after `parent` that has the most leading tokens in common with `tokens`, among the newest kMostCompared.
+  // The copyable block after `parent` that has the most leading tokens in common with `tokens`, among the newest
+  // kMostCompared.
   static constexpr std::size_t kMostCompared = 64;
   CommonPrefix closest_child(NodeId parent, std::span<const TokenId> tokens) const;
 
   // Adds `block`, which must not be in the index, after `parent`, which must not have an equal child yet.
   void insert(NodeId parent, std::span<const TokenId> tokens, BlockId block);
-  void insert(NodeId parent, const ContentKey& key, std::span<const TokenId> tokens, BlockId block);
+  void insert(NodeId parent, const ContentKey& key, std::span<const TokenId> tokens, BlockId block,
+              bool copyable = true);
   // Removes a tree block without children and companions; returns its parent.
   NodeId remove_leaf(BlockId block);
 
@@ -151,6 +153,7 @@ class PrefixIndex {
   const KeyFunction key_function_;
   BlockArray<Entry> entries_;                    // by block
   BlockArray<TokenId> tokens_;                   // block_tokens_ per block
+  BlockArray<bool> copyable_;                    // by block: whether a part of it may be copied
   BlockArray<BlockId> buckets_;                  // a power of two of them; first block of each
   std::vector<BlockArray<BlockId>> companions_;  // by group after the first, then by owner
   std::vector<Root> roots_;

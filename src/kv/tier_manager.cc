@@ -200,7 +200,8 @@ void TierManager::continue_load() {
   read(reads);
   const auto missing = std::ranges::find_if(reads, [](const TierRead& read) { return !read.status.ok(); });
   const auto verified = static_cast<std::size_t>(missing - reads.begin());
-  lease.commit(tokens.subspan(first * block_tokens, verified * block_tokens));
+  // The tier does not say how they were computed, so no parts of them are copied.
+  lease.commit(tokens.subspan(first * block_tokens, verified * block_tokens), /*share=*/true, /*copyable=*/false);
   if (missing != reads.end() || last * block_tokens == tokens.size()) end_load();
 }
 

@@ -34,6 +34,33 @@ TEST(Engine, EqualPromptsAtOnceAreComputedOnce) {
   EXPECT_EQ(stats.prompt_tokens, stats.reused_tokens + stats.computed_prompt_tokens);
 }
 
+// A prompt that meets a cached one in the middle of a block gets the answer, to the last bit of its log-probabilities,
+// of one computed without a cache.
+TEST(Engine, APartOfABlockFromTheCacheChangesNoBit) {
+  REQUIRE_TEST_MODEL();
+  for (const bool deterministic : {false, true}) {
+    const EngineOptions options{.model = test_model_path(), .deterministic = deterministic};
+    Engine cached = Engine::open(options).value();
+    EngineOptions without = options;
+    without.cache.prefix_reuse = false;
+    Engine computed = Engine::open(without).value();
+    const std::vector<TokenId> stem = cached.tokenize(long_text()).value();
+    ASSERT_TRUE(cached.process_request({.tokens = stem, .max_tokens = 1}).get().ok());
+    std::size_t partly_reused = 0;
+    for (const std::size_t common : {7u, 45u, 100u, 203u, 331u, 401u}) {
+      std::vector<TokenId> prompt(stem.begin(), stem.begin() + static_cast<std::ptrdiff_t>(common));
+      prompt.insert(prompt.end(), stem.begin() + 20, stem.begin() + 90);
+      const Response hit = cached.process_request({.tokens = prompt, .max_tokens = 16}).get().value();
+      const Response miss = computed.process_request({.tokens = prompt, .max_tokens = 16}).get().value();
+      EXPECT_GE(hit.reused_tokens, common);
+      partly_reused += hit.reused_tokens % 32 != 0;
+      EXPECT_EQ(hit.tokens, miss.tokens) << common;
+      EXPECT_EQ(hit.logprobs, miss.logprobs) << common;
+    }
+    EXPECT_GE(partly_reused, 5u);
+  }
+}
+
 TEST(Engine, APrefixIsWarmedPinnedAndForgotten) {
   REQUIRE_TEST_MODEL();
   Engine engine = Engine::open({.model = test_model_path(), .cache = {.capacity_bytes = 64u << 20}}).value();

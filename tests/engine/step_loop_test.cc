@@ -163,7 +163,7 @@ TEST(StepLoop, DeterministicModeNeverMixesArithmetic) {
     ASSERT_TRUE(response.ok());
     const std::size_t boundary = (prompts[i].size() - 1) / 8 * 8;
     ASSERT_EQ(response->tokens, FakeModel::expected_output(prompts[i], 20, boundary, true)) << i;
-    ASSERT_EQ(response->reused_tokens % 8, 0u);
+    ASSERT_LE(response->reused_tokens, boundary);
   }
   harness.check_accounts();
   EXPECT_GT(harness.stats.snapshot().reused_tokens, 0u);

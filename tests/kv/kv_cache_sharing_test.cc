@@ -70,6 +70,20 @@ TEST_F(KvCacheFork, AsksForItsRoomAndLeavesTheSourceAlone) {
   expect_all_returned(cache);
 }
 
+TEST_F(KvCacheFork, NoPartOfABlockIsCopiedThatMayNotBe) {
+  auto cache = open(16);
+  const Tokens prompt = numbers(0, 12);
+  Lease lease = admit(cache, prompt);
+  ASSERT_TRUE(lease.grow(12).ok());
+  lease.commit(std::span(prompt).first(5));
+  lease.commit(std::span(prompt).subspan(5, 1), true, /*copyable=*/false);
+  lease.commit(std::span(prompt).subspan(6));
+  EXPECT_EQ(found(cache, numbers(0, 3) + numbers(90, 5)), 3u);
+  EXPECT_EQ(found(cache, numbers(0, 7) + numbers(90, 5)), 4u) << "one token of the second block may not be copied";
+  EXPECT_EQ(found(cache, numbers(0, 8)), 8u) << "as a whole it may be shared";
+  EXPECT_EQ(found(cache, numbers(0, 11)), 11u) << "it says nothing of the block after it";
+}
+
 TEST_F(KvCacheExpect, SeesAPrefixInFlightUntilItIsThere) {
   auto cache = open(16);
   const Tokens prompt = numbers(0, 12);

@@ -56,6 +56,7 @@ MUTANTS = [
      "      table.push_back(take_promised_block(lease->tenant));\n      --lease->promised_blocks;\n      "
      "copy_leading_tokens(from[full_blocks], table.back(), begun_tokens);",
      "      table.push_back(from[full_blocks]);\n      hold(table.back());"),
+    ("parts are copied of blocks that may not be", "prefix_index.cc", "    if (!copyable_[block]) continue;\n", ""),
     ("a copy takes one token too few", "kv_cache_admission.cc",
      "const std::size_t used_bytes = tokens * layout_.head_dim", "const std::size_t used_bytes = (tokens - 1) * layout_.head_dim"),
     ("a tenant at its quota takes free blocks", "kv_cache_eviction.cc",
