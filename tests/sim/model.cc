@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "tests/kv/kv_pattern.h"
+#include "tests/sim/known_gaps.h"
 
 namespace tiercel::sim {
 namespace {
@@ -150,7 +151,9 @@ Match Model::match(std::size_t scope, const Text& prompt, std::size_t most_token
   const auto valid = [&](std::size_t blocks) {
     for (std::size_t group = 1; group < groups(); ++group) {
       for (std::size_t i = first_block_in_reach(group, blocks * shape.block_tokens); i < blocks; ++i) {
-        if (found.path[i]->second.blocks[group].block == kNoBlock) return false;
+        const CachedBlock& block = found.path[i]->second.blocks[group];
+        if (block.block == kNoBlock) return false;
+        if (!expired_window_blocks_are_found() && block.is_over(now_ms) && counts[block.block] == 0) return false;
       }
     }
     return true;
@@ -162,15 +165,25 @@ Match Model::match(std::size_t scope, const Text& prompt, std::size_t most_token
   const std::size_t whole = found.tokens = found.path.size() * shape.block_tokens;
   if (!partial_blocks || groups() > 1) return found;
   const Text parent = path_of(scope, prompt, found.path.size());
+  std::pair<std::size_t, std::uint64_t> closest_expired;  // tokens in common, and when it entered
+  std::uint64_t entered = 0;
   for (const auto& [path, node] : nodes) {
     if (path.size() != parent.size() + shape.block_tokens || !begins_with(path, parent)) continue;
-    if (is_expired(node, counts)) continue;
     std::size_t common = whole;
     while (common < std::min(limit, path.size() - 1) && path[common + 1] == prompt[common]) ++common;
+    if (is_expired(node, counts)) {
+      if (common > whole) closest_expired = std::max(closest_expired, {common, node.entered});
+      continue;
+    }
     if (common <= whole || common < found.tokens) continue;
-    if (common > found.tokens) found.sources.clear();
+    if (common > found.tokens) found.sources.clear(), entered = 0;
     found.tokens = common;
     found.sources.insert(node.blocks[0].block);
+    entered = std::max(entered, node.entered);
+  }
+  if (expired_part_hides_others() && closest_expired > std::pair(found.tokens, entered)) {
+    found.tokens = whole;
+    found.sources.clear();
   }
   return found;
 }
@@ -324,6 +337,7 @@ bool Model::share_full_block(Sequence& sequence, std::size_t position) {
   const bool starts_segment = !sequence.added_blocks;
   if (added) {
     node->second.blocks.resize(groups());
+    node->second.entered = ++entries_;
     const auto first = sequence.words.begin() + static_cast<std::ptrdiff_t>(position * shape.block_tokens);
     node->second.words.assign(first, first + static_cast<std::ptrdiff_t>(shape.block_tokens));
     sequence.added_blocks = true;
@@ -341,8 +355,8 @@ bool Model::share_full_block(Sequence& sequence, std::size_t position) {
   return true;
 }
 
-void Model::enter(Nodes::iterator node, std::size_t group, BlockId block, bool starts_segment,
-                  const Sequence& sequence, std::size_t position) {
+void Model::enter(Nodes::iterator node, std::size_t group, BlockId block, bool starts_segment, const Sequence& sequence,
+                  std::size_t position) {
   node->second.blocks[group] = {.block = block};
   places_[block] = {.cached = true, .node = node, .group = group};
   const BlockOrigin origin{

@@ -65,14 +65,15 @@ struct CachedBlock {
 struct Node {
   std::vector<CachedBlock> blocks;   // by group
   std::vector<std::uint64_t> words;  // what their bytes say, by token
+  std::uint64_t entered = 0;         // the first block; counts up
 };
 using Nodes = std::map<Text, Node>;
 
 // What the model knows of a lease.
 struct Sequence {
   std::size_t scope = 0;
-  Text tokens = {};                        // committed ones
-  std::vector<std::uint64_t> words = {};   // by token
+  Text tokens = {};                       // committed ones
+  std::vector<std::uint64_t> words = {};  // by token
   std::size_t max_tokens = 0;
   std::vector<std::vector<BlockId>> tables = {};  // by group
   bool shares = true;
@@ -231,8 +232,9 @@ class Model {
   };
 
   Tally& tally_;
-  std::vector<Place> places_;                 // by block
-  std::vector<std::string_view> tenants_;     // by block; of whom it was taken
+  std::uint64_t entries_ = 0;
+  std::vector<Place> places_;                    // by block
+  std::vector<std::string_view> tenants_;        // by block; of whom it was taken
   std::map<std::size_t, std::uint64_t> epochs_;  // by scope
   std::vector<ExpectedInsert> expected_inserts_;
   std::map<std::pair<Text, std::size_t>, std::uint64_t> contents_;  // BlockOrigin::content by path and group

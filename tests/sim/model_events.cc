@@ -105,10 +105,12 @@ std::string Model::verdict_on(BlockId block, const std::vector<std::uint32_t>& c
     ++call.expired_removed;
     return {};  // any time
   }
-  // A tenant at its quota evicts its own, wished for or not.
+  // What its own companions freed a moment ago was freed for the same need.
+  const std::size_t with_it = group == 0 ? call.unjudged.size() : 0;
   const bool own = tenants_[block] == call.tenant;
+  // A tenant at its quota evicts its own, wished for or not.
   const std::size_t quota = quota_of(call.tenant);
-  const std::size_t least_had = call.tenant_blocks_before - call.tenant_freed;
+  const std::size_t least_had = call.tenant_blocks_before - (call.tenant_freed - (own ? with_it : 0));
   if (quota != SIZE_MAX) {
     if (own && least_had + call.takes - 1 >= quota) {
       tally_.add(Seen::QuotaEviction);
@@ -122,7 +124,7 @@ std::string Model::verdict_on(BlockId block, const std::vector<std::uint32_t>& c
       if (own_left) return "a tenant at its quota evicted another's block";
     }
   }
-  if (call.free_before + call.freed >= call.takes) return "a block was evicted while others were free";
+  if (call.free_before + call.freed - with_it >= call.takes) return "a block was evicted while others were free";
 
   const int rank = rank_of(victim.priority, is_expected(node->first));
   std::array<bool, 4> there{};

@@ -1,0 +1,165 @@
+// One random history of a small KV cache, every answer, count and byte of it held against the model.
+//
+// Everything follows from the configuration and the seed. What goes wrong is thrown as a Violation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <new>
+#include <optional>
+#include <ostream>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "kv/kv_cache_state.h"
+#include "tests/sim/allocation_faults.h"
+#include "tests/sim/model.h"
+#include "tests/sim/tally.h"
+#include "tests/sim/watching_policy.h"
+#include "tiercel/kv_cache.h"
+
+namespace tiercel::sim {
+
+struct Configuration {
+  const char* name = "";
+  // Two of three histories have them where they are on.
+  bool windows = false;
+  bool quotas = false;
+  bool lifetimes = false;  // priorities and times to live
+  std::vector<PolicyKind> policies = {PolicyKind::Lru};
+  bool faults = false;  // memory runs out within calls
+  std::vector<Seen> reaches = {};
+};
+
+// What a failed test of this configuration is called.
+inline void PrintTo(const Configuration& configuration, std::ostream* out) { *out << configuration.name; }
+
+class Violation : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+class Simulator {
+ public:
+  // `log`: called with each step before it is done; may be empty.
+  using Log = std::function<void(const std::string&)>;
+  Simulator(const Configuration& configuration, std::uint64_t seed, KeyFunction key_function, Tally& tally, Log log);
+
+  // The history, and the end of everything in it.
+  void run();
+  // What was answered; the same for every key function.
+  const std::vector<std::uint64_t>& trace() const { return trace_; }
+
+ private:
+  using Tokens = std::vector<TokenId>;
+  struct Waiting {
+    Tokens tokens;  // before the handle, which points to them
+    ExpectedPrompt handle;
+  };
+
+  // ---- simulator.cc: what a history is made of
+  void step();
+  void admit();
+  void extend();
+  void overgrow();
+  void release();
+  void fork();
+  void look_up();
+  void expect();
+  void drop_expectation();
+  void warm();
+  void pin();
+  void unpin();
+  void invalidate();
+  void set_quota();
+  void bad_arguments();
+  void append(std::size_t index, const Text& tokens, bool share);
+  void grow(std::size_t index, std::size_t tokens);
+
+  // Makes one call of the cache; with faults on, memory may run out in it. No exception may leave it.
+  template <class Function>
+  std::invoke_result_t<Function> call(Function function);
+  bool fault_fired() const { return fault_fired_; }
+  void settle_pins();
+
+  // ---- simulator_draw.cc: at random
+  std::uint64_t below(std::uint64_t limit) { return random_() % limit; }
+  bool one_in(std::uint64_t count) { return below(count) == 0; }
+  static Shape draw_shape(const Configuration& configuration, std::mt19937_64& random);
+  Text draw_text(std::size_t most);
+  std::size_t draw_scope();
+  Retention draw_retention();
+  std::uint64_t draw_time_to_live(std::uint64_t most);
+  AdmitOptions draw_options(std::size_t scope, const Text& prompt);
+  void remember(const Text& text);
+  static Tokens to_tokens(const Text& text) { return Tokens(text.begin(), text.end()); }
+
+  // ---- simulator_checks.cc: what must be so
+  void check();
+  void check_references();
+  void check_statistics();
+  void check_evictable();
+  void check_expectations();
+  void check_end_of_call(bool failed = false);
+  void check_new_blocks(std::size_t index);
+  void verify_bytes(const Sequence& sequence) const;
+  void verify_cached_bytes() const;
+  void scribble(const Sequence& sequence);
+  void finish();
+  void end_something();
+  void outlive_cache();
+  void empty_cache();
+
+  KvCacheState& state() const { return *state_; }
+  std::size_t stride() const { return stride_; }
+
+  const Configuration& configuration_;
+  std::mt19937_64 random_;
+  Tally& tally_;
+  const Log log_;
+  Model model_;
+  const bool has_lifetimes_;
+  const std::size_t alphabet_;
+  std::size_t stride_ = 0;
+  WatchingPolicy* policy_ = nullptr;  // the cache's
+  std::optional<KvCache> cache_;
+  KvCacheState* state_ = nullptr;
+  std::vector<Lease> leases_;     // in the order of model_.sequences
+  std::vector<Waiting> waiting_;  // in the order of model_.expectations
+  std::vector<Text> seen_;
+  KvCacheStats counted_;  // what the totals should be
+  std::uint64_t stepped_ = 0;
+  bool fault_fired_ = false;
+  std::vector<std::uint64_t> trace_;
+};
+
+// Throws where a condition does not hold.
+void demand(bool condition, const char* what);
+void demand_equal(std::uint64_t actual, std::uint64_t expected, const char* what);
+void demand_code(const Status& actual, StatusCode expected, const char* what);
+
+template <class Function>
+std::invoke_result_t<Function> Simulator::call(Function function) {
+  struct Disarm {
+    Simulator& simulator;
+    ~Disarm() {
+      simulator.fault_fired_ = allocation_faults.fired;
+      allocation_faults = {};
+    }
+  };
+  const std::uint64_t fault = configuration_.faults && one_in(2) ? 1 + below(6) : 0;
+  try {
+    const Disarm disarm{*this};
+    allocation_faults = {.allocations_left = fault};
+    return function();
+  } catch (const std::bad_alloc&) {
+    throw Violation("std::bad_alloc left the cache");
+  }
+}
+
+}  // namespace tiercel::sim
