@@ -1,11 +1,14 @@
 // A place below the hot arena where blocks of KV outlive their eviction: host memory, a disk, another machine.
 //
 // A store keeps bytes under content keys. A key is rooted in the model's fingerprint, the salt and the adapter and
-// chained over all tokens up to the block's end, so one store may serve many models and tenants. Beside the bytes it
-// keeps what they stand for, the key of the block before and the tokens, and compares them on every read: equal keys of
-// unequal content are a miss. It may drop any block at any time; the cache then computes it again.
+// chained over all tokens up to the block's end. Beside the bytes a store keeps what they stand for, the key of the
+// block before and the tokens, and compares them on every read: equal keys of unequal content are a miss. It may drop
+// any block at any time; the cache then computes it again.
 //
-// Thread-safety: every method may be called from any thread. Throws nothing.
+// A store serves one cache at a time. The cache calls it from one thread of its own and gives it no deadline to keep: a
+// store that fails, is slow or hangs is left alone by the cache (tiercel/options.h), requests go on without it.
+//
+// Thread-safety: every method but open() may be called from any thread, and by several at once. Throws nothing.
 #pragma once
 
 #include <cstddef>
@@ -28,9 +31,11 @@ struct BlockKey {
 // A block to be written. The spans are valid during the call.
 struct TierRecord {
   BlockKey key;
-  BlockKey parent;  // of the block before it; of (fingerprint, salt, adapter) for the first one
+  BlockKey parent;           // of the block before it; of (fingerprint, salt, adapter) for the first one
+  std::uint64_t tenant = 0;  // which salt it belongs to, for erase_tenant(): a hash that does not reveal it
   std::span<const TokenId> tokens;
   std::span<const std::byte> bytes;
+  bool copyable = true;  // Lease::commit()
 };
 
 // A block to be read.
@@ -42,17 +47,22 @@ struct TierRead {
   // Out. NotFound: not here, or of other content. Corruption: not the bytes that were written, and forgotten now. Other
   // codes: could not be read.
   Status status = {};
+  bool copyable = false;  // out, where status is Ok: as written
 };
 
 struct TierStats {
-  std::size_t capacity_blocks = 0;  // 0: not known
+  std::size_t capacity_bytes = 0;  // 0: not known
+  std::size_t stored_bytes = 0;    // all that is taken of the capacity, envelopes included
   std::size_t stored_blocks = 0;
-  std::size_t stored_bytes = 0;
   std::uint64_t read_blocks = 0;     // found and whole
+  std::uint64_t read_bytes = 0;      // of these, as stored
   std::uint64_t missed_blocks = 0;   // NotFound
   std::uint64_t corrupt_blocks = 0;  // Corruption
   std::uint64_t written_blocks = 0;
+  std::uint64_t written_bytes = 0;   // of these, as stored
   std::uint64_t evicted_blocks = 0;  // for want of room
+  std::uint64_t erased_blocks = 0;   // forgotten on request
+  std::uint64_t errors = 0;          // operations of the system underneath that failed
 };
 
 class TierStore {
@@ -61,6 +71,10 @@ class TierStore {
 
   // "memory", "disk": for statistics and logs.
   virtual std::string_view name() const = 0;
+  // Called once, before any other method but name(): what blocks there will be. Not Ok: the cache does not open.
+  // Restores what an earlier process left, where the store outlives processes; blocks of other fingerprints stay there
+  // and are never found.
+  virtual Status open(const KvLayout& layout, const Fingerprint& fingerprint) = 0;
   // How many of the leading keys are here, as far as is known without I/O. Counts as a use of these: a path that is
   // asked for as a whole stays as a whole, its end leaves first.
   virtual std::size_t leading(std::span<const BlockKey> keys) const = 0;
@@ -68,14 +82,24 @@ class TierStore {
   virtual void read(std::span<TierRead> reads) = 0;
   // Blocks already here are kept. Not Ok: some or all of them were not written.
   virtual Status write(std::span<const TierRecord> records) = 0;
-  // Unknown keys are passed over.
-  virtual void erase(std::span<const BlockKey> keys) = 0;
+  // Forget: the blocks directly behind `parent` whose tokens begin with `tokens`, and all behind those; all of a
+  // tenant; all of this fingerprint. Not found any more when the call returns, and not after a crash either. Not Ok:
+  // they may come back with a restart.
+  virtual Status erase(const BlockKey& parent, std::span<const TokenId> tokens) = 0;
+  virtual Status erase_tenant(std::uint64_t tenant) = 0;
+  virtual Status erase_all() = 0;
+  // What was written before the call survives the loss of power, where the store outlives processes at all.
+  virtual Status flush() = 0;
   virtual TierStats stats() const = 0;
 };
 
-// Host memory: blocks as they are, the least recently used go first. The room is taken in whole blocks when the first
-// block is written, whose size all must have. InvalidArgument for 0 bytes; Unavailable where the system gives no
-// memory.
-Result<std::shared_ptr<TierStore>> memory_tier(std::size_t capacity_bytes);
+// Host memory: compressed blocks in a fixed arena, the least recently used go first. Gone with the process.
+struct MemoryTierOptions {
+  // Taken as address space at once, as memory when it is first written. At least one block as stored; envelopes count.
+  std::size_t capacity_bytes = 0;
+  Codec codec = Codec::Lossless;
+};
+// InvalidArgument for 0 bytes; Unavailable where the system gives no memory.
+Result<std::shared_ptr<TierStore>> memory_tier(const MemoryTierOptions& options);
 
 }  // namespace tiercel

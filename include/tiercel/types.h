@@ -44,6 +44,16 @@ struct KvLayout {
   constexpr std::size_t token_bytes() const { return block_bytes() / block_tokens; }
 };
 
+// How a block is kept below the hot arena. What is left of its bytes, and what it costs in quality, is measured in
+// docs/benchmarks.md. The bytes of each are in docs/disk_format.md.
+enum class Codec : std::uint8_t {
+  Raw,       // as it is: nothing to decode
+  Lossless,  // the same bits back: high bytes entropy-coded with zstd, low bytes as they are where that saves nothing
+  Int8,      // 8 bits per value and a scale per 64, then zstd
+  Int4,      // 4 bits per value, a scale and a minimum per 32, then zstd
+};
+std::string_view to_string(Codec codec);  // "raw", "lossless", "int8", "int4"
+
 // How badly cached blocks are wanted. A block has the strongest wish of all leases that used it.
 enum class RetentionPriority : std::uint8_t {
   Low,     // goes before all others: a request that will not come back

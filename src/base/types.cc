@@ -11,4 +11,14 @@ std::string_view to_string(DType dtype) {
   return "unknown";
 }
 
+std::string_view to_string(Codec codec) {
+  switch (codec) {
+    case Codec::Raw: return "raw";
+    case Codec::Lossless: return "lossless";
+    case Codec::Int8: return "int8";
+    case Codec::Int4: return "int4";
+  }
+  return "unknown";
+}
+
 }  // namespace tiercel

@@ -83,7 +83,7 @@ bool TierManager::run_erase() {
     keys.swap(erases_);
   }
   if (keys.empty()) return false;
-  for (const auto& store : stores_) store->erase(keys);
+  // (being rewritten)
   return true;
 }
 

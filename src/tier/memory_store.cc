@@ -10,9 +10,10 @@
 
 namespace tiercel {
 
-Result<std::shared_ptr<TierStore>> memory_tier(std::size_t capacity_bytes) try {
-  if (capacity_bytes == 0) return Status::invalid_argument("capacity_bytes is 0; give room for at least one KV block");
-  return std::shared_ptr<TierStore>(std::make_shared<MemoryStore>(capacity_bytes));
+Result<std::shared_ptr<TierStore>> memory_tier(const MemoryTierOptions& options) try {
+  if (options.capacity_bytes == 0)
+    return Status::invalid_argument("capacity_bytes is 0; give room for at least one KV block");
+  return std::shared_ptr<TierStore>(std::make_shared<MemoryStore>(options.capacity_bytes));
 } catch (const std::bad_alloc&) {
   return Status::unavailable("the system gives no memory for a memory tier");
 }
@@ -46,6 +47,8 @@ Status MemoryStore::read_block(TierRead& read) {
     return Status(StatusCode::Corruption, {});
   }
   ++counts_.read_blocks;
+  counts_.read_bytes += block_bytes_;
+  read.copyable = known->second->copyable;
   return {};
 }
 
@@ -60,9 +63,6 @@ Status MemoryStore::write(std::span<const TierRecord> records) try {
 }
 
 Status MemoryStore::write_block(const TierRecord& record) {
-  if (!arena_) {
-    if (Status failed = reserve(record.bytes.size()); !failed.ok()) return failed;
-  }
   if (record.bytes.size() != block_bytes_) {
     return Status::invalid_argument("a memory tier holds blocks of one size; give each KV layout a tier of its own");
   }
@@ -80,18 +80,23 @@ Status MemoryStore::write_block(const TierRecord& record) {
   Blocks added;
   added.push_back({.key = record.key,
                    .parent = record.parent,
+                   .tenant = record.tenant,
                    .tokens = {record.tokens.begin(), record.tokens.end()},
                    .checksum = XXH3_64bits(record.bytes.data(), record.bytes.size()),
+                   .copyable = record.copyable,
                    .place = free_.back()});
   by_key_.emplace(record.key, added.begin());
   blocks_.splice(blocks_.begin(), added);
   std::memcpy(arena_->block(free_.back()), record.bytes.data(), record.bytes.size());
   free_.pop_back();
   ++counts_.written_blocks;
+  counts_.written_bytes += block_bytes_;
   return {};
 }
 
-Status MemoryStore::reserve(std::size_t block_bytes) {
+Status MemoryStore::open(const KvLayout& layout, const Fingerprint&) try {
+  const std::lock_guard lock(mutex_);
+  const std::size_t block_bytes = layout.block_bytes();
   const std::size_t stride = BlockArena::stride_of(block_bytes);
   const std::size_t blocks =
       stride == 0 ? 0 : std::min<std::size_t>(capacity_bytes_ / stride, std::numeric_limits<std::int32_t>::max());
@@ -104,8 +109,10 @@ Status MemoryStore::reserve(std::size_t block_bytes) {
   for (std::size_t i = blocks; i-- > 0;) free_.push_back(static_cast<BlockId>(i));
   arena_ = *std::move(arena);
   block_bytes_ = block_bytes;
-  counts_.capacity_blocks = blocks;
+  counts_.capacity_bytes = blocks * block_bytes;
   return {};
+} catch (const std::bad_alloc&) {
+  return Status::unavailable("the system gives no memory for a memory tier");
 }
 
 void MemoryStore::remove(Blocks::iterator block) {
@@ -114,11 +121,42 @@ void MemoryStore::remove(Blocks::iterator block) {
   blocks_.erase(block);
 }
 
-void MemoryStore::erase(std::span<const BlockKey> keys) {
+template <class Matches>
+Status MemoryStore::erase_where(const Matches& matches, bool descendants) try {
   const std::lock_guard lock(mutex_);
-  for (const BlockKey& key : keys) {
-    if (const auto known = by_key_.find(key); known != by_key_.end()) remove(known->second);
+  std::unordered_set<BlockKey, KeyHash> gone;
+  for (bool more = true; more;) {
+    more = false;
+    for (auto block = blocks_.begin(); block != blocks_.end();) {
+      const auto next = std::next(block);
+      if (matches(*block) || gone.contains(block->parent)) {
+        if (descendants) more = gone.insert(block->key).second || more;
+        remove(block);
+        ++counts_.erased_blocks;
+      }
+      block = next;
+    }
   }
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status(StatusCode::Unavailable, {});
+}
+
+Status MemoryStore::erase(const BlockKey& parent, std::span<const TokenId> tokens) {
+  return erase_where(
+      [&](const Block& block) {
+        return block.parent == parent && block.tokens.size() >= tokens.size() &&
+               std::ranges::equal(std::span(block.tokens).first(tokens.size()), tokens);
+      },
+      true);
+}
+
+Status MemoryStore::erase_tenant(std::uint64_t tenant) {
+  return erase_where([&](const Block& block) { return block.tenant == tenant; }, false);
+}
+
+Status MemoryStore::erase_all() {
+  return erase_where([](const Block&) { return true; }, false);
 }
 
 TierStats MemoryStore::stats() const {

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "kv/block_arena.h"
@@ -23,10 +24,14 @@ class MemoryStore final : public TierStore {
   explicit MemoryStore(std::size_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
   std::string_view name() const override { return "memory"; }
+  Status open(const KvLayout& layout, const Fingerprint& fingerprint) override;
   std::size_t leading(std::span<const BlockKey> keys) const override;
   void read(std::span<TierRead> reads) override;
   Status write(std::span<const TierRecord> records) override;
-  void erase(std::span<const BlockKey> keys) override;
+  Status erase(const BlockKey& parent, std::span<const TokenId> tokens) override;
+  Status erase_tenant(std::uint64_t tenant) override;
+  Status erase_all() override;
+  Status flush() override { return {}; }
   TierStats stats() const override;
 
   // The bytes kept for a block, or null. For tests that damage them.
@@ -36,8 +41,10 @@ class MemoryStore final : public TierStore {
   struct Block {
     BlockKey key;
     BlockKey parent;
+    std::uint64_t tenant = 0;
     std::vector<TokenId> tokens;
     std::uint64_t checksum = 0;
+    bool copyable = true;
     BlockId place = kNoBlock;
   };
   using Blocks = std::list<Block>;
@@ -47,8 +54,10 @@ class MemoryStore final : public TierStore {
 
   Status read_block(TierRead& read);
   Status write_block(const TierRecord& record);
-  Status reserve(std::size_t block_bytes);
   void remove(Blocks::iterator block);
+  // Removes the blocks for which matches(block) holds, and with `descendants` all behind those.
+  template <class Matches>
+  Status erase_where(const Matches& matches, bool descendants);
 
   const std::size_t capacity_bytes_;
   mutable std::mutex mutex_;  // guards everything below
