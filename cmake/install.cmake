@@ -17,6 +17,7 @@ set(tiercel_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/tiercel)
 
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/tiercel DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 install(TARGETS tiercel_kv EXPORT tiercelKv ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(FILES ${CMAKE_CURRENT_LIST_DIR}/TierLibraries.cmake DESTINATION ${tiercel_package_dir})
 install(EXPORT tiercelKv NAMESPACE tiercel:: FILE tiercelKvTargets.cmake DESTINATION ${tiercel_package_dir})
 
 set(tiercel_engine_installed FALSE)
