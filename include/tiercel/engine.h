@@ -30,7 +30,8 @@ class Engine {
   // Maps the model, measures and packs its weights, reserves the KV arena, starts the step thread.
   //   InvalidArgument    an option out of range; a file that is not a usable GGUF model (says what and where)
   //   NotFound           no such model file
-  //   ResourceExhausted  context_tokens was asked for, and cache.capacity_bytes cannot hold one sequence of it (says how much
+  //   ResourceExhausted  context_tokens was asked for, and cache.capacity_bytes cannot hold one sequence of it (says
+  //   how much
   //                      it needs)
   //   Unavailable        the system gives no memory
   static Result<Engine> open(const EngineOptions& options);
@@ -61,8 +62,8 @@ class Engine {
 
   // Leading tokens of `tokens` whose KV is cached now under `cache_salt`.
   std::size_t lookup(std::span<const TokenId> tokens, std::string_view cache_salt = {}) const;
-  // Keeps the cached whole blocks of `tokens` until unpin(), or for `ttl_ms`; forgets cached prefixes. As the methods of
-  // KvCache with these names. To compute what is to be pinned, send it as a request with max_tokens 0.
+  // Keeps the cached whole blocks of `tokens` until unpin(), or for `ttl_ms`; forgets cached prefixes. As the methods
+  // of KvCache with these names. To compute what is to be pinned, send it as a request with max_tokens 0.
   Result<std::size_t> pin(std::span<const TokenId> tokens, std::string_view cache_salt = {}, std::uint64_t ttl_ms = 0);
   std::size_t unpin(std::span<const TokenId> tokens, std::string_view cache_salt = {});
   std::size_t invalidate(std::span<const TokenId> prefix, std::string_view cache_salt = {});

@@ -36,9 +36,9 @@ class EvictionPolicy {
   // `block` enters the index; the first call for it. It is held, so not evictable.
   virtual void on_insert(BlockId block, const BlockOrigin& origin) = 0;
   // `block` was used: a lease that had found or committed it has ended, or its leading tokens were copied. Each lease
-  // reports its blocks once, when it ends, the deepest first, so of two blocks that nobody holds a parent was used later
-  // than its children. The block may still be held by others. The first use after on_insert() is the one by the lease
-  // that inserted it, so not a hit, unless another lease that found it ends earlier.
+  // reports its blocks once, when it ends, the deepest first, so of two blocks that nobody holds a parent was used
+  // later than its children. The block may still be held by others. The first use after on_insert() is the one by the
+  // lease that inserted it, so not a hit, unless another lease that found it ends earlier.
   virtual void on_use(BlockId block) = 0;
   // `block` became an unreferenced leaf, or stopped being one because it was referenced again or gained a child.
   virtual void on_evictable(BlockId block) = 0;
@@ -63,8 +63,8 @@ EvictionPolicyFactory lru();
 // favourites leave. 24 bytes per block. Cost as lru().
 EvictionPolicyFactory lfu();
 // Prefix hit density: the block whose chance of a hit per time held is lowest, as learnt from the blocks of its class
-// (how often used, which turn of a conversation, how much was added at once). docs/eviction.md describes it. 55 bytes per
-// block and 0.2 MiB. O(classes) per eviction.
+// (how often used, which turn of a conversation, how much was added at once). docs/eviction.md describes it. 55 bytes
+// per block and 0.2 MiB. O(classes) per eviction.
 EvictionPolicyFactory adaptive();
 
 }  // namespace tiercel

@@ -21,11 +21,14 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "tiercel/eviction_policy.h"
 #include "tiercel/options.h"
 #include "tiercel/status.h"
+#include "tiercel/tier_store.h"
 #include "tiercel/types.h"
 
 namespace tiercel {
@@ -61,6 +64,21 @@ struct KvGroup {
   std::uint32_t window_tokens = 0;
 };
 
+// One tier, as the cache sees it.
+struct KvTierStats {
+  std::string name = {};
+  TierStats store = {};
+  std::uint64_t matched_tokens = 0;  // of admitted prompts, found in blocks that this tier had given
+  std::uint64_t loaded_blocks = 0;
+  std::uint64_t stored_blocks = 0;
+  std::uint64_t errors = 0;  // operations that failed
+  std::uint64_t late = 0;    // operations that passed KvCacheOptions::tier_deadline_ms
+  // False: after failures it is left alone for a while (Nygard, Release It!: circuit breaker).
+  bool reads_available = true;
+  bool writes_available = true;
+  double load_bytes_per_s = 0;  // of loads, verified and decoded, lately; 0: not measured
+};
+
 struct KvCacheStats {
   std::size_t capacity_blocks = 0;       // = free + leased + cached
   std::size_t free_blocks = 0;           // hold nothing
@@ -82,7 +100,8 @@ struct KvCacheStats {
   std::uint64_t prefetched_wasted_blocks = 0;  // of those, gone before any lease found them
   std::uint64_t stored_blocks = 0;             // written to a tier
   std::uint64_t unstored_blocks = 0;           // not written: too many waited, their room was needed, the store failed
-  std::uint64_t store_errors = 0;              // calls of a store that failed, and reads, other than NotFound
+  std::uint64_t store_errors = 0;              // calls of a store that failed, and blocks that were damaged
+  std::vector<KvTierStats> tiers = {};         // as in KvCacheOptions::tiers
 };
 
 class KvCacheState;    // internal
@@ -100,6 +119,8 @@ class Lease {
 
   // Leading prompt tokens whose KV was found; fixed at admit().
   std::size_t matched_tokens() const;
+  // Of these, those in blocks that this tier had given, and that no request had used since.
+  std::size_t matched_tokens_from(std::size_t tier) const;
   // Tokens whose KV is known to be in the blocks: matched_tokens() and everything committed since.
   std::size_t committed_tokens() const;
   // Blocks of this sequence in order: entry i holds tokens [i * block_tokens, (i + 1) * block_tokens). In a group with
@@ -141,8 +162,8 @@ class ExpectedPrompt {
   // Leading tokens in whole blocks that are in the cache now.
   std::size_t cached_tokens() const;
   // Whether the block after those is being computed by a lease, or blocks of this prompt are on their way from a tier,
-  // so that waiting saves computing. It ends with the commit or with the lease, whichever comes first, and with the
-  // load.
+  // so that waiting saves computing. It ends with the commit or with the lease, whichever comes first; with
+  // the load, or when that turns out slower than computing.
   bool in_flight() const;
 
  private:
@@ -169,15 +190,16 @@ class KvCache {
   //   InvalidArgument    max_tokens below the prompt's length
   //   ResourceExhausted  max_tokens needs more blocks than the cache, or the tenant's quota, has
   //   Rejected           the tenant's quota is held by its other leases and pins now
-  //   Unavailable        not enough blocks now; other leases and pins hold or were promised them
+  //   Unavailable        not enough blocks now; other leases and pins hold or were promised them, or, for moments, a
+  //                      few are being copied to a tier
   // In all of these nothing was taken.
   Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options);
 
   // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing, and counts as no
   // use.
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options) const;
-  // Announces that `prompt` will be admitted, and starts to load what a tier has of it. Its tokens must outlive the
-  // handle. Only whole blocks count, up to options.max_matched_tokens.
+  // Announces that `prompt` will be admitted, and starts to load what tiers have of it, where that pays. Its tokens
+  // must outlive the handle. Only whole blocks count, up to options.max_matched_tokens.
   ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
   // Counts as a use of the cached prefix, with options.retention. Returns its tokens, in whole blocks.
   std::size_t warm(std::span<const TokenId> prompt, const AdmitOptions& options);
@@ -202,6 +224,14 @@ class KvCache {
   // released first. A quota below what is in use takes effect as leases end. InvalidArgument for less than one block,
   // or where the cache was opened without tenant quotas.
   Status set_tenant_quota(std::string_view salt, std::size_t quota_bytes);
+
+  // Says that computing `tokens` prompt tokens, the first of them at `position`, took so long. The cache loads from a
+  // tier only what would take longer to compute. Without it, it loads whatever a tier has.
+  void report_prefill(std::size_t tokens, std::size_t position, double seconds);
+  // Writes what is cached, of Normal or High priority and without a ttl, to the durable tiers, to survive the loss of
+  // power. The destructor does so too, for a few seconds. Ok without tiers; Unavailable where a tier failed or needed
+  // longer.
+  Status flush(std::uint64_t timeout_ms = 60'000);
 
   // Start of a block's bytes in the arena, 64-byte aligned (4096 where the block size allows).
   std::byte* block(BlockId id) const;

@@ -37,10 +37,13 @@ struct KvCacheOptions {
   // A file to append a trace of every admitted prompt to: block ids and lengths, never text; `tiercel replay` reads it.
   // Empty: none.
   std::string record_trace = {};
-  // Where blocks go that the hot arena has no room for, fastest first: memory_tier() or your own. A new block is
-  // written to the first one, unless its request has Low priority or a ttl; a waiting prompt's blocks are looked for
-  // in all. Empty: evicted blocks are computed again.
+  // Where blocks go that the hot arena has no room for, fastest first: memory_tier(), disk_tier() or your own. A new
+  // block is written to all of them, unless its request has Low priority or a ttl; a waiting prompt's blocks are looked
+  // for in all. Empty: evicted blocks are computed again. Each belongs to this cache from open() on.
   std::vector<std::shared_ptr<TierStore>> tiers = {};
+  // Longest time that one operation of a tier may take (the reading or writing of a few blocks). When it is over nobody
+  // waits for that tier any more until it has shown that it is well. At least 1. Default 1,000.
+  std::uint64_t tier_deadline_ms = 1000;
 
   Status validate() const;
 };

@@ -61,9 +61,9 @@ struct Request {
   std::vector<ChatMessage> messages = {};
   std::vector<TokenId> tokens = {};
 
-  // Most tokens to produce. 0: only compute the prompt, to score it (prompt_logprobs) or to have its KV in the cache when
-  // the first real request comes. The prompt and one token must fit the context; output ends at the context's end with
-  // FinishReason::Length.
+  // Most tokens to produce. 0: only compute the prompt, to score it (prompt_logprobs) or to have its KV in the cache
+  // when the first real request comes. The prompt and one token must fit the context; output ends at the context's end
+  // with FinishReason::Length.
   std::uint32_t max_tokens = 256;
   SamplingOptions sampling = {};
   // Output ends before the first of these; none may be empty.
@@ -72,15 +72,15 @@ struct Request {
   bool ignore_end_of_text = false;
   // Also answer with the log-probability of each prompt token. Computes the whole prompt: nothing is reused.
   bool prompt_logprobs = false;
-  // Let text such as "<|im_end|>" in `text` or in a message's content become the special token. Off: users cannot inject
-  // one. The chat template's own markers are always special.
+  // Let text such as "<|im_end|>" in `text` or in a message's content become the special token. Off: users cannot
+  // inject one. The chat template's own markers are always special.
   bool parse_special_tokens = false;
   // Requests of different salts share no KV and cannot learn of each other's.
   std::string cache_salt = {};
   // How long and how badly to keep the KV of this request.
   Retention retention = {};
-  // Called on the engine's thread for every output token, in order, before the future is ready. Keep it short: the whole
-  // batch waits. Must not throw or call close().
+  // Called on the engine's thread for every output token, in order, before the future is ready. Keep it short: the
+  // whole batch waits. Must not throw or call close().
   std::function<void(const TokenEvent&)> on_token = {};
 };
 
@@ -90,7 +90,7 @@ struct Response {
   std::vector<float> logprobs = {};  // one per output token, as in TokenEvent
   std::vector<TokenId> prompt_tokens = {};
   std::vector<float> prompt_logprobs = {};  // [i] = log P(prompt_tokens[i + 1] | prompt_tokens[..i]), if asked for
-  std::uint32_t reused_tokens = 0;     // prompt tokens whose KV came from the cache; the rest was computed
+  std::uint32_t reused_tokens = 0;          // prompt tokens whose KV came from the cache; the rest was computed
   FinishReason finish_reason = FinishReason::Length;
   double queue_ms = 0;  // arrival to the first step it took part in
   double ttft_ms = 0;   // arrival to the first output token; 0 if there is none
@@ -132,8 +132,8 @@ class ResponseFuture {
   // Ends the request at its next step with Cancelled; no-op when it is done.
   void cancel() { state_->cancel(); }
 
-  // Calls `done` with the response, on the engine's thread (or at once, on this one, if it is there already). The future
-  // is invalid afterwards. Do not block in it.
+  // Calls `done` with the response, on the engine's thread (or at once, on this one, if it is there already). The
+  // future is invalid afterwards. Do not block in it.
   void then(std::function<void(Result<Response>)> done) {
     auto state = std::exchange(state_, nullptr);
     auto* raw = state.get();
@@ -143,10 +143,12 @@ class ResponseFuture {
     });
   }
 
-  // co_await future: resumes on the engine's thread. (GCC 12 miscompiles a Request written as a braced temporary inside the
-  // co_await expression itself; give it a name first.)
+  // co_await future: resumes on the engine's thread. (GCC 12 miscompiles a Request written as a braced temporary inside
+  // the co_await expression itself; give it a name first.)
   bool await_ready() const { return state_->ready(); }
-  void await_suspend(std::coroutine_handle<> waiter) { state_->on_ready([waiter] { waiter.resume(); }); }
+  void await_suspend(std::coroutine_handle<> waiter) {
+    state_->on_ready([waiter] { waiter.resume(); });
+  }
   Result<Response> await_resume() { return std::exchange(state_, nullptr)->take(); }
 
  private:

@@ -61,8 +61,8 @@ class [[nodiscard]] Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}           // NOLINT: implicit by design
-  Result(Status status) : state_(std::in_place_index<1>, std::move(status)) {}    // NOLINT: implicit by design
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}         // NOLINT: implicit by design
+  Result(Status status) : state_(std::in_place_index<1>, std::move(status)) {}  // NOLINT: implicit by design
 
   bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
@@ -90,8 +90,8 @@ class [[nodiscard]] Result {
 }  // namespace tiercel
 
 // Leaves the current function with the status of `expression` unless it is ok.
-#define TIERCEL_RETURN_IF_ERROR(expression)              \
-  do {                                                   \
-    ::tiercel::Status tiercel_status_ = (expression);    \
-    if (!tiercel_status_.ok()) return tiercel_status_;   \
+#define TIERCEL_RETURN_IF_ERROR(expression)            \
+  do {                                                 \
+    ::tiercel::Status tiercel_status_ = (expression);  \
+    if (!tiercel_status_.ok()) return tiercel_status_; \
   } while (false)

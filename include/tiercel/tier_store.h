@@ -71,12 +71,14 @@ class TierStore {
 
   // "memory", "disk": for statistics and logs.
   virtual std::string_view name() const = 0;
+  // Whether what it keeps outlives the process.
+  virtual bool is_durable() const = 0;
   // Called once, before any other method but name(): what blocks there will be. Not Ok: the cache does not open.
   // Restores what an earlier process left, where the store outlives processes; blocks of other fingerprints stay there
   // and are never found.
   virtual Status open(const KvLayout& layout, const Fingerprint& fingerprint) = 0;
-  // How many of the leading keys are here, as far as is known without I/O. Counts as a use of these: a path that is
-  // asked for as a whole stays as a whole, its end leaves first.
+  // How many of the leading keys are here, as far as is known without I/O or any other wait. Counts as a use of these:
+  // a path that is asked for as a whole stays as a whole, its end leaves first.
   virtual std::size_t leading(std::span<const BlockKey> keys) const = 0;
   // Sets the status of every read.
   virtual void read(std::span<TierRead> reads) = 0;
@@ -88,7 +90,7 @@ class TierStore {
   virtual Status erase(const BlockKey& parent, std::span<const TokenId> tokens) = 0;
   virtual Status erase_tenant(std::uint64_t tenant) = 0;
   virtual Status erase_all() = 0;
-  // What was written before the call survives the loss of power, where the store outlives processes at all.
+  // What was written before the call survives the loss of power, where the store is durable at all.
   virtual Status flush() = 0;
   virtual TierStats stats() const = 0;
 };

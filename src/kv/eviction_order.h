@@ -29,6 +29,7 @@ class EvictionOrder {
   void on_evictable(BlockId block);
   void on_held(BlockId block);
   void on_remove(BlockId block);
+  RetentionPriority priority(BlockId block) const { return standings_[block].priority; }
 
   // One more, or one less, prompt waits for this block. False where as many wait already as can be counted.
   bool add_expectation(BlockId block);

@@ -15,6 +15,10 @@ Lease::~Lease() = default;
 
 std::size_t Lease::matched_tokens() const { return state_ ? state_->matched_tokens : 0; }
 
+std::size_t Lease::matched_tokens_from(std::size_t tier) const {
+  return state_ && tier < state_->matched_tokens_from.size() ? state_->matched_tokens_from[tier] : 0;
+}
+
 std::size_t Lease::committed_tokens() const { return state_ ? state_->committed_tokens : 0; }
 
 std::span<const BlockId> Lease::block_table(std::size_t group) const {
@@ -101,6 +105,12 @@ Status KvCache::set_tenant_quota(std::string_view salt, std::size_t quota_bytes)
 }
 
 std::size_t KvCache::invalidate_all() { return state_->invalidate_all(); }
+
+void KvCache::report_prefill(std::size_t tokens, std::size_t position, double seconds) {
+  state_->report_prefill(tokens, position, seconds);
+}
+
+Status KvCache::flush(std::uint64_t timeout_ms) { return state_->flush(timeout_ms); }
 
 std::byte* KvCache::block(BlockId id) const { return state_->block(id); }
 

@@ -84,16 +84,25 @@ Status KvCacheState::check_claim(std::size_t new_blocks, std::size_t newly_held,
 }
 
 Status KvCacheState::claim_for(const LeaseState& lease, std::size_t new_blocks, TenantId tenant) {
-  for (;;) {
-    std::size_t newly_held = 0;
-    for (const BlockId block : lease.blocks) newly_held += pool_.references(block) == 0;
-    for_each_companion_in_reach(lease.blocks, [&](BlockId block) { newly_held += pool_.references(block) == 0; });
-    Status refused = check_claim(new_blocks, newly_held, tenant);
-    if (refused.ok() || !tiers_ || !tiers_->abandon_writes()) return refused;
-  }
+  std::size_t newly_held = 0;
+  for (const BlockId block : lease.blocks) newly_held += pool_.references(block) == 0;
+  for_each_companion_in_reach(lease.blocks, [&](BlockId block) { newly_held += pool_.references(block) == 0; });
+  return check_claim(new_blocks, newly_held, tenant);
 }
 
-Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options, Purpose purpose) {
+Result<Lease> KvCacheState::admit_into_free(std::span<const TokenId> prompt, const AdmitOptions& options,
+                                            TierId load_tier) {
+  {
+    const std::lock_guard lock(mutex_);
+    // At most so many, and nobody else is counting on them.
+    if (pool_.free_blocks() < pool_.promised_blocks() + blocks_for(options.max_tokens)) {
+      return Status(StatusCode::Unavailable, {});
+    }
+  }
+  return admit(prompt, options, load_tier);
+}
+
+Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier) {
   if (options.max_tokens < prompt.size()) {
     return Status::invalid_argument(
         fmt::format("max_tokens is {}; give at least the prompt's {} tokens", options.max_tokens, prompt.size()));
@@ -113,8 +122,10 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
     lease->windows.resize(groups - 1);
     for (std::vector<BlockId>& window : lease->windows) window.reserve(total_blocks);
     lease->open_tokens.reserve(prefix_reuse_ ? layout_.block_tokens : 0);
-    lease->is_load = purpose == Purpose::Load;
-    if (recorder_ && !lease->is_load) begin_trace(*lease, prompt, options);
+    lease->load_tier = load_tier;
+    const bool is_load = load_tier != kNoTier;
+    if (tiers_ && !is_load) lease->matched_tokens_from.reserve(tiers_->tiers());
+    if (recorder_ && !is_load) begin_trace(*lease, prompt, options);
 
     const std::lock_guard lock(mutex_);
     expire_pins(seams_.now_ms());
@@ -159,6 +170,7 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
     // From here on nothing fails.
     lease->cache = shared_from_this();
     lease->shares = prefix_reuse_;
+    lease->forgotten = forgotten_;
     lease->max_tokens = options.max_tokens;
     lease->matched_tokens = lease->committed_tokens = found.tokens;
     lease->retention = options.retention;
@@ -189,10 +201,10 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
       lease->open_tokens.assign(copied.begin(), copied.end());
     }
     announce_next_block(*lease);
-    if (lease->is_load) return Lease(std::move(lease));
+    if (is_load) return Lease(std::move(lease));
     if (tiers_) {
-      for (std::size_t i = 0; i < found.blocks; ++i) note_use_of_loaded(lease->blocks[i]);
-      if (found.partial.block != kNoBlock) note_use_of_loaded(found.partial.block);
+      for (std::size_t i = 0; i < found.blocks; ++i) note_use_of_loaded(*lease, lease->blocks[i], block_tokens);
+      if (found.partial.block != kNoBlock) note_use_of_loaded(*lease, found.partial.block, found.partial.tokens);
     }
     ++admitted_;
     prompt_tokens_ += prompt.size();

@@ -103,10 +103,7 @@ void KvCacheState::evict(BlockId block) {
 void KvCacheState::forget_leaf(BlockId leaf) {
   if (const auto pin = pins_.find(leaf); pin != pins_.end()) end_pin(pin);
   retreat_expectations(leaf);
-  if (tiers_ && loaded_unused_[leaf]) {
-    loaded_unused_[leaf] = false;
-    ++wasted_blocks_;
-  }
+  if (tiers_ && std::exchange(loaded_from_[leaf], kNoTier) != kNoTier) ++wasted_blocks_;
   for (std::size_t group = groups_.size(); group-- > 0;) {
     const BlockId block = group == 0 ? leaf : index_.companion(leaf, group);
     if (block == kNoBlock) continue;
@@ -115,6 +112,18 @@ void KvCacheState::forget_leaf(BlockId leaf) {
     if (tenants_) tenants_->on_not_evictable(block);
     if (pool_.references(block) == 0) give_back(block);  // else its holders do
   }
+}
+
+bool KvCacheState::path_to_keep(BlockId leaf, std::vector<BlockId>& path) const {
+  path.clear();
+  for (NodeId node = leaf; !PrefixIndex::is_root(node); node = index_.parent(node)) path.push_back(node);
+  std::ranges::reverse(path);
+  const auto passing = std::ranges::find_if(path, [&](BlockId block) {
+    const bool expires = !expires_ms_.empty() && expires_ms_[block] > kUnused && expires_ms_[block] != kNever;
+    return expires || order_.priority(block) == RetentionPriority::Low;
+  });
+  path.erase(passing, path.end());
+  return !path.empty();
 }
 
 void KvCacheState::prepare_expiry(const Retention& retention) {

@@ -63,8 +63,9 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
       lease.frontier.parent != kNoNode && std::ranges::equal(lease.frontier.tokens, lease.open_tokens);
   const ContentKey announced_key = lease.frontier.key;
   computing_.remove(lease.frontier);
-  if (lease.epoch != index_.epoch(lease.root) || (position > 0 && !index_.contains(parent))) {
-    lease.shares = false;  // what comes before is forgotten
+  const bool may_be_forgotten = lease.load_tier != kNoTier && lease.forgotten != forgotten_;
+  if (lease.epoch != index_.epoch(lease.root) || (position > 0 && !index_.contains(parent)) || may_be_forgotten) {
+    lease.shares = false;  // what comes before is forgotten, or this itself in its tier
     return;
   }
   const ContentKey key = was_announced ? announced_key : index_.key_after(parent, lease.open_tokens);
@@ -81,8 +82,8 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
     order_.on_insert(own, origin);
     if (!expires_ms_.empty()) mark_unused(own);
     lease.added_blocks = true;
-    if (lease.is_load) {
-      loaded_unused_[own] = true;
+    if (lease.load_tier != kNoTier) {
+      loaded_from_[own] = lease.load_tier;
       ++loaded_blocks_;
     }
   } else {
@@ -131,6 +132,7 @@ void KvCacheState::announce_next_block(LeaseState& lease) {
   const std::size_t position = lease.committed_tokens / layout_.block_tokens;
   const std::size_t first = (position - lease.first_announced) * layout_.block_tokens;
   if (!lease.shares || first + layout_.block_tokens > lease.announced.size()) return;
+  if (lease.load_tier != kNoTier) return;  // who waits for a load has one of its own, and knows for how long
   lease.frontier.parent = position == 0 ? lease.root : lease.blocks[position - 1];
   lease.frontier.tokens = std::span(lease.announced).subspan(first, layout_.block_tokens);
   lease.frontier.key = index_.key_after(lease.frontier.parent, lease.frontier.tokens);
@@ -147,7 +149,13 @@ void KvCacheState::release(LeaseState& lease) {
   }
   // What will not come back, or must not after its time, has no use for a tier.
   const bool lasting = lease.retention.ttl_ms == 0 && lease.retention.priority != RetentionPriority::Low;
-  if (tiers_ && lease.added_blocks && !lease.is_load && lasting) tiers_->offer(lease.blocks);
+  if (tiers_ && lease.load_tier == kNoTier && lasting) {
+    if (lease.added_blocks) {
+      tiers_->offer(lease.blocks);
+    } else if (!lease.matched_tokens_from.empty()) {
+      tiers_->offer(std::span(lease.blocks).first(lease.matched_blocks), lease.matched_tokens_from.size() - 1);
+    }
+  }
   const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
   // Deepest first: leaves become evictable before their parents, and count as used before them.
   while (!lease.blocks.empty()) {
@@ -157,7 +165,7 @@ void KvCacheState::release(LeaseState& lease) {
       table.pop_back();
       if (block == kNoBlock) continue;
       // A load that found a block did so for a request, which will use it.
-      const bool used = !lease.is_load || lease.blocks.size() >= lease.matched_blocks;
+      const bool used = lease.load_tier == kNoTier || lease.blocks.size() >= lease.matched_blocks;
       if (used && index_.contains(block)) use(block, lease.retention, now);
       drop(block);
     }
@@ -181,10 +189,13 @@ void KvCacheState::end_trace(const LeaseState& lease) const {
                      .output_ids = note.output_ids});
 }
 
-void KvCacheState::note_use_of_loaded(BlockId block) {
-  if (!loaded_unused_[block]) return;
-  loaded_unused_[block] = false;
+void KvCacheState::note_use_of_loaded(LeaseState& lease, BlockId block, std::size_t tokens) {
+  const TierId tier = std::exchange(loaded_from_[block], kNoTier);
+  if (tier == kNoTier) return;
   ++useful_blocks_;
+  if (lease.matched_tokens_from.size() <= tier) lease.matched_tokens_from.resize(tier + std::size_t{1});
+  lease.matched_tokens_from[tier] += tokens;
+  tier_hits_[tier] += tokens;
 }
 
 }  // namespace tiercel

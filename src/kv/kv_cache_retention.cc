@@ -148,10 +148,9 @@ ExpectedPrompt KvCacheState::expect(std::span<const TokenId> prompt, const Admit
     expected->blocks.push_back(block);
   }
   if (expected->blocks.size() == path.size()) await_next_block(*expected);
-  if (tiers_ && found.blocks < wanted_blocks) {
-    const ContentKey hot_key = index_.key_of(found.blocks == 0 ? expected->root : found.node);
+  if (tiers_) {
     lock.unlock();
-    expected->load = tiers_->expect(expected->tokens, options, found.blocks, hot_key);
+    expected->load = tiers_->expect(expected->tokens, options, found.blocks);
   }
   return ExpectedPrompt(std::move(expected));
 } catch (const std::bad_alloc&) {
@@ -232,11 +231,31 @@ void KvCacheState::release(ExpectedState& expected) {
 
 // ---- Forgetting
 
+std::uint64_t KvCacheState::tenant_name(std::string_view salt) const {
+  return root_key(seams_.key_function, fingerprint_, salt, 0).low;
+}
+
+void KvCacheState::erase_from_tiers(const TierErasure& erasure) {
+  ++forgotten_;
+  if (tiers_) tiers_->erase(erasure);
+}
+
 std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const PrefixScope& scope) {
   const std::lock_guard lock(mutex_);
   const std::size_t block_tokens = layout_.block_tokens;
   NodeId node = index_.find_root(scope.salt, scope.adapter_id);
-  if (node == kNoNode || prefix.empty()) return 0;
+  if (prefix.empty()) return 0;
+  if (tiers_) {
+    ContentKey parent = root_key(seams_.key_function, fingerprint_, scope.salt, scope.adapter_id);
+    auto last = prefix.first(prefix.size() - (prefix.size() > block_tokens ? prefix.size() % block_tokens : 0));
+    for (; last.size() > block_tokens; last = last.subspan(block_tokens)) {
+      parent = child_key(seams_.key_function, parent, last.first(block_tokens));
+    }
+    erase_from_tiers({.kind = TierErasure::Kind::Prefix,
+                      .parent = {.low = parent.low, .high = parent.high},
+                      .tokens = {last.begin(), last.end()}});
+  }
+  if (node == kNoNode) return 0;
   if (prefix.size() >= block_tokens) {
     for (; prefix.size() >= block_tokens; prefix = prefix.subspan(block_tokens)) {
       node = index_.find_child(node, prefix.first(block_tokens));
@@ -261,6 +280,7 @@ std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const Pref
 
 std::size_t KvCacheState::invalidate_tenant(std::string_view salt) {
   const std::lock_guard lock(mutex_);
+  erase_from_tiers({.kind = TierErasure::Kind::Tenant, .tenant = tenant_name(salt)});
   std::size_t forgotten = 0;
   index_.for_each_root(salt, [&](NodeId root) { forgotten += forget_root(root); });
   return forgotten;
@@ -268,6 +288,7 @@ std::size_t KvCacheState::invalidate_tenant(std::string_view salt) {
 
 std::size_t KvCacheState::invalidate_all() {
   const std::lock_guard lock(mutex_);
+  erase_from_tiers({.kind = TierErasure::Kind::All});
   std::size_t forgotten = 0;
   index_.for_each_root([&](NodeId root) { forgotten += forget_root(root); });
   return forgotten;
@@ -287,7 +308,6 @@ std::size_t KvCacheState::forget_subtree(BlockId top) {
   for (BlockId node = top;;) {
     while (!index_.is_leaf(node)) node = index_.first_child(node);
     const NodeId parent = index_.parent(node);
-    if (tiers_) tiers_->forget(index_.key_of(node));
     forget_leaf(node);
     ++forgotten;
     if (node == top) return forgotten;

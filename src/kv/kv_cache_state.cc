@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "base/logging.h"
+
 namespace tiercel {
 namespace {
 
@@ -22,6 +24,8 @@ std::uint64_t steady_ms() {
   using namespace std::chrono;
   return static_cast<std::uint64_t>(duration_cast<milliseconds>(steady_clock::now().time_since_epoch()).count());
 }
+
+double steady_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Status out_of_memory(const char* what) {
   return Status::unavailable(fmt::format("the system gives no memory for {}", what));
@@ -61,8 +65,15 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
     return Status::invalid_argument(
         "tiers hold blocks of one KV group; open the cache with one group, or without tiers");
   }
+  if (options.tiers.size() > kMostTiers) {
+    return Status::invalid_argument(fmt::format("{} tiers are more than {}", options.tiers.size(), kMostTiers));
+  }
   for (const auto& tier : options.tiers) {
     if (tier == nullptr) return Status::invalid_argument("a tier is null; leave it out, or give a store");
+    if (!options.prefix_reuse) continue;
+    if (const Status opened = tier->open(layout, fingerprint); !opened.ok()) {
+      return Status(opened.code(), fmt::format("the tier '{}': {}", tier->name(), opened.message()));
+    }
   }
   try {
     auto arena = BlockArena::reserve(blocks, block_bytes);
@@ -76,6 +87,7 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
       recorder = *std::move(opened);
     }
     if (!seams.now_ms) seams.now_ms = steady_ms;
+    if (!seams.tier_now_s) seams.tier_now_s = steady_s;
     const bool background_thread = seams.background_thread;
     auto state = std::make_shared<KvCacheState>(options, layout, fingerprint, groups, std::move(seams),
                                                 *std::move(arena), blocks, std::move(policy), std::move(recorder));
@@ -105,22 +117,59 @@ KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout
     tenants_.emplace(capacity_blocks, limited ? options.tenant_quota_bytes / arena_.stride() : 0);
   }
   if (!options.tiers.empty() && prefix_reuse_) {
-    loaded_unused_.resize(capacity_blocks);
-    tiers_ = std::make_unique<TierManager>(*this, options.tiers);
+    loaded_from_.resize(capacity_blocks, kNoTier);
+    tier_hits_.resize(options.tiers.size());
+    tiers_ = std::make_unique<TierManager>(
+        *this, options.tiers,
+        TierWorkerOptions{.deadline_s = static_cast<double>(options.tier_deadline_ms) / 1e3,
+                          .now_s = seams_.tier_now_s});
   }
 }
 
 void KvCacheState::close() {
-  if (tiers_) tiers_->stop();
+  if (!tiers_) return;
+  constexpr double kPatience_s = 5;
+  if (const Status flushed = tiers_->flush(kPatience_s); !flushed.ok()) {
+    log().warn("not all cached KV was kept when the cache closed: {}", flushed.message());
+  }
+  tiers_->stop();
+}
+
+Status KvCacheState::flush(std::uint64_t timeout_ms) {
+  return tiers_ ? tiers_->flush(static_cast<double>(timeout_ms) / 1e3) : Status();
+}
+
+void KvCacheState::report_prefill(std::size_t tokens, std::size_t position, double seconds) {
+  if (tiers_) tiers_->computed(tokens, position, seconds);
 }
 
 KvCacheStats KvCacheState::stats() const {
+  // Stores are asked without the lock.
+  std::vector<KvTierStats> tiers(tiers_ ? tiers_->tiers() : 0);
+  std::uint64_t stored = 0, unstored = 0, errors = 0;
+  for (std::size_t i = 0; i < tiers.size(); ++i) {
+    const TierWorker& worker = tiers_->worker(i);
+    const TierWorker::Counts counts = worker.counts();
+    const TierWorker::Health health = worker.health();
+    tiers[i] = {.name = std::string(worker.store().name()),
+                .store = worker.store().stats(),
+                .loaded_blocks = counts.loaded_blocks,
+                .stored_blocks = counts.stored_blocks,
+                .errors = counts.errors,
+                .late = counts.late,
+                .reads_available = health.reads,
+                .writes_available = health.writes,
+                .load_bytes_per_s = health.bytes_per_s};
+    stored += counts.stored_blocks;
+    unstored += counts.unstored_blocks;
+    errors += counts.errors + counts.corrupt_blocks;
+  }
   const std::lock_guard lock(mutex_);
+  for (std::size_t i = 0; i < tiers.size(); ++i) tiers[i].matched_tokens = tier_hits_[i];
   std::size_t metadata_bytes = pool_.metadata_bytes() + index_.metadata_bytes() + order_.metadata_bytes() +
                                expires_ms_.capacity() * sizeof(expires_ms_[0]) +
                                pin_counts_.capacity() * sizeof(pin_counts_[0]);
   if (tenants_) metadata_bytes += tenants_->metadata_bytes();
-  const TierManager::Counts tiers = tiers_ ? tiers_->counts() : TierManager::Counts{};
   return {.capacity_blocks = pool_.capacity_blocks(),
           .free_blocks = pool_.free_blocks(),
           .leased_blocks = pool_.leased_blocks(),
@@ -139,9 +188,10 @@ KvCacheStats KvCacheState::stats() const {
           .loaded_blocks = loaded_blocks_,
           .prefetched_useful_blocks = useful_blocks_,
           .prefetched_wasted_blocks = wasted_blocks_,
-          .stored_blocks = tiers.stored_blocks,
-          .unstored_blocks = tiers.unstored_blocks,
-          .store_errors = tiers.store_errors};
+          .stored_blocks = stored,
+          .unstored_blocks = unstored,
+          .store_errors = errors,
+          .tiers = std::move(tiers)};
 }
 
 }  // namespace tiercel

@@ -41,6 +41,7 @@ namespace tiercel {
 struct KvCacheSeams {
   KeyFunction key_function = xxh3_key;
   std::function<std::uint64_t()> now_ms = {};  // empty: the steady clock
+  std::function<double()> tier_now_s = {};     // empty: the steady clock
   bool background_thread = true;               // false: the test calls TierManager::run_one()
 };
 
@@ -77,7 +78,11 @@ struct LeaseState {
   std::size_t matched_blocks = 0;
   std::size_t prompt_blocks = 0;
   bool added_blocks = false;
-  bool is_load = false;  // brings blocks from a tier; no request
+  // A load, which brings blocks from a tier and is no request; kNoTier: a request.
+  TierId load_tier = kNoTier;
+  std::uint64_t forgotten = 0;  // KvCacheState::forgotten_ when this was admitted
+  // Of the matched tokens, those in blocks that a tier gave and nobody had used since. By tier; empty: none.
+  std::vector<std::size_t> matched_tokens_from;
 
   struct TraceNote {
     std::uint64_t timestamp_ms = 0;
@@ -100,7 +105,7 @@ struct ExpectedState {
   std::span<const TokenId> tokens;  // the user's, cut to whole blocks
   std::vector<BlockId> blocks;      // the cached ones, in order; with room for all
   PrefixFrontier frontier;          // the block behind them
-  LoadTicket load = kNoLoad;
+  std::shared_ptr<TierLoad> load;
   ExpectedState* next = nullptr;  // in the list of all
   ExpectedState* previous = nullptr;
 };
@@ -119,8 +124,10 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
                std::unique_ptr<EvictionPolicy> policy, std::unique_ptr<TraceRecorder> recorder);
 
   // As the methods of KvCache, Lease and ExpectedPrompt with these names.
-  enum class Purpose : std::uint8_t { Request, Load };
-  Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options, Purpose purpose = Purpose::Request);
+  // `load_tier`: a load from there; it counts as no request.
+  Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier = kNoTier);
+  // As above, Unavailable where blocks would have to be evicted for it.
+  Result<Lease> admit_into_free(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier);
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options);
   ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
   std::size_t warm(std::span<const TokenId> prompt, const AdmitOptions& options);
@@ -130,6 +137,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::size_t invalidate_tenant(std::string_view salt);
   std::size_t invalidate_all();
   Status set_tenant_quota(std::string_view salt, std::size_t quota_bytes);
+  Status flush(std::uint64_t timeout_ms);
+  void report_prefill(std::size_t tokens, std::size_t position, double seconds);
   KvCacheStats stats() const;
   std::byte* block(BlockId id) const { return arena_.block(id); }
   const KvLayout& layout() const { return layout_; }
@@ -156,7 +165,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::size_t tenant_blocks(std::string_view salt) const;
 
  private:
-  friend class TierManager;  // holds and reads blocks as leases do
+  friend class TierManager;  // these two hold and read blocks as leases do
+  friend class TierWorker;
 
   struct Match {
     NodeId node = kNoNode;   // deepest block found, or the root
@@ -181,9 +191,15 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   template <class Visit>
   void for_each_companion_in_reach(std::span<const BlockId> path, const Visit& visit) const;
   Status check_claim(std::size_t new_blocks, std::size_t newly_held, TenantId tenant) const;
-  // As check_claim() for a lease that holds what was matched; writes to a tier yield to it.
+  // As check_claim() for a lease that holds what was matched.
   Status claim_for(const LeaseState& lease, std::size_t new_blocks, TenantId tenant);
-  void note_use_of_loaded(BlockId block);
+  void note_use_of_loaded(LeaseState& lease, BlockId block, std::size_t tokens);
+  // Fills `path` with the leading blocks on the way to `leaf` that may be kept in tiers. False: none.
+  bool path_to_keep(BlockId leaf, std::vector<BlockId>& path) const;
+  // Names a tenant to the tiers.
+  std::uint64_t tenant_name(std::string_view salt) const;
+  // Makes what follows `parent` and begins with `tokens` leave the tiers too.
+  void erase_from_tiers(const TierErasure& erasure);
 
   // Puts the lease's block that `open_tokens` just filled into the index, or swaps it for the equal one there.
   void share_full_block(LeaseState& lease, std::size_t position);
@@ -243,7 +259,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t next_pin_expiry_ms_ = UINT64_MAX;
   std::vector<std::uint16_t> pin_counts_;  // by block; empty until something is pinned
   std::size_t pinned_blocks_ = 0;
-  std::vector<bool> loaded_unused_;  // by block; empty without tiers
+  std::vector<TierId> loaded_from_;  // by block, until a request uses it; empty without tiers
+  std::uint64_t forgotten_ = 0;      // invalidations; a load that began before one shares nothing any more
   PrefixFrontierTable computing_;    // of leases
   PrefixFrontierTable awaited_;      // of expected prompts
   ExpectedState* first_expected_ = nullptr;
@@ -256,6 +273,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t loaded_blocks_ = 0;
   std::uint64_t useful_blocks_ = 0;  // of the loaded ones
   std::uint64_t wasted_blocks_ = 0;
+  std::vector<std::uint64_t> tier_hits_;  // tokens, by tier
 
   std::unique_ptr<TierManager> tiers_;  // null: none. Has a lock of its own
 };

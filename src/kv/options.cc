@@ -14,6 +14,7 @@ Status out_of_range(const char* field, const Value& value, const Range& range) {
 
 Status KvCacheOptions::validate() const {
   if (capacity_bytes == 0) return out_of_range("capacity_bytes", capacity_bytes, "at least the bytes of one block");
+  if (tier_deadline_ms == 0) return out_of_range("tier_deadline_ms", tier_deadline_ms, "at least 1");
   switch (block_tokens) {
     case 8:
     case 16:

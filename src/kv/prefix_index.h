@@ -96,6 +96,8 @@ class PrefixIndex {
   // What a tree block follows; the owner of a companion.
   NodeId parent(BlockId block) const { return entries_[block].parent; }
   std::span<const TokenId> tokens(BlockId block) const;
+  bool is_copyable(BlockId block) const { return copyable_[block]; }
+  const std::string& salt_of(NodeId root) const { return root_at(root).place->first.first; }
   const ContentKey& key_of(NodeId node) const { return is_root(node) ? root_at(node).key : entries_[node].key; }
   // The children of a node, in no certain order; kNoBlock ends them.
   BlockId first_child(NodeId node) const {

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cassert>
 #include <new>
-#include <system_error>
+#include <optional>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "kv/kv_cache_state.h"
 
@@ -15,344 +17,263 @@ BlockKey block_key(const ContentKey& key) { return {.low = key.low, .high = key.
 
 }  // namespace
 
-TierManager::TierManager(KvCacheState& cache, std::vector<std::shared_ptr<TierStore>> stores)
-    : cache_(cache), stores_(std::move(stores)) {
-  assert(!stores_.empty());
+TierManager::TierManager(KvCacheState& cache, const std::vector<std::shared_ptr<TierStore>>& stores,
+                         const TierWorkerOptions& options)
+    : cache_(cache) {
+  assert(!stores.empty() && stores.size() <= kMostTiers);
+  workers_.reserve(stores.size());
+  for (const auto& store : stores) {
+    workers_.push_back(std::make_shared<TierWorker>(cache, static_cast<TierId>(workers_.size()), store, options,
+                                                    [this](auto load) { hand_over(std::move(load)); }));
+  }
 }
 
-TierManager::~TierManager() { assert(!thread_.joinable() && !load_ && !write_ && writes_.empty()); }
-
-Status TierManager::start() try {
-  thread_ = std::thread([this] { work(); });
+Status TierManager::start() {
+  for (const auto& worker : workers_) TIERCEL_RETURN_IF_ERROR(worker->start());
   return {};
-} catch (const std::system_error&) {
-  return Status::unavailable("the system gives no thread for the tiers of the KV cache");
 }
 
 void TierManager::stop() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-    loads_.clear();
-    running_ = kNoLoad;
-  }
-  arrived_.notify_one();
-  if (thread_.joinable()) thread_.join();
-  if (load_) end_load();
-  if (write_) end_write();
-  const std::lock_guard cache_lock(cache_.mutex_);
-  abandon_writes();
+  for (const auto& worker : workers_) worker->stop();
 }
 
-void TierManager::work() {
-  for (;;) {
-    {
-      std::unique_lock lock(mutex_);
-      // What is under way is the last to be looked at: run_one() says when there is nothing at all.
-      if (!load_ && !write_) {
-        arrived_.wait(lock, [&] { return stopping_ || !loads_.empty() || !writes_.empty() || !erases_.empty(); });
-      }
-      if (stopping_) return;
-    }
-    run_one();
-  }
-}
-
-bool TierManager::run_one() try {
-  if (run_erase()) return true;
-  if (load_ || begin_load()) {
-    continue_load();
-    return true;
-  }
-  if (write_ || begin_write()) {
-    continue_write();
-    return true;
-  }
-  return false;
-} catch (const std::bad_alloc&) {
-  // Neither is needed for anything but speed.
-  if (load_) end_load();
-  if (write_) end_write();
-  return true;
-}
-
-bool TierManager::run_erase() {
-  std::vector<BlockKey> keys;
-  {
-    const std::lock_guard lock(mutex_);
-    keys.swap(erases_);
-  }
-  if (keys.empty()) return false;
-  // (being rewritten)
-  return true;
+bool TierManager::run_one() {
+  return std::ranges::any_of(workers_, [](const auto& worker) { return worker->run_one(); });
 }
 
 // ---- Loads
 
-std::size_t TierManager::available(std::span<const BlockKey> keys) const {
-  std::size_t known = 0;
-  for (bool more = true; more && known < keys.size();) {
-    more = false;
-    for (const auto& store : stores_) {
-      const std::size_t here = store->leading(keys.subspan(known));
-      known += here;
-      more = more || here > 0;
-    }
-  }
-  return known;
-}
-
-LoadTicket TierManager::expect(std::span<const TokenId> tokens, const AdmitOptions& options, std::size_t hot_blocks,
-                               const ContentKey& hot_key) try {
+TierManager::Plan TierManager::look_up(std::span<const TokenId> tokens, const PrefixScope& scope,
+                                       std::size_t hot_blocks) {
   const std::size_t block_tokens = cache_.layout_.block_tokens;
   const std::size_t blocks = tokens.size() / block_tokens;
-  std::vector<BlockKey> keys;
-  keys.reserve(blocks - hot_blocks);
-  ContentKey key = hot_key;
-  for (std::size_t i = hot_blocks; i < blocks; ++i) {
-    key = child_key(cache_.seams_.key_function, key, tokens.subspan(i * block_tokens, block_tokens));
-    keys.push_back(block_key(key));
+  const KeyFunction key_function = cache_.seams_.key_function;
+  Plan plan;
+  plan.keys.reserve(blocks + 1);
+  ContentKey key = root_key(key_function, cache_.fingerprint_, scope.salt, scope.adapter_id);
+  plan.keys.push_back(block_key(key));
+  for (std::size_t i = 0; i < blocks; ++i) {
+    key = child_key(key_function, key, tokens.subspan(i * block_tokens, block_tokens));
+    plan.keys.push_back(block_key(key));
   }
-  const std::size_t found = available(keys);
-  if (found == 0) return kNoLoad;
-  const auto wanted = tokens.first((hot_blocks + found) * block_tokens);
-  Load load{.salt = std::string(options.scope.salt),
-            .adapter_id = options.scope.adapter_id,
-            .retention = options.retention,
-            .tokens = {wanted.begin(), wanted.end()}};
-  LoadTicket ticket = kNoLoad;
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping_ || loads_.size() >= kMostLoads) return kNoLoad;
-    ticket = load.ticket = ++last_ticket_;
-    loads_.push_back(std::move(load));
-  }
-  arrived_.notify_one();
-  return ticket;
-} catch (const std::bad_alloc&) {
-  return kNoLoad;  // computed instead
-}
-
-bool TierManager::is_pending(LoadTicket ticket) const {
-  if (ticket == kNoLoad) return false;
-  const std::lock_guard lock(mutex_);
-  return running_ == ticket || std::ranges::find(loads_, ticket, &Load::ticket) != loads_.end();
-}
-
-void TierManager::cancel(LoadTicket ticket) {
-  if (ticket == kNoLoad) return;
-  const std::lock_guard lock(mutex_);
-  if (running_ == ticket) running_ = kNoLoad;
-  std::erase_if(loads_, [&](const Load& load) { return load.ticket == ticket; });
-}
-
-bool TierManager::begin_load() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (loads_.empty()) return false;
-    load_.emplace();
-    load_->load = std::move(loads_.front());
-    loads_.pop_front();
-    running_ = load_->load.ticket;
-  }
-  const Load& load = load_->load;
-  const AdmitOptions options{.max_tokens = load.tokens.size(),
-                             .scope = {.salt = load.salt, .adapter_id = load.adapter_id},
-                             .partial_blocks = false,
-                             .retention = load.retention};
-  auto lease = cache_.admit(load.tokens, options, KvCacheState::Purpose::Load);
-  if (!lease.ok()) return true;  // no room now: the empty lease ends it at once
-  load_->lease = *std::move(lease);
-  const std::size_t block_tokens = cache_.layout_.block_tokens;
-  ContentKey key = root_key(cache_.seams_.key_function, cache_.fingerprint_, load.salt, load.adapter_id);
-  load_->keys.reserve(load.tokens.size() / block_tokens + 1);
-  load_->keys.push_back(block_key(key));
-  for (std::size_t at = 0; at < load.tokens.size(); at += block_tokens) {
-    key = child_key(cache_.seams_.key_function, key, std::span(load.tokens).subspan(at, block_tokens));
-    load_->keys.push_back(block_key(key));
-  }
-  return true;
-}
-
-void TierManager::continue_load() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (running_ == kNoLoad) load_->keys.clear();  // cancelled
-  }
-  const std::size_t block_tokens = cache_.layout_.block_tokens;
-  Lease& lease = load_->lease;
-  const std::span<const TokenId> tokens = load_->load.tokens;
-  const std::size_t first = lease.committed_tokens() / block_tokens;
-  const std::size_t last = std::min(first + kBatchBlocks, tokens.size() / block_tokens);
-  if (load_->keys.empty() || first == last) return end_load();
-
-  std::vector<TierRead> reads;
-  reads.reserve(last - first);
-  // Block for block as they are needed: what a miss leaves unread was never taken from anyone.
-  if (!lease.grow(last * block_tokens).ok()) return end_load();
-  const std::span<const BlockId> table = lease.block_table();
-  for (std::size_t i = first; i < last; ++i) {
-    reads.push_back({.key = load_->keys[i + 1],
-                     .parent = load_->keys[i],
-                     .tokens = tokens.subspan(i * block_tokens, block_tokens),
-                     .bytes = {cache_.block(table[i]), cache_.layout_.block_bytes()}});
-  }
-  read(reads);
-  const auto missing = std::ranges::find_if(reads, [](const TierRead& read) { return !read.status.ok(); });
-  const auto verified = static_cast<std::size_t>(missing - reads.begin());
-  // The tier does not say how they were computed, so no parts of them are copied.
-  lease.commit(tokens.subspan(first * block_tokens, verified * block_tokens), /*share=*/true, /*copyable=*/false);
-  if (missing != reads.end() || last * block_tokens == tokens.size()) end_load();
-}
-
-void TierManager::end_load() {
-  load_.reset();  // gives the lease back first, so that who no longer sees it in flight finds its blocks
-  const std::lock_guard lock(mutex_);
-  running_ = kNoLoad;
-}
-
-void TierManager::read(std::span<TierRead> reads) {
-  stores_.front()->read(reads);
-  std::uint64_t errors = 0;
-  for (std::size_t tier = 0; tier < stores_.size(); ++tier) {
-    for (TierRead& read : reads) {
-      if (tier > 0 && !read.status.ok()) stores_[tier]->read({&read, 1});
-      errors += !read.status.ok() && read.status.code() != StatusCode::NotFound;
+  plan.found_blocks = hot_blocks;
+  const auto unknown = [&] { return std::span<const BlockKey>(plan.keys).subspan(1 + plan.found_blocks); };
+  for (bool more = true; more && !unknown().empty();) {
+    more = false;
+    for (std::size_t tier = 0; tier < workers_.size(); ++tier) {
+      const std::size_t here = workers_[tier]->leading(unknown());
+      if (here == 0) continue;
+      plan.found_blocks += here;
+      plan.parts.push_back({.tier = static_cast<TierId>(tier), .end_block = plan.found_blocks});
+      more = true;
     }
   }
-  if (errors == 0) return;
+  return plan;
+}
+
+std::shared_ptr<TierLoad> TierManager::make_load(std::span<const TokenId> tokens, const AdmitOptions& options,
+                                                 Plan plan, std::size_t hot_blocks) const {
+  const auto wanted = tokens.first(plan.parts.back().end_block * cache_.layout_.block_tokens);
+  auto load = std::make_shared<TierLoad>();
+  load->salt = options.scope.salt;
+  load->adapter_id = options.scope.adapter_id;
+  load->retention = options.retention;
+  load->tokens.assign(wanted.begin(), wanted.end());
+  load->first_block = hot_blocks;
+  load->arrived = hot_blocks;
+  load->keys.assign(plan.keys.begin() + static_cast<std::ptrdiff_t>(hot_blocks), plan.keys.end());
+  load->parts = std::move(plan.parts);
+  return load;
+}
+
+std::shared_ptr<TierLoad> TierManager::expect(std::span<const TokenId> tokens, const AdmitOptions& options,
+                                              std::size_t hot_blocks) try {
+  Plan plan = look_up(tokens, options.scope, hot_blocks);
+  learn(tokens, options.scope, plan);
+  if (plan.parts.empty()) return nullptr;
+  const std::vector<TierLoad::Part> parts = plan.parts;
+  const auto load = make_load(tokens, options, std::move(plan), hot_blocks);
+
+  // The leading parts whose loading, and computing of what follows, takes least.
+  std::size_t best_parts = 0;
+  double loading_s = 0, best_s = seconds_to_compute(hot_blocks, parts.back().end_block);
+  const bool known = best_s > 0;
+  std::size_t first = hot_blocks;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    loading_s += workers_[parts[i].tier]->seconds_to_load(*load, first, parts[i].end_block);
+    first = parts[i].end_block;
+    const double seconds = loading_s + seconds_to_compute(first, parts.back().end_block);
+    if (known && seconds >= best_s) continue;
+    best_s = seconds;
+    best_parts = i + 1;
+  }
+  if (best_parts == 0) {
+    // Too slow, as far as is known. A few blocks of it, for which nobody waits, show whether it still is.
+    if (!workers_[parts.front().tier]->is_stale()) return nullptr;
+    load->waits = false;
+    load->parts.front().end_block = std::min(parts.front().end_block, hot_blocks + TierWorker::kBatchBlocks);
+    best_parts = 1;
+  }
+  load->parts.resize(best_parts);
+  load->tokens.resize(load->parts.back().end_block * cache_.layout_.block_tokens);
+  return queue(load) ? load : nullptr;
+} catch (const std::bad_alloc&) {
+  return nullptr;  // computed instead
+}
+
+bool TierManager::queue(const std::shared_ptr<TierLoad>& load) {
+  return workers_[load->parts[load->part].tier]->load(load);
+}
+
+void TierManager::hand_over(std::shared_ptr<TierLoad> load) {
+  try {
+    if (queue(load)) return;
+  } catch (const std::bad_alloc&) {
+  }
+  load->ended = true;
+}
+
+double TierManager::seconds_to_compute(std::size_t first_block, std::size_t end_block) const {
+  const std::size_t block_tokens = cache_.layout_.block_tokens;
   const std::lock_guard lock(mutex_);
-  counts_.store_errors += errors;
+  return prefill_cost_.seconds_for((end_block - first_block) * block_tokens, first_block * block_tokens);
+}
+
+double TierManager::seconds_to_load(const TierLoad& load) {
+  double seconds = 0;
+  std::size_t first = load.arrived;
+  for (std::size_t i = load.part; i < load.parts.size(); ++i) {
+    const std::size_t end = load.parts[i].end_block;
+    seconds += workers_[load.parts[i].tier]->seconds_to_load(load, first, end);
+    first = std::max(first, end);
+  }
+  return seconds;
+}
+
+bool TierManager::is_pending(const std::shared_ptr<TierLoad>& load) {
+  if (!load || load->ended || !load->waits) return false;
+  const std::size_t arrived = load->arrived;
+  const double computing_s = seconds_to_compute(arrived, std::max(arrived, load->parts.back().end_block));
+  // Nothing is known of computing until something was computed. Then only a tier that hangs is not waited for.
+  const double most_s = computing_s > 0 ? computing_s : 1e9;
+  if (load->part < load->parts.size() && seconds_to_load(*load) > most_s) load->waits = false;
+  return load->waits;
+}
+
+void TierManager::cancel(const std::shared_ptr<TierLoad>& load) {
+  if (load && load->waits) load->wanted = false;
+}
+
+void TierManager::computed(std::size_t tokens, std::size_t position, double seconds) {
+  const std::lock_guard lock(mutex_);
+  prefill_cost_.measured(tokens, position, seconds);
+}
+
+// ---- Prefetching
+
+void TierManager::learn(std::span<const TokenId> tokens, const PrefixScope& scope, const Plan& plan) {
+  if (plan.found_blocks == 0) return;  // seen for the first time
+  const BlockKey& key = plan.keys[plan.found_blocks];
+  const std::uint64_t tenant = cache_.tenant_name(scope.salt);
+  std::optional<Document> next;
+  {
+    const std::lock_guard lock(mutex_);
+    const Document* found = nullptr;
+    if (successors_.knows(key)) {
+      found = successors_.observe(tenant, key);
+    } else {
+      const auto known = tokens.first(plan.found_blocks * cache_.layout_.block_tokens);
+      found = successors_.observe(tenant, {.key = key,
+                                           .salt = std::string(scope.salt),
+                                           .adapter_id = scope.adapter_id,
+                                           .tokens = {known.begin(), known.end()}});
+    }
+    if (found != nullptr) next = *found;
+  }
+  if (next) prefetch(*next);
+}
+
+void TierManager::prefetch(const Document& document) {
+  const AdmitOptions options{.max_tokens = document.tokens.size(),
+                             .scope = {.salt = document.salt, .adapter_id = document.adapter_id},
+                             .partial_blocks = false,
+                             .retention = {.priority = RetentionPriority::Low}};
+  const std::size_t hot_blocks = cache_.lookup(document.tokens, options) / cache_.layout_.block_tokens;
+  Plan plan = look_up(document.tokens, options.scope, hot_blocks);
+  if (plan.parts.empty()) return;
+  const auto load = make_load(document.tokens, options, std::move(plan), hot_blocks);
+  load->prefetch = true;
+  load->waits = false;
+  queue(load);
 }
 
 // ---- Writes
 
-void TierManager::offer(std::span<const BlockId> blocks) {
-  std::size_t shared = 0, kept = 0, taken = 0;
-  while (shared < blocks.size() && cache_.index_.contains(blocks[shared])) ++shared;
-  if (shared == 0) return;
-  const std::lock_guard lock(mutex_);
-  if (stopping_) return;
-  try {
-    const std::size_t most = cache_.pool_.capacity_blocks() / kWriteShare;
-    const std::size_t room = std::min(most - std::min(most, kept_blocks_), cache_.pool_.claimable_blocks());
-    if (writes_.size() < kMostWrites) {
-      for (; taken < shared; ++taken) {
-        if (cache_.pool_.references(blocks[taken]) > 1) continue;  // others hold it too: costs nothing more
-        if (kept == room) break;
-        ++kept;
-      }
-    }
-    if (taken > 0) {
-      Write write{.blocks = {blocks.begin(), blocks.begin() + static_cast<std::ptrdiff_t>(taken)}, .kept_blocks = kept};
-      writes_.push_back(std::move(write));
-      for (const BlockId block : writes_.back().blocks) cache_.hold(block);
-      kept_blocks_ += kept;
-    }
-  } catch (const std::bad_alloc&) {
-    taken = 0;
+std::shared_ptr<const TierWrite> TierManager::make_write(std::span<const BlockId> blocks) const {
+  const PrefixIndex& index = cache_.index_;
+  auto write = std::make_shared<TierWrite>();
+  const NodeId root = index.parent(blocks.front());
+  write->blocks.assign(blocks.begin(), blocks.end());
+  write->tenant = cache_.tenant_name(index.salt_of(root));
+  write->keys.reserve(blocks.size() + 1);
+  write->keys.push_back(block_key(index.key_of(root)));
+  for (const BlockId block : blocks) write->keys.push_back(block_key(index.key_of(block)));
+  return write;
+}
+
+void TierManager::offer(std::span<const BlockId> blocks, std::size_t end) try {
+  end = std::min(end, workers_.size());
+  const auto shared = std::ranges::find_if(blocks, [&](BlockId block) { return !cache_.index_.contains(block); });
+  blocks = blocks.first(static_cast<std::size_t>(shared - blocks.begin()));
+  if (end == 0 || blocks.empty()) return;
+  const auto write = make_write(blocks);
+  for (std::size_t tier = 0; tier < end; ++tier) workers_[tier]->write(write);
+} catch (const std::bad_alloc&) {
+  // Not written, then.
+}
+
+Status TierManager::flush(double timeout_s) try {
+  std::vector<TierWorker*> durable;
+  for (const auto& worker : workers_) {
+    if (worker->store().is_durable()) durable.push_back(worker.get());
   }
-  counts_.unstored_blocks += shared - taken;
-  if (taken > 0) arrived_.notify_one();
-}
-
-bool TierManager::abandon_writes() {
-  const std::lock_guard lock(mutex_);
-  const bool any = !writes_.empty();
-  for (; !writes_.empty(); writes_.pop_front()) {
-    const Write& write = writes_.front();
-    kept_blocks_ -= write.kept_blocks;
-    counts_.unstored_blocks += write.blocks.size();
-    drop_blocks(write);
-  }
-  return any;
-}
-
-void TierManager::drop_blocks(const Write& write) {
-  for (std::size_t i = write.blocks.size(); i-- > 0;) cache_.drop(write.blocks[i]);
-}
-
-bool TierManager::begin_write() {
-  const std::lock_guard cache_lock(cache_.mutex_);
+  if (durable.empty()) return {};
+  const auto unstored = [&] {
+    std::uint64_t blocks = 0;
+    for (const TierWorker* worker : durable) blocks += worker->counts().unstored_blocks;
+    return blocks;
+  };
+  const std::uint64_t unstored_before = unstored();
   {
-    const std::lock_guard lock(mutex_);
-    if (writes_.empty()) return false;
-    write_.emplace();
-    write_->write = std::move(writes_.front());
-    writes_.pop_front();
-  }
-  const std::vector<BlockId>& blocks = write_->write.blocks;
-  write_->keys.reserve(blocks.size() + 1);
-  write_->tokens.reserve(blocks.size() * cache_.layout_.block_tokens);
-  for (const BlockId block : blocks) {
-    if (!cache_.index_.contains(block)) break;  // forgotten since
-    if (write_->keys.empty()) write_->keys.push_back(block_key(cache_.index_.key_of(cache_.index_.parent(block))));
-    const auto tokens = cache_.index_.tokens(block);
-    write_->tokens.insert(write_->tokens.end(), tokens.begin(), tokens.end());
-    write_->keys.push_back(block_key(cache_.index_.key_of(block)));
-  }
-  return true;
-}
-
-void TierManager::continue_write() {
-  RunningWrite& running = *write_;
-  if (running.keys.empty()) return end_write();
-  TierStore& store = *stores_.front();
-  const std::size_t blocks = running.keys.size() - 1;
-  const std::span<const BlockKey> keys = std::span(running.keys).subspan(1);
-  if (running.done == 0) running.done = store.leading(keys);
-  const std::size_t last = std::min(running.done + kBatchBlocks, blocks);
-  const std::size_t block_tokens = cache_.layout_.block_tokens;
-  std::vector<TierRecord> records;
-  records.reserve(kBatchBlocks);
-  {
-    // A block that is forgotten from here on has its key in the queue of those to be erased, behind this write.
     const std::lock_guard cache_lock(cache_.mutex_);
-    for (std::size_t i = running.done; i < last && cache_.index_.contains(running.write.blocks[i]); ++i) {
-      records.push_back({.key = running.keys[i + 1],
-                         .parent = running.keys[i],
-                         .tokens = std::span(running.tokens).subspan(i * block_tokens, block_tokens),
-                         .bytes = {cache_.block(running.write.blocks[i]), cache_.layout_.block_bytes()}});
+    std::vector<BlockId> path;
+    for (BlockId leaf = 0; leaf < cache_.pool_.capacity_blocks(); ++leaf) {
+      if (!cache_.index_.contains(leaf) || !cache_.index_.is_leaf(leaf) || !cache_.path_to_keep(leaf, path)) continue;
+      const auto write = make_write(path);
+      for (TierWorker* worker : durable) worker->write(write, /*whatever_waits=*/true);
     }
   }
-  const bool forgotten = records.size() < last - running.done;
-  const Status written = records.empty() ? Status() : store.write(records);
+  for (TierWorker* worker : durable) TIERCEL_RETURN_IF_ERROR(worker->flush(timeout_s));
+  if (const std::uint64_t blocks = unstored() - unstored_before; blocks > 0) {
+    return Status::unavailable(fmt::format("{} KV blocks could not be written", blocks));
+  }
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::unavailable("the system gives no memory to write cached prefixes");
+}
+
+void TierManager::erase(const TierErasure& erasure) {
   {
     const std::lock_guard lock(mutex_);
-    (written.ok() ? counts_.stored_blocks : counts_.unstored_blocks) += records.size();
-    counts_.store_errors += !written.ok();
+    successors_.clear();
   }
-  running.done = last;
-  if (written.ok() && !forgotten && last < blocks) return;
-  // The path is in use as a whole, not only what was written last.
-  if (written.ok() && !forgotten) static_cast<void>(store.leading(keys));
-  end_write();
-}
-
-void TierManager::end_write() {
-  const std::lock_guard cache_lock(cache_.mutex_);
-  drop_blocks(write_->write);
-  const std::lock_guard lock(mutex_);
-  kept_blocks_ -= write_->write.kept_blocks;
-  write_.reset();
-}
-
-// ---- Forgetting
-
-void TierManager::forget(const ContentKey& key) {
-  const std::lock_guard lock(mutex_);
-  if (stopping_) return;
-  try {
-    erases_.push_back(block_key(key));
-  } catch (const std::bad_alloc&) {
-    return;  // equal content may be found again, never other content
+  for (const auto& worker : workers_) {
+    try {
+      worker->erase(erasure);
+    } catch (const std::bad_alloc&) {
+      worker->erase({.kind = TierErasure::Kind::All});
+    }
   }
-  if (erases_.size() == 1) arrived_.notify_one();
-}
-
-TierManager::Counts TierManager::counts() const {
-  const std::lock_guard lock(mutex_);
-  return counts_;
 }
 
 }  // namespace tiercel

@@ -24,6 +24,7 @@ class MemoryStore final : public TierStore {
   explicit MemoryStore(std::size_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
   std::string_view name() const override { return "memory"; }
+  bool is_durable() const override { return false; }
   Status open(const KvLayout& layout, const Fingerprint& fingerprint) override;
   std::size_t leading(std::span<const BlockKey> keys) const override;
   void read(std::span<TierRead> reads) override;

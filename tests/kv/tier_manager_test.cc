@@ -2,6 +2,7 @@
 #include "kv/tier_manager.h"
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -10,82 +11,12 @@
 #include <vector>
 
 #include "kv/kv_cache_state.h"
-#include "tests/kv/kv_cache_fixture.h"
-#include "tier/memory_store.h"
+#include "tests/kv/tier_fixture.h"
 
 namespace tiercel {
 namespace {
 
-// A store that goes wrong on demand.
-class FaultyStore final : public TierStore {
- public:
-  explicit FaultyStore(std::size_t capacity_bytes) : inner(capacity_bytes) {}
-  std::string_view name() const override { return "faulty"; }
-  std::size_t leading(std::span<const BlockKey> keys) const override {
-    return claims_everything ? keys.size() : inner.leading(keys);
-  }
-  void read(std::span<TierRead> reads) override {
-    for (TierRead& read : reads) {
-      std::byte* stored = inner.stored_bytes(read.key);
-      if (stored != nullptr && one_in(damage_one_in)) stored[random() % read.bytes.size()] ^= std::byte{64};
-      if (one_in(fail_read_one_in)) {
-        std::ranges::fill(read.bytes, std::byte{0xee});
-        read.status = Status::unavailable("injected");
-      } else {
-        inner.read({&read, 1});
-      }
-    }
-  }
-  Status write(std::span<const TierRecord> records) override {
-    if (one_in(fail_write_one_in)) return Status::unavailable("injected");
-    for (TierRecord record : records) {
-      std::vector<TokenId> tokens(record.tokens.begin(), record.tokens.end());
-      if (one_in(wrong_tokens_one_in)) ++tokens.back();
-      record.tokens = tokens;
-      if (Status failed = inner.write({&record, 1}); !failed.ok()) return failed;
-    }
-    return {};
-  }
-  void erase(std::span<const BlockKey> keys) override { inner.erase(keys); }
-  TierStats stats() const override { return inner.stats(); }
-
-  bool one_in(unsigned n) { return n != 0 && random() % n == 0; }
-
-  MemoryStore inner;
-  std::mt19937_64 random{7};
-  bool claims_everything = false;
-  unsigned damage_one_in = 0, fail_read_one_in = 0, fail_write_one_in = 0, wrong_tokens_one_in = 0;
-};
-
-class TierManagerTest : public KvCacheFixture {
- protected:
-  std::shared_ptr<FaultyStore> store = std::make_shared<FaultyStore>(bytes(1000));
-
-  KvCache open_tiered(std::size_t blocks, KvCacheOptions options = {}) {
-    options.capacity_bytes = bytes(blocks);
-    options.eviction = lru();
-    if (options.tiers.empty()) options.tiers = {store};
-    const KvCacheSeams seams{.now_ms = [this] { return now_ms; }, .background_thread = false};
-    return KvCacheState::open(options, kLayout, {}, {}, seams).value();
-  }
-  static TierManager& tiers(KvCache& cache) { return *KvCacheState::of(cache).tiers(); }
-  static void finish(KvCache& cache) {
-    while (tiers(cache).run_one()) {
-      ASSERT_EQ(KvCacheState::of(cache).audit(), "");
-    }
-  }
-  // Computes `tokens`, stores what the tier takes.
-  static void run_and_store(KvCache& cache, const Tokens& tokens, const AdmitOptions& options = {}) {
-    run(cache, tokens, options);
-    finish(cache);
-  }
-  // Fills the cache with what nobody asks for again.
-  static void push_out(KvCache& cache) {
-    const std::size_t tokens = cache.stats().capacity_blocks * kLayout.block_tokens;
-    Lease all = admit(cache, {}, {.max_tokens = tokens});
-    ASSERT_TRUE(all.grow(tokens).ok());
-  }
-};
+using TierManagerTest = TierFixture;
 
 TEST_F(TierManagerTest, EvictedBlocksComeBackWithTheirBytes) {
   KvCache cache = open_tiered(64);
@@ -148,7 +79,7 @@ TEST_F(TierManagerTest, ALoadIsNoUseOfWhatItFinds) {
 }
 
 TEST_F(TierManagerTest, TiersAreAskedOneAfterTheOther) {
-  const auto second = std::make_shared<MemoryStore>(bytes(100));
+  const auto second = std::make_shared<FaultyStore>(bytes(100));
   KvCacheOptions options;
   options.tiers = {store, second};
   const Tokens tokens = numbers(1, 24);
@@ -184,13 +115,16 @@ TEST_F(TierManagerTest, ALoadRacesWithALeaseOfTheSamePrefix) {
   push_out(cache);
   ExpectedPrompt expected = cache.expect(tokens, {});
   ASSERT_TRUE(tiers(cache).run_one());
-  EXPECT_EQ(expected.cached_tokens(), 4 * TierManager::kBatchBlocks);
+  EXPECT_EQ(expected.cached_tokens(), 4u) << "a tier whose speed is not known yet is asked for little";
+  ASSERT_TRUE(tiers(cache).run_one());
+  constexpr std::size_t kLoaded = 1 + TierWorker::kBatchBlocks;
+  EXPECT_EQ(expected.cached_tokens(), 4 * kLoaded);
   EXPECT_TRUE(expected.in_flight());
   Lease lease = admit(cache, tokens);
-  EXPECT_EQ(lease.matched_tokens(), 4 * TierManager::kBatchBlocks);
-  compute(cache, lease, tokens);  // before the load's second batch
+  EXPECT_EQ(lease.matched_tokens(), 4 * kLoaded);
+  compute(cache, lease, tokens);  // before the load's next batch
   finish(cache);
-  EXPECT_EQ(cache.stats().loaded_blocks, TierManager::kBatchBlocks) << "what was there already counts as computed";
+  EXPECT_EQ(cache.stats().loaded_blocks, kLoaded) << "what was there already counts as computed";
   expect_bytes(cache, lease, tokens);
   lease = Lease();
   expected = ExpectedPrompt();
@@ -204,17 +138,18 @@ TEST_F(TierManagerTest, APromptThatNoLongerWaitsEndsItsLoad) {
   run_and_store(cache, tokens);
   push_out(cache);
   cache.expect(tokens, {});  // given up before it began
-  EXPECT_FALSE(tiers(cache).run_one());
+  finish(cache);
+  EXPECT_EQ(cache.stats().loaded_blocks, 0u);
   {
     const ExpectedPrompt expected = cache.expect(tokens, {});
     ASSERT_TRUE(tiers(cache).run_one());
-    EXPECT_GT(cache.stats().promised_blocks, 0u);
+    ASSERT_TRUE(tiers(cache).run_one());
+    EXPECT_EQ(cache.stats().leased_blocks, 0u) << "between batches nothing is held";
   }
   finish(cache);
-  EXPECT_EQ(cache.stats().loaded_blocks, TierManager::kBatchBlocks);
-  EXPECT_EQ(cache.stats().promised_blocks, 0u);
+  EXPECT_EQ(cache.stats().loaded_blocks, 1 + TierWorker::kBatchBlocks);
   push_out(cache);
-  EXPECT_EQ(cache.stats().prefetched_wasted_blocks, TierManager::kBatchBlocks);
+  EXPECT_EQ(cache.stats().prefetched_wasted_blocks, 1 + TierWorker::kBatchBlocks);
   expect_all_returned(cache);
 }
 
@@ -241,24 +176,39 @@ TEST_F(TierManagerTest, ALoadKeepsToTheTenantsQuota) {
 
 TEST_F(TierManagerTest, WritesNeverRefuseAnAdmission) {
   KvCache cache = open_tiered(64);
-  run(cache, numbers(1, 32));  // eight blocks, the most kept for writes
-  EXPECT_EQ(cache.stats().leased_blocks, 8u);
+  run(cache, numbers(1, 32));
   run(cache, numbers(101, 32));
-  EXPECT_EQ(cache.stats().leased_blocks, 8u);
-  EXPECT_EQ(cache.stats().unstored_blocks, 8u);
-  push_out(cache);  // needs every block
   EXPECT_EQ(cache.stats().leased_blocks, 0u);
+  push_out(cache);  // needs every block
+  finish(cache);
   EXPECT_EQ(cache.stats().unstored_blocks, 16u);
-  EXPECT_FALSE(tiers(cache).run_one());
   expect_all_returned(cache);
 }
 
-TEST_F(TierManagerTest, WhatPromisesNeedIsNotKeptForWrites) {
+TEST_F(TierManagerTest, WhatIsEvictedBeforeItsTurnIsNotWrittenAsAnother) {
+  KvCache cache = open_tiered(16);
+  run(cache, numbers(1, 32));
+  push_out(cache);
+  run(cache, numbers(101, 32));  // in the same blocks
+  finish(cache);
+  EXPECT_EQ(cache.stats().stored_blocks, 8u);
+  push_out(cache);
+  const Tokens first = numbers(1, 32), second = numbers(101, 32);
+  EXPECT_FALSE(cache.expect(first, {}).in_flight());
+  const ExpectedPrompt expected = cache.expect(second, {});
+  finish(cache);
+  EXPECT_EQ(expected.cached_tokens(), 32u);
+  const Lease lease = admit(cache, second);
+  expect_bytes(cache, lease, second);
+}
+
+TEST_F(TierManagerTest, WhatPromisesNeedIsNotHeldForCopies) {
   KvCache cache = open_tiered(64);
   {
     const Lease waiting = admit(cache, {}, {.max_tokens = 4 * 60});
     run(cache, numbers(1, 16));
-    EXPECT_EQ(cache.stats().leased_blocks, 0u);
+    const Lease all = admit(cache, {}, {.max_tokens = 4 * 4});
+    finish(cache);
     EXPECT_EQ(cache.stats().unstored_blocks, 4u);
   }
   expect_all_returned(cache);
@@ -290,7 +240,7 @@ TEST_F(TierManagerTest, ForgottenInTheMiddleOfAWrite) {
   const Tokens tokens = numbers(1, 60);
   run(cache, tokens);
   ASSERT_TRUE(tiers(cache).run_one());
-  EXPECT_EQ(store->stats().stored_blocks, TierManager::kBatchBlocks);
+  EXPECT_EQ(store->stats().stored_blocks, TierWorker::kBatchBlocks);
   cache.invalidate_all();
   finish(cache);
   EXPECT_EQ(store->stats().stored_blocks, 0u);
@@ -360,6 +310,7 @@ TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
     if (seed % 2 == 0) {
       store->damage_one_in = store->wrong_tokens_one_in = 12;
       store->fail_read_one_in = store->fail_write_one_in = 8;
+      store->fail_erase_one_in = 4;
     }
     KvCache cache = open_tiered(40, {.tenant_quota_bytes = seed % 3 == 0 ? bytes(25) : 0});
     struct Waiting {
@@ -403,6 +354,7 @@ TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
         cache.invalidate(numbers(static_cast<TokenId>(random() % 6) * 100, 8));
       } else if (choice == 13) {
         now_ms += random() % 20;
+        now_s += static_cast<double>(random() % 3);
       } else {
         tiers(cache).run_one();
       }
@@ -421,8 +373,8 @@ TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
     EXPECT_EQ(cache.stats().prefetched_useful_blocks + cache.stats().prefetched_wasted_blocks, stats.loaded_blocks);
   }
   EXPECT_GT(stored, 1000u);
-  EXPECT_GT(loaded, 1000u);
-  EXPECT_GT(useful, 300u);
+  EXPECT_GT(loaded, 600u);
+  EXPECT_GT(useful, 200u);
   EXPECT_GT(errors, 100u);
 }
 
