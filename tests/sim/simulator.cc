@@ -76,8 +76,8 @@ void Simulator::step() {
     void (Simulator::*act)();
   };
   static constexpr Action kActions[] = {{24, "admit", &Simulator::admit},
-                                        {26, "extend", &Simulator::extend},
-                                        {17, "release", &Simulator::release},
+                                        {22, "extend", &Simulator::extend},
+                                        {21, "release", &Simulator::release},
                                         {4, "look up", &Simulator::look_up},
                                         {1, "overgrow", &Simulator::overgrow},
                                         {4, "fork", &Simulator::fork},
@@ -91,6 +91,7 @@ void Simulator::step() {
                                         {2, "give bad arguments", &Simulator::bad_arguments}};
   if (one_in(3)) model_.now_ms += below(25);
   tally_.add(Seen::Step);
+  if (leases_.size() > 3 && one_in(3)) return release();  // else most admissions are refused
   std::uint64_t dice = below(100);
   for (const Action& action : kActions) {
     if (dice >= action.weight) {
@@ -270,8 +271,15 @@ void Simulator::fork() {
   demand_code(forked.status(), expected, "fork()");
   if (expected != StatusCode::Ok) {
     tally_.add(Seen::ForkRefused);
-    demand(fork_counts_overdue_pins() || !model_.has_overdue_pins() || expected == StatusCode::ResourceExhausted,
-           "fork() was refused while overdue pins held blocks");
+    if (!fork_counts_overdue_pins() && model_.has_overdue_pins()) {
+      const auto pins = model_.pins;
+      const auto uses = model_.call.expected_uses;
+      model_.end_overdue_pins();
+      demand(model_.admission(source.scope, total, model_.groups() * (total - full), 0) == expected,
+             "fork() was refused for what overdue pins hold");
+      model_.pins = pins;
+      model_.call.expected_uses = uses;
+    }
     return check_end_of_call();
   }
   leases_.push_back(*std::move(forked));
@@ -290,7 +298,7 @@ void Simulator::fork() {
 
 void Simulator::look_up() {
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(1000);
+  const Text prompt = draw_known_text();
   const Tokens tokens = to_tokens(prompt);
   const AdmitOptions options = draw_options(scope, prompt);
   model_.begin_call(Call::Kind::Quiet);
@@ -303,7 +311,7 @@ void Simulator::look_up() {
 
 void Simulator::expect() {
   const std::size_t scope = draw_scope();
-  Text prompt = draw_text(1000);
+  Text prompt = draw_known_text();
   const AdmitOptions options = draw_options(scope, prompt);
   waiting_.push_back({.tokens = to_tokens(prompt), .handle = {}});
   model_.begin_call(Call::Kind::Quiet);
@@ -333,7 +341,7 @@ void Simulator::drop_expectation() {
 
 void Simulator::warm() {
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(1000);
+  const Text prompt = draw_known_text();
   const Tokens tokens = to_tokens(prompt);
   const AdmitOptions options = draw_options(scope, prompt);
   const Match match = model_.match(scope, prompt, options.max_matched_tokens, options.partial_blocks);
@@ -348,7 +356,7 @@ void Simulator::warm() {
 void Simulator::pin() {
   settle_pins();
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(1000);
+  const Text prompt = draw_known_text();
   const Tokens tokens = to_tokens(prompt);
   const std::uint64_t ttl_ms = draw_time_to_live(80);
   model_.begin_call(Call::Kind::Quiet);
@@ -381,7 +389,7 @@ void Simulator::pin() {
 
 void Simulator::unpin() {
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(1000);
+  const Text prompt = draw_known_text();
   const Tokens tokens = to_tokens(prompt);
   model_.begin_call(Call::Kind::Quiet);
   const std::size_t expected = model_.end_pins_on(scope, prompt);
@@ -391,7 +399,7 @@ void Simulator::unpin() {
 
 void Simulator::invalidate() {
   const std::size_t scope = draw_scope();
-  const Text prefix = draw_text(1000);
+  const Text prefix = draw_known_text();
   const Tokens tokens = to_tokens(prefix);
   const std::uint64_t dice = below(8);
   model_.begin_call(Call::Kind::Forget, scope);

@@ -92,6 +92,7 @@ class Simulator {
   bool one_in(std::uint64_t count) { return below(count) == 0; }
   static Shape draw_shape(const Configuration& configuration, std::mt19937_64& random);
   Text draw_text(std::size_t most);
+  Text draw_known_text();
   std::size_t draw_scope();
   Retention draw_retention();
   std::uint64_t draw_time_to_live(std::uint64_t most);

@@ -28,7 +28,7 @@ Text Simulator::draw_text(std::size_t most) {
   Text text;
   if (!seen_.empty() && !one_in(4)) {
     text = seen_[below(seen_.size())];
-    if (!one_in(4)) text.resize(below(text.size() + 1));
+    if (!one_in(3)) text.resize(below(text.size() + 1));
   }
   const std::size_t extra = one_in(4) ? 0 : below(2 * model_.shape.block_tokens + 1);
   for (std::size_t i = 0; i < extra; ++i) text.push_back(static_cast<char>('a' + below(alphabet_)));
@@ -36,7 +36,10 @@ Text Simulator::draw_text(std::size_t most) {
   return text;
 }
 
-std::size_t Simulator::draw_scope() { return one_in(2) ? 0 : below(kScopes); }
+// Likely to be cached.
+Text Simulator::draw_known_text() { return seen_.empty() || one_in(3) ? draw_text(1000) : seen_[below(seen_.size())]; }
+
+std::size_t Simulator::draw_scope() { return one_in(3) ? below(kScopes) : 0; }
 
 Retention Simulator::draw_retention() {
   if (!has_lifetimes_) return {};
@@ -60,7 +63,7 @@ AdmitOptions Simulator::draw_options(std::size_t scope, const Text& prompt) {
 }
 
 void Simulator::remember(const Text& text) {
-  if (seen_.size() < 12) seen_.push_back(text);
+  if (seen_.size() < 8) seen_.push_back(text);
   seen_[below(seen_.size())] = text;
 }
 
