@@ -1,4 +1,4 @@
-// Memory that runs out at a chosen allocation. Heeded by the operator new of fault_test.cc; in other programs of this
+// Memory that runs out at a chosen allocation. Heeded by the operator new of sim_fault_test; in other programs of this
 // folder allocations never fail.
 #pragma once
 

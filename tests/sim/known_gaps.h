@@ -29,4 +29,14 @@ inline bool expired_window_blocks_are_found() { return is_tolerated("expired_win
 // A waiting prompt that stopped at a gap in a window does not notice that blocks behind the gap are of use again.
 inline bool returns_behind_a_gap_go_unnoticed() { return is_tolerated("returns_behind_a_gap_go_unnoticed"); }
 
+// unpin(), invalidate() and invalidate_tenant() copy the salt, and let std::bad_alloc out where that fails.
+inline bool forgetting_may_throw() { return is_tolerated("forgetting_may_throw"); }
+
+// The message of a refusal for ever is made where nothing catches std::bad_alloc: admit() and fork() of what the cache
+// is too small for, or with bad arguments; grow() beyond max_tokens.
+inline bool messages_may_throw() { return is_tolerated("messages_may_throw"); }
+
+// Where there is no memory for the message of a refused admit(), its tenant stays known for ever.
+inline bool refusal_without_memory_keeps_tenant() { return is_tolerated("refusal_without_memory_keeps_tenant"); }
+
 }  // namespace tiercel::sim

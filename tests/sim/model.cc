@@ -169,6 +169,7 @@ Match Model::match(std::size_t scope, const Text& prompt, std::size_t most_token
   std::uint64_t entered = 0;
   for (const auto& [path, node] : nodes) {
     if (path.size() != parent.size() + shape.block_tokens || !begins_with(path, parent)) continue;
+    if (!node.copyable) continue;
     std::size_t common = whole;
     while (common < std::min(limit, path.size() - 1) && path[common + 1] == prompt[common]) ++common;
     if (is_expired(node, counts)) {
@@ -308,7 +309,7 @@ void Model::take(Sequence& sequence, std::size_t group, BlockId block) {
   sequence.tables[group].push_back(block);
 }
 
-void Model::commit(Sequence& sequence, const Text& tokens, bool share) {
+void Model::commit(Sequence& sequence, const Text& tokens, bool share, bool copyable) {
   if (!share && !tokens.empty()) sequence.shares = sequence.announces = false;
   const std::size_t first = sequence.tokens.size() / shape.block_tokens;
   std::uint64_t word = sequence.words.empty()
@@ -318,8 +319,10 @@ void Model::commit(Sequence& sequence, const Text& tokens, bool share) {
     sequence.tokens.push_back(token);
     sequence.words.push_back(word = mix(word, static_cast<std::uint64_t>(token) + 1000));
   }
+  if (!tokens.empty()) sequence.begun_is_copyable = sequence.begun_is_copyable && copyable;
   for (std::size_t i = first; i < sequence.tokens.size() / shape.block_tokens && sequence.shares; ++i) {
     sequence.shares = share_full_block(sequence, i);
+    sequence.begun_is_copyable = copyable || sequence.tokens.size() == (i + 1) * shape.block_tokens;
     if (!sequence.shares) tally_.add(Seen::ForgottenBehind);
     sequence.announces = sequence.announces && sequence.shares && sequence.announced.size() > i * shape.block_tokens &&
                          begins_with(sequence.announced, sequence.tokens.substr(0, (i + 1) * shape.block_tokens));
@@ -338,6 +341,7 @@ bool Model::share_full_block(Sequence& sequence, std::size_t position) {
   if (added) {
     node->second.blocks.resize(groups());
     node->second.entered = ++entries_;
+    node->second.copyable = sequence.begun_is_copyable;
     const auto first = sequence.words.begin() + static_cast<std::ptrdiff_t>(position * shape.block_tokens);
     node->second.words.assign(first, first + static_cast<std::ptrdiff_t>(shape.block_tokens));
     sequence.added_blocks = true;

@@ -66,6 +66,7 @@ struct Node {
   std::vector<CachedBlock> blocks;   // by group
   std::vector<std::uint64_t> words;  // what their bytes say, by token
   std::uint64_t entered = 0;         // the first block; counts up
+  bool copyable = true;              // in parts
 };
 using Nodes = std::map<Text, Node>;
 
@@ -77,6 +78,7 @@ struct Sequence {
   std::size_t max_tokens = 0;
   std::vector<std::vector<BlockId>> tables = {};  // by group
   bool shares = true;
+  bool begun_is_copyable = true;  // the block begun, so far
   std::uint64_t epoch = 0;
   Retention retention = {};
   std::size_t matched_blocks = 0;
@@ -187,7 +189,7 @@ class Model {
   Sequence& fork_sequence(const Sequence& source, std::size_t max_tokens);
   // The cache took `block` for the end of the sequence's table.
   void take(Sequence& sequence, std::size_t group, BlockId block);
-  void commit(Sequence& sequence, const Text& tokens, bool share);
+  void commit(Sequence& sequence, const Text& tokens, bool share, bool copyable);
   void end_sequence(std::size_t index);
   void warm(const Match& match, const Retention& retention);
   void add_pin(const Match& match, std::uint64_t ttl_ms);

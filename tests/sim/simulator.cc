@@ -57,16 +57,15 @@ Simulator::Simulator(const Configuration& configuration, std::uint64_t seed, Key
 }
 
 void Simulator::run() {
-  const std::uint64_t steps = 40 + below(160);
-  for (; stepped_ < steps; ++stepped_) {
-    try {
+  try {
+    for (const std::uint64_t steps = 40 + below(160); stepped_ < steps; ++stepped_) {
       step();
       check();
-    } catch (const Violation& violation) {
-      throw Violation("step " + std::to_string(stepped_) + ": " + violation.what());
     }
+    finish();
+  } catch (const Violation& violation) {
+    throw Violation("step " + std::to_string(stepped_) + ": " + violation.what());
   }
-  finish();
 }
 
 void Simulator::step() {
@@ -139,7 +138,8 @@ void Simulator::admit() {
   } else {
     model_.call.kind = Call::Kind::Quiet;
   }
-  auto admitted = call([&] { return cache_->admit(tokens, options); });
+  auto admitted = call(
+      "admit()", [&] { return cache_->admit(tokens, options); }, fits || !messages_may_throw());
   const bool failed = fault_fired() && admitted.status().code() == StatusCode::Unavailable;
   if (failed) {
     if (expected == StatusCode::Ok) model_.sequences.pop_back();
@@ -184,7 +184,7 @@ void Simulator::extend() {
   tokens.resize(std::min({tokens.size(), room, std::size_t{1} + below(2 * model_.shape.block_tokens)}));
   const bool share = !one_in(12);
   tally_.add(Seen::KeptPrivate, !share && !tokens.empty());
-  append(index, tokens, share);
+  append(index, tokens, share, !one_in(6));
   if (one_in(4)) remember(model_.sequences[index]->tokens);
 }
 
@@ -192,7 +192,7 @@ void Simulator::grow(std::size_t index, std::size_t tokens) {
   const Sequence& sequence = *model_.sequences[index];
   const std::size_t wanted = std::max(model_.blocks_for(tokens), sequence.tables[0].size());
   model_.begin_call(Call::Kind::Take, sequence.scope, model_.groups() * (wanted - sequence.tables[0].size()));
-  demand_code(call([&] { return leases_[index].grow(tokens); }), StatusCode::Ok, "grow() within max_tokens");
+  demand_code(call("grow()", [&] { return leases_[index].grow(tokens); }), StatusCode::Ok, "grow() within max_tokens");
   check_new_blocks(index);
   demand_equal(sequence.tables[0].size(), wanted, "the blocks after grow()");
   check_end_of_call();
@@ -200,20 +200,20 @@ void Simulator::grow(std::size_t index, std::size_t tokens) {
 }
 
 // Grows, writes and commits, as a runner would.
-void Simulator::append(std::size_t index, const Text& tokens, bool share) {
+void Simulator::append(std::size_t index, const Text& tokens, bool share, bool copyable) {
   Sequence& sequence = *model_.sequences[index];
   const std::size_t first = sequence.tokens.size();
   grow(index, std::min(first + tokens.size() + below(3), sequence.max_tokens));
   const std::vector<std::vector<BlockId>> tables = sequence.tables;
   model_.begin_call(Call::Kind::Quiet, sequence.scope);
-  model_.commit(sequence, tokens, share);
+  model_.commit(sequence, tokens, share, copyable);
   for (std::size_t group = 0; group < tables.size(); ++group) {
     for (std::size_t i = first; i < sequence.tokens.size(); ++i) {
       write_kv(*cache_, tables[group], i, mix(sequence.words[i], group));
     }
   }
   const Tokens committed = to_tokens(tokens);
-  call([&] { leases_[index].commit(committed, share); });
+  call("commit()", [&] { leases_[index].commit(committed, share, copyable); });
   check_end_of_call();
   demand_equal(leases_[index].committed_tokens(), sequence.tokens.size(), "committed_tokens()");
   check_new_blocks(index);
@@ -238,9 +238,9 @@ void Simulator::release() {
   model_.end_sequence(index);
   std::swap(leases_[index], leases_.back());
   if (one_in(2)) {
-    call([&] { leases_.back() = Lease(); });
+    call("a lease's end", [&] { leases_.back() = Lease(); });
   } else {
-    call([&] { const Lease last = std::move(leases_.back()); });
+    call("a lease's end", [&] { const Lease last = std::move(leases_.back()); });
   }
   leases_.pop_back();
   check_end_of_call();
@@ -261,7 +261,9 @@ void Simulator::fork() {
   } else {
     model_.call.kind = Call::Kind::Quiet;
   }
-  auto forked = call([&] { return leases_[index].fork(max_tokens); });
+  auto forked = call(
+      "fork()", [&] { return leases_[index].fork(max_tokens); },
+      total * model_.groups() <= model_.shape.capacity_blocks || !messages_may_throw());
   trace_.push_back(static_cast<std::uint64_t>(forked.status().code()));
   if (fault_fired() && forked.status().code() == StatusCode::Unavailable) {
     if (expected == StatusCode::Ok) model_.sequences.pop_back();
@@ -302,7 +304,7 @@ void Simulator::look_up() {
   const Tokens tokens = to_tokens(prompt);
   const AdmitOptions options = draw_options(scope, prompt);
   model_.begin_call(Call::Kind::Quiet);
-  const std::size_t found = call([&] { return cache_->lookup(tokens, options); });
+  const std::size_t found = call("lookup()", [&] { return cache_->lookup(tokens, options); });
   check_end_of_call();
   if (fault_fired() && found == 0) return;
   demand_equal(found, model_.match(scope, prompt, options.max_matched_tokens, options.partial_blocks).tokens,
@@ -315,7 +317,7 @@ void Simulator::expect() {
   const AdmitOptions options = draw_options(scope, prompt);
   waiting_.push_back({.tokens = to_tokens(prompt), .handle = {}});
   model_.begin_call(Call::Kind::Quiet);
-  auto handle = call([&] { return cache_->expect(waiting_.back().tokens, options); });
+  auto handle = call("expect()", [&] { return cache_->expect(waiting_.back().tokens, options); });
   check_end_of_call();
   if (fault_fired() || !model_.shape.prefix_reuse) {
     demand_equal(model_.shape.prefix_reuse ? 0 : handle.cached_tokens(), 0, "cached_tokens() without prefix_reuse");
@@ -334,7 +336,7 @@ void Simulator::drop_expectation() {
   std::swap(model_.expectations[index], model_.expectations.back());
   model_.begin_call(Call::Kind::Quiet);
   model_.expectations.pop_back();
-  call([&] { waiting_.back().handle = ExpectedPrompt(); });
+  call("an expectation's end", [&] { waiting_.back().handle = ExpectedPrompt(); });
   waiting_.pop_back();
   check_end_of_call();
 }
@@ -347,7 +349,7 @@ void Simulator::warm() {
   const Match match = model_.match(scope, prompt, options.max_matched_tokens, options.partial_blocks);
   model_.begin_call(Call::Kind::Quiet);
   model_.warm(match, options.retention);
-  const std::size_t warmed = call([&] { return cache_->warm(tokens, options); });
+  const std::size_t warmed = call("warm()", [&] { return cache_->warm(tokens, options); });
   const bool failed = fault_fired() && warmed == 0;
   check_end_of_call(failed);
   if (!failed) demand_equal(warmed, match.path.size() * model_.shape.block_tokens, "warm()");
@@ -372,7 +374,7 @@ void Simulator::pin() {
                    ? StatusCode::ResourceExhausted
                    : model_.admission(scope, 0, 0, model_.newly_held(blocks));
   }
-  const auto pinned = call([&] { return cache_->pin(tokens, scope_of(scope), ttl_ms); });
+  const auto pinned = call("pin()", [&] { return cache_->pin(tokens, scope_of(scope), ttl_ms); });
   trace_.push_back(static_cast<std::uint64_t>(pinned.status().code()));
   if (fault_fired() && pinned.status().code() == StatusCode::Unavailable) {
     tally_.add(Seen::FaultSeen);
@@ -393,7 +395,9 @@ void Simulator::unpin() {
   const Tokens tokens = to_tokens(prompt);
   model_.begin_call(Call::Kind::Quiet);
   const std::size_t expected = model_.end_pins_on(scope, prompt);
-  demand_equal(call([&] { return cache_->unpin(tokens, scope_of(scope)); }), expected, "the pins ended");
+  const std::size_t ended = call(
+      "unpin()", [&] { return cache_->unpin(tokens, scope_of(scope)); }, !forgetting_may_throw());
+  demand_equal(ended, expected, "the pins ended");
   check_end_of_call();
 }
 
@@ -406,13 +410,16 @@ void Simulator::invalidate() {
   std::size_t expected = 0, forgotten = 0;
   if (dice == 0) {
     expected = model_.forget_all();
-    forgotten = call([&] { return cache_->invalidate_all(); });
+    forgotten = call("invalidate_all()", [&] { return cache_->invalidate_all(); });
   } else if (dice == 1) {
     expected = model_.forget_tenant(scope_of(scope).salt);
-    forgotten = call([&] { return cache_->invalidate_tenant(scope_of(scope).salt); });
+    forgotten = call(
+        "invalidate_tenant()", [&] { return cache_->invalidate_tenant(scope_of(scope).salt); },
+        !forgetting_may_throw());
   } else {
     expected = model_.forget(scope, prefix);
-    forgotten = call([&] { return cache_->invalidate(tokens, scope_of(scope)); });
+    forgotten = call(
+        "invalidate()", [&] { return cache_->invalidate(tokens, scope_of(scope)); }, !forgetting_may_throw());
   }
   check_end_of_call();
   demand_equal(forgotten, expected, "the blocks forgotten");
@@ -426,7 +433,8 @@ void Simulator::set_quota() {
     return demand_code(cache_->set_tenant_quota(salt, blocks * stride()), StatusCode::InvalidArgument,
                        "set_tenant_quota() without quotas");
   }
-  const Status status = call([&] { return cache_->set_tenant_quota(salt, blocks * stride() + (blocks > 0 ? 7 : 0)); });
+  const Status status = call("set_tenant_quota()",
+                             [&] { return cache_->set_tenant_quota(salt, blocks * stride() + (blocks > 0 ? 7 : 0)); });
   check_end_of_call();
   if (fault_fired() && status.code() == StatusCode::Unavailable) return tally_.add(Seen::FaultSeen);
   demand_code(status, StatusCode::Ok, "set_tenant_quota()");
