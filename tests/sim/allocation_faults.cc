@@ -7,13 +7,14 @@
 
 namespace {
 
-// Where the chosen allocation is reached, it fails.
+bool is_to_fail(tiercel::sim::AllocationFaults& faults) {
+  if (faults.fired && faults.last) return true;
+  if (faults.allocations_left == 0 || --faults.allocations_left > 0) return false;
+  return faults.fired = true;
+}
+
 void* allocate(std::size_t bytes, std::size_t alignment) {
-  auto& faults = tiercel::sim::allocation_faults;
-  if (faults.allocations_left > 0 && --faults.allocations_left == 0) {
-    faults.fired = true;
-    throw std::bad_alloc();
-  }
+  if (is_to_fail(tiercel::sim::allocation_faults)) throw std::bad_alloc();
   void* memory = alignment == 0 ? std::malloc(bytes == 0 ? 1 : bytes)
                                 : std::aligned_alloc(alignment, (bytes + alignment) / alignment * alignment);
   if (memory == nullptr) throw std::bad_alloc();

@@ -65,7 +65,6 @@ struct CachedBlock {
 struct Node {
   std::vector<CachedBlock> blocks;   // by group
   std::vector<std::uint64_t> words;  // what their bytes say, by token
-  std::uint64_t entered = 0;         // the first block; counts up
   bool copyable = true;              // in parts
 };
 using Nodes = std::map<Text, Node>;
@@ -215,7 +214,7 @@ class Model {
   void violate(std::string what);
   std::uint64_t epoch_of(std::size_t scope) const;
   CachedBlock& cached_block(BlockId block) { return places_[block].node->second.blocks[places_[block].group]; }
-  bool is_expired(const Node& node, const std::vector<std::uint32_t>& references) const;
+  bool is_expired(const CachedBlock& block, const std::vector<std::uint32_t>& references) const;
   void enter(Nodes::iterator node, std::size_t group, BlockId block, bool starts_segment, const Sequence& sequence,
              std::size_t position);
   bool share_full_block(Sequence& sequence, std::size_t position);
@@ -234,7 +233,6 @@ class Model {
   };
 
   Tally& tally_;
-  std::uint64_t entries_ = 0;
   std::vector<Place> places_;                    // by block
   std::vector<std::string_view> tenants_;        // by block; of whom it was taken
   std::map<std::size_t, std::uint64_t> epochs_;  // by scope

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "tests/kv/kv_pattern.h"
-#include "tests/sim/known_gaps.h"
 
 namespace tiercel::sim {
 
@@ -102,7 +101,7 @@ void Simulator::step() {
   }
 }
 
-// Overdue pins end with the next admit() or pin(). Where a call may fail before that, they are ended first.
+// Overdue pins end with the next admit(), fork() or pin(). Where a call may fail before that, they are ended first.
 void Simulator::settle_pins() {
   if (!configuration_.faults || !model_.has_overdue_pins()) return;
   model_.begin_call(Call::Kind::Quiet);
@@ -138,8 +137,7 @@ void Simulator::admit() {
   } else {
     model_.call.kind = Call::Kind::Quiet;
   }
-  auto admitted = call(
-      "admit()", [&] { return cache_->admit(tokens, options); }, fits || !messages_may_throw());
+  auto admitted = call("admit()", [&] { return cache_->admit(tokens, options); });
   const bool failed = fault_fired() && admitted.status().code() == StatusCode::Unavailable;
   if (failed) {
     if (expected == StatusCode::Ok) model_.sequences.pop_back();
@@ -225,7 +223,8 @@ void Simulator::overgrow() {
   if (leases_.empty()) return;
   const std::size_t index = below(leases_.size());
   const std::size_t most = model_.sequences[index]->max_tokens;
-  demand_code(leases_[index].grow(most + 1), StatusCode::ResourceExhausted, "grow() beyond max_tokens");
+  demand_code(call("grow()", [&] { return leases_[index].grow(most + 1); }), StatusCode::ResourceExhausted,
+              "grow() beyond max_tokens");
   check_new_blocks(index);
   grow(index, most);
 }
@@ -254,16 +253,16 @@ void Simulator::fork() {
   const std::size_t full = source.tokens.size() / model_.shape.block_tokens;
   const bool begun = source.tokens.size() % model_.shape.block_tokens != 0;
   const std::size_t total = model_.blocks_for(max_tokens);
+  settle_pins();
   model_.begin_call(Call::Kind::Take, source.scope, begun ? model_.groups() : 0);
+  if (total * model_.groups() <= model_.shape.capacity_blocks) model_.end_overdue_pins();
   const StatusCode expected = model_.admission(source.scope, total, model_.groups() * (total - full), 0);
   if (expected == StatusCode::Ok) {
     model_.fork_sequence(source, max_tokens);
   } else {
     model_.call.kind = Call::Kind::Quiet;
   }
-  auto forked = call(
-      "fork()", [&] { return leases_[index].fork(max_tokens); },
-      total * model_.groups() <= model_.shape.capacity_blocks || !messages_may_throw());
+  auto forked = call("fork()", [&] { return leases_[index].fork(max_tokens); });
   trace_.push_back(static_cast<std::uint64_t>(forked.status().code()));
   if (fault_fired() && forked.status().code() == StatusCode::Unavailable) {
     if (expected == StatusCode::Ok) model_.sequences.pop_back();
@@ -273,15 +272,6 @@ void Simulator::fork() {
   demand_code(forked.status(), expected, "fork()");
   if (expected != StatusCode::Ok) {
     tally_.add(Seen::ForkRefused);
-    if (!fork_counts_overdue_pins() && model_.has_overdue_pins()) {
-      const auto pins = model_.pins;
-      const auto uses = model_.call.expected_uses;
-      model_.end_overdue_pins();
-      demand(model_.admission(source.scope, total, model_.groups() * (total - full), 0) == expected,
-             "fork() was refused for what overdue pins hold");
-      model_.pins = pins;
-      model_.call.expected_uses = uses;
-    }
     return check_end_of_call();
   }
   leases_.push_back(*std::move(forked));
@@ -395,8 +385,7 @@ void Simulator::unpin() {
   const Tokens tokens = to_tokens(prompt);
   model_.begin_call(Call::Kind::Quiet);
   const std::size_t expected = model_.end_pins_on(scope, prompt);
-  const std::size_t ended = call(
-      "unpin()", [&] { return cache_->unpin(tokens, scope_of(scope)); }, !forgetting_may_throw());
+  const std::size_t ended = call("unpin()", [&] { return cache_->unpin(tokens, scope_of(scope)); });
   demand_equal(ended, expected, "the pins ended");
   check_end_of_call();
 }
@@ -413,13 +402,10 @@ void Simulator::invalidate() {
     forgotten = call("invalidate_all()", [&] { return cache_->invalidate_all(); });
   } else if (dice == 1) {
     expected = model_.forget_tenant(scope_of(scope).salt);
-    forgotten = call(
-        "invalidate_tenant()", [&] { return cache_->invalidate_tenant(scope_of(scope).salt); },
-        !forgetting_may_throw());
+    forgotten = call("invalidate_tenant()", [&] { return cache_->invalidate_tenant(scope_of(scope).salt); });
   } else {
     expected = model_.forget(scope, prefix);
-    forgotten = call(
-        "invalidate()", [&] { return cache_->invalidate(tokens, scope_of(scope)); }, !forgetting_may_throw());
+    forgotten = call("invalidate()", [&] { return cache_->invalidate(tokens, scope_of(scope)); });
   }
   check_end_of_call();
   demand_equal(forgotten, expected, "the blocks forgotten");
@@ -430,8 +416,8 @@ void Simulator::set_quota() {
   const std::size_t blocks = one_in(3) ? 0 : 1 + below(model_.shape.capacity_blocks);
   model_.begin_call(Call::Kind::Quiet);
   if (!model_.shape.quotas) {
-    return demand_code(cache_->set_tenant_quota(salt, blocks * stride()), StatusCode::InvalidArgument,
-                       "set_tenant_quota() without quotas");
+    return demand_code(call("set_tenant_quota()", [&] { return cache_->set_tenant_quota(salt, blocks * stride()); }),
+                       StatusCode::InvalidArgument, "set_tenant_quota() without quotas");
   }
   const Status status = call("set_tenant_quota()",
                              [&] { return cache_->set_tenant_quota(salt, blocks * stride() + (blocks > 0 ? 7 : 0)); });
@@ -446,18 +432,21 @@ void Simulator::bad_arguments() {
   tally_.add(Seen::BadArgument);
   model_.begin_call(Call::Kind::Quiet);
   const Tokens tokens = to_tokens(draw_text(1000) + 'a');
-  demand_code(cache_->admit(tokens, {.max_tokens = tokens.size() - 1}).status(), StatusCode::InvalidArgument,
-              "admit() of a prompt longer than max_tokens");
+  const auto too_long = call("admit()", [&] { return cache_->admit(tokens, {.max_tokens = tokens.size() - 1}); });
+  demand_code(too_long.status(), StatusCode::InvalidArgument, "admit() of a prompt longer than max_tokens");
   demand_equal(cache_->lookup(tokens, {.max_matched_tokens = 0}), 0, "lookup() of nothing");
   demand_equal(cache_->invalidate({}), 0, "invalidate() of nothing");
-  demand_code(Lease().grow(1), StatusCode::ResourceExhausted, "grow() of an empty lease");
-  if (model_.shape.quotas) {
-    demand_code(cache_->set_tenant_quota("", 1), StatusCode::InvalidArgument, "a quota of less than a block");
-  }
+  demand_code(call("grow()", [] { return Lease().grow(1); }), StatusCode::ResourceExhausted,
+              "grow() of an empty lease");
+  const auto fork_of_nothing = call("fork()", [] { return Lease().fork(1); });
+  demand_code(fork_of_nothing.status(), StatusCode::InvalidArgument, "fork() of an empty lease");
+  demand_code(call("set_tenant_quota()", [&] { return cache_->set_tenant_quota("", 1); }), StatusCode::InvalidArgument,
+              "a quota of less than a block");
   for (std::size_t i = 0; i < leases_.size(); ++i) {
     const std::size_t committed = model_.sequences[i]->tokens.size();
     if (committed == 0) continue;
-    demand_code(leases_[i].fork(committed - 1).status(), StatusCode::InvalidArgument, "fork() of less than there is");
+    const auto too_short = call("fork()", [&] { return leases_[i].fork(committed - 1); });
+    demand_code(too_short.status(), StatusCode::InvalidArgument, "fork() of less than there is");
   }
   check_end_of_call();
 }

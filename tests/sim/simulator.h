@@ -83,7 +83,7 @@ class Simulator {
 
   // Makes one call of the cache; with faults on, memory may run out in it. No exception may leave it.
   template <class Function>
-  std::invoke_result_t<Function> call(const char* what, Function function, bool may_fault = true);
+  std::invoke_result_t<Function> call(const char* what, Function function);
   bool fault_fired() const { return fault_fired_; }
   void settle_pins();
 
@@ -145,7 +145,7 @@ void demand_equal(std::uint64_t actual, std::uint64_t expected, const char* what
 void demand_code(const Status& actual, StatusCode expected, const char* what);
 
 template <class Function>
-std::invoke_result_t<Function> Simulator::call(const char* what, Function function, bool may_fault) {
+std::invoke_result_t<Function> Simulator::call(const char* what, Function function) {
   struct Disarm {
     Simulator& simulator;
     ~Disarm() {
@@ -153,10 +153,11 @@ std::invoke_result_t<Function> Simulator::call(const char* what, Function functi
       allocation_faults = {};
     }
   };
-  const std::uint64_t fault = configuration_.faults && may_fault && one_in(6) ? 1 + below(8) : 0;
+  AllocationFaults faults;
+  if (configuration_.faults && one_in(6)) faults = {.allocations_left = 1 + below(8), .last = one_in(2)};
   try {
     const Disarm disarm{*this};
-    allocation_faults = {.allocations_left = fault};
+    allocation_faults = faults;
     return function();
   } catch (const std::bad_alloc&) {
     throw Violation("std::bad_alloc left " + std::string(what));

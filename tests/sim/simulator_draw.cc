@@ -1,7 +1,6 @@
 // What a history draws at random.
 #include <algorithm>
 
-#include "tests/sim/known_gaps.h"
 #include "tests/sim/simulator.h"
 
 namespace tiercel::sim {
@@ -49,7 +48,7 @@ Retention Simulator::draw_retention() {
 // In milliseconds; 0 for ever.
 std::uint64_t Simulator::draw_time_to_live(std::uint64_t most) {
   if (one_in(2)) return 0;
-  return one_in(16) && !huge_times_wrap() ? UINT64_MAX - below(2) : 1 + below(most);
+  return one_in(16) ? UINT64_MAX - below(2) : 1 + below(most);
 }
 
 AdmitOptions Simulator::draw_options(std::size_t scope, const Text& prompt) {
