@@ -1,7 +1,8 @@
 // What a call into tiercel returns when the world may say no: a code for the program, a sentence for the person.
 //
 // No exception crosses the public API. Functions that can fail return Status, or Result<T> where there is a value.
-// The message says what was wrong and what to change; it is one line without a final full stop or line feed.
+// The message says what was wrong and what to change; it is one line without a final full stop or line feed. The code
+// is always right; the message may be missing where even it found no memory.
 #pragma once
 
 #include <cstdint>

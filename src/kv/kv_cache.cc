@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kv/kv_cache_state.h"
+#include "kv/refusal.h"
 
 namespace tiercel {
 
@@ -29,7 +30,8 @@ std::span<const BlockId> Lease::block_table(std::size_t group) const {
 
 Status Lease::grow(std::size_t tokens) {
   if (state_) return state_->cache->grow(*state_, tokens);
-  return tokens == 0 ? Status() : Status::resource_exhausted("an empty lease holds no tokens; take one from admit()");
+  return tokens == 0 ? Status()
+                     : refusal(StatusCode::ResourceExhausted, "an empty lease holds no tokens; take one from admit()");
 }
 
 void Lease::commit(std::span<const TokenId> tokens, bool share, bool copyable) {
@@ -39,7 +41,7 @@ void Lease::commit(std::span<const TokenId> tokens, bool share, bool copyable) {
 
 Result<Lease> Lease::fork(std::size_t max_tokens) const {
   if (state_) return state_->cache->fork(*state_, max_tokens);
-  return Status::invalid_argument("an empty lease has nothing to fork; take one from admit()");
+  return refusal(StatusCode::InvalidArgument, "an empty lease has nothing to fork; take one from admit()");
 }
 
 ExpectedPrompt::ExpectedPrompt() = default;

@@ -5,9 +5,8 @@
 #include <new>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "kv/kv_cache_state.h"
+#include "kv/refusal.h"
 
 namespace tiercel {
 
@@ -20,7 +19,7 @@ std::size_t KvCacheState::first_block_in_reach(std::size_t group, std::size_t to
   return window == 0 || tokens < window ? 0 : (tokens - (window - 1)) / layout_.block_tokens;
 }
 
-std::size_t KvCacheState::valid_blocks(std::span<const BlockId> path) const {
+std::size_t KvCacheState::valid_blocks(std::span<const BlockId> path, std::uint64_t now) const {
   std::size_t valid = path.size();
   // A group's gap in reach of a boundary rules out that one and all up to where the gap itself is the boundary.
   for (bool lowered = true; lowered;) {
@@ -28,13 +27,23 @@ std::size_t KvCacheState::valid_blocks(std::span<const BlockId> path) const {
     for (std::size_t group = 1; group < groups_.size(); ++group) {
       const std::size_t first = first_block_in_reach(group, valid * layout_.block_tokens);
       for (std::size_t i = first; i < valid; ++i) {
-        if (index_.companion(path[i], group) != kNoBlock) continue;
+        const BlockId block = index_.companion(path[i], group);
+        if (block != kNoBlock && !is_expired(block, now)) continue;
         valid = i;
         lowered = true;
       }
     }
   }
   return valid;
+}
+
+void KvCacheState::walk_live(NodeId node, std::span<const TokenId> tokens, std::uint64_t now,
+                             std::vector<BlockId>& path) {
+  index_.walk(node, tokens, [&](BlockId child) {
+    if (is_expired(child, now)) return false;
+    path.push_back(child);
+    return true;
+  });
 }
 
 KvCacheState::Match KvCacheState::match(std::span<const TokenId> prompt, const AdmitOptions& options,
@@ -47,19 +56,14 @@ KvCacheState::Match KvCacheState::match(std::span<const TokenId> prompt, const A
   const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
   const std::size_t block_tokens = layout_.block_tokens;
   auto rest = prompt.first(std::min(prompt.size(), options.max_matched_tokens));
-  index_.walk(root, rest, [&](BlockId child) {
-    if (is_expired(child, now)) return false;
-    path.push_back(child);
-    return true;
-  });
+  walk_live(root, rest, now, path);
   if (!path.empty()) found.node = path.back();
   rest = rest.subspan(path.size() * block_tokens);
   if (groups_.size() > 1) {
-    path.resize(valid_blocks(path));
+    path.resize(valid_blocks(path, now));
     found.node = path.empty() ? root : path.back();
   } else if (options.partial_blocks && !rest.empty()) {
-    found.partial = index_.closest_child(found.node, rest);
-    if (found.partial.block != kNoBlock && is_expired(found.partial.block, now)) found.partial = {};
+    found.partial = index_.closest_child(found.node, rest, [&](BlockId child) { return !is_expired(child, now); });
   }
   found.blocks = path.size();
   found.tokens = found.blocks * block_tokens + found.partial.tokens;
@@ -71,14 +75,14 @@ Status KvCacheState::check_claim(std::size_t new_blocks, std::size_t newly_held,
   const std::size_t wanted = new_blocks + newly_held;
   if (tenants_ && !tenants_->may_claim(tenant, wanted)) {
     const std::size_t quota = tenants_->quota_blocks(tenant);
-    return Status::rejected(
-        fmt::format("{} more KV blocks would pass the tenant's quota of {}; wait for its other requests, end pins or "
-                    "raise its quota",
-                    wanted, quota));
+    return refusal(StatusCode::Rejected,
+                   "{} more KV blocks would pass the tenant's quota of {}; wait for its other requests, end pins or "
+                   "raise its quota",
+                   wanted, quota);
   }
   if (wanted > pool_.claimable_blocks()) {
-    return Status::unavailable(fmt::format("{} more KV blocks are needed; {} are neither held nor promised", wanted,
-                                           pool_.claimable_blocks()));
+    return refusal(StatusCode::Unavailable, "{} more KV blocks are needed; {} are neither held nor promised", wanted,
+                   pool_.claimable_blocks());
   }
   return {};
 }
@@ -104,16 +108,17 @@ Result<Lease> KvCacheState::admit_into_free(std::span<const TokenId> prompt, con
 
 Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier) {
   if (options.max_tokens < prompt.size()) {
-    return Status::invalid_argument(
-        fmt::format("max_tokens is {}; give at least the prompt's {} tokens", options.max_tokens, prompt.size()));
+    return refusal(StatusCode::InvalidArgument, "max_tokens is {}; give at least the prompt's {} tokens",
+                   options.max_tokens, prompt.size());
   }
   const std::size_t total_blocks = blocks_for(options.max_tokens);
   const std::size_t groups = groups_.size();
   if (total_blocks > pool_.capacity_blocks() / groups) {
-    return Status::resource_exhausted(fmt::format(
+    return refusal(
+        StatusCode::ResourceExhausted,
         "a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens, or raise capacity_bytes "
         "to {} or more",
-        options.max_tokens, total_blocks * groups, pool_.capacity_blocks(), total_blocks * groups * arena_.stride()));
+        options.max_tokens, total_blocks * groups, pool_.capacity_blocks(), total_blocks * groups * arena_.stride());
   }
   try {
     // Not admitted until `cache` is set: leaving before gives nothing back, for nothing was taken.
@@ -143,10 +148,11 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
       lease->tenant = tenants_->join(options.scope.salt);
       Status refused;
       if (total_blocks * groups > tenants_->quota_blocks(lease->tenant)) {
-        refused = Status::resource_exhausted(
-            fmt::format("a sequence of {} tokens needs {} KV blocks, and its tenant may have {}; lower max_tokens, or "
-                        "raise the tenant's quota",
-                        options.max_tokens, total_blocks * groups, tenants_->quota_blocks(lease->tenant)));
+        refused =
+            refusal(StatusCode::ResourceExhausted,
+                    "a sequence of {} tokens needs {} KV blocks, and its tenant may have {}; lower max_tokens, or "
+                    "raise the tenant's quota",
+                    options.max_tokens, total_blocks * groups, tenants_->quota_blocks(lease->tenant));
       } else {
         refused = claim_for(*lease, new_blocks, lease->tenant);
       }
@@ -212,7 +218,7 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
     copied_tokens_ += found.partial.tokens;
     return Lease(std::move(lease));
   } catch (const std::bad_alloc&) {
-    return Status::unavailable("the system gives no memory for a lease");
+    return refusal(StatusCode::Unavailable, "the system gives no memory for a lease");
   }
 }
 
@@ -221,13 +227,13 @@ Result<Lease> KvCacheState::fork(const LeaseState& source, std::size_t max_token
   const std::size_t total_blocks = blocks_for(max_tokens);
   const std::size_t groups = groups_.size();
   if (max_tokens < source.committed_tokens) {
-    return Status::invalid_argument(fmt::format("max_tokens is {}; give at least the {} tokens that are forked",
-                                                max_tokens, source.committed_tokens));
+    return refusal(StatusCode::InvalidArgument, "max_tokens is {}; give at least the {} tokens that are forked",
+                   max_tokens, source.committed_tokens);
   }
   if (total_blocks > pool_.capacity_blocks() / groups) {
-    return Status::resource_exhausted(
-        fmt::format("a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens", max_tokens,
-                    total_blocks * groups, pool_.capacity_blocks()));
+    return refusal(StatusCode::ResourceExhausted,
+                   "a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens", max_tokens,
+                   total_blocks * groups, pool_.capacity_blocks());
   }
   try {
     auto lease = std::make_unique<LeaseState>();
@@ -239,13 +245,14 @@ Result<Lease> KvCacheState::fork(const LeaseState& source, std::size_t max_token
     lease->open_copyable = source.open_copyable;
 
     const std::lock_guard lock(mutex_);
+    expire_pins(seams_.now_ms());
     const std::size_t full_blocks = source.committed_tokens / block_tokens;
     const std::size_t begun_tokens = source.committed_tokens % block_tokens;
     const std::size_t new_blocks = groups * (total_blocks - full_blocks);
     if (tenants_ && total_blocks * groups > tenants_->quota_blocks(source.tenant)) {
-      return Status::resource_exhausted(
-          fmt::format("a sequence of {} tokens needs {} KV blocks, and its tenant may have {}", max_tokens,
-                      total_blocks * groups, tenants_->quota_blocks(source.tenant)));
+      return refusal(StatusCode::ResourceExhausted,
+                     "a sequence of {} tokens needs {} KV blocks, and its tenant may have {}", max_tokens,
+                     total_blocks * groups, tenants_->quota_blocks(source.tenant));
     }
     if (Status refused = check_claim(new_blocks, 0, source.tenant); !refused.ok()) return refused;
 
@@ -282,7 +289,7 @@ Result<Lease> KvCacheState::fork(const LeaseState& source, std::size_t max_token
     ++admitted_;
     return Lease(std::move(lease));
   } catch (const std::bad_alloc&) {
-    return Status::unavailable("the system gives no memory for a lease");
+    return refusal(StatusCode::Unavailable, "the system gives no memory for a lease");
   }
 }
 

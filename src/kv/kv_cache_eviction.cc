@@ -35,7 +35,8 @@ void KvCacheState::drop(BlockId block) {
 void KvCacheState::use(BlockId block, const Retention& retention, std::uint64_t now) {
   order_.on_use(block, retention.priority);
   if (expires_ms_.empty() || expires_ms_[block] == kNever) return;
-  expires_ms_[block] = retention.ttl_ms == 0 ? kNever : std::max(expires_ms_[block], now + retention.ttl_ms);
+  expires_ms_[block] =
+      retention.ttl_ms == 0 ? kNever : std::max(expires_ms_[block], end_of_life(now, retention.ttl_ms));
 }
 
 void KvCacheState::mark_unused(BlockId block) { expires_ms_[block] = kUnused; }

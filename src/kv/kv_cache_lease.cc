@@ -4,9 +4,8 @@
 #include <mutex>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "kv/kv_cache_state.h"
+#include "kv/refusal.h"
 
 namespace tiercel {
 
@@ -16,8 +15,8 @@ LeaseState::~LeaseState() {
 
 Status KvCacheState::grow(LeaseState& lease, std::size_t tokens) {
   if (tokens > lease.max_tokens) {
-    return Status::resource_exhausted(
-        fmt::format("{} tokens are beyond the max_tokens of this lease, {}", tokens, lease.max_tokens));
+    return refusal(StatusCode::ResourceExhausted, "{} tokens are beyond the max_tokens of this lease, {}", tokens,
+                   lease.max_tokens);
   }
   const std::size_t wanted = blocks_for(tokens);
   if (wanted <= lease.blocks.size()) return {};
@@ -92,6 +91,7 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
   }
   if (groups_.size() > 1) share_companions(lease, position, origin);
   arrive(key, parent, lease.open_tokens, own);
+  if (groups_.size() > 1) notice_return(lease, position);
   if (was_announced) {
     announce_next_block(lease);
   } else {

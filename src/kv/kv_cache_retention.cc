@@ -4,9 +4,8 @@
 #include <new>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "kv/kv_cache_state.h"
+#include "kv/refusal.h"
 
 namespace tiercel {
 
@@ -34,10 +33,10 @@ Result<std::size_t> KvCacheState::pin(std::span<const TokenId> prompt, const Pre
   const std::lock_guard lock(mutex_);
   const std::uint64_t now = seams_.now_ms();
   expire_pins(now);
-  Pin pin{.expires_ms = ttl_ms == 0 ? 0 : now + ttl_ms};
+  Pin pin{.expires_ms = ttl_ms == 0 ? 0 : end_of_life(now, ttl_ms)};
   const Match found = match(prompt, {.scope = scope}, pin.blocks);
   if (found.blocks == 0) {
-    return Status::not_found("no whole block of this prompt is cached; compute it first, then pin it");
+    return refusal(StatusCode::NotFound, "no whole block of this prompt is cached; compute it first, then pin it");
   }
   const std::size_t tokens = found.blocks * layout_.block_tokens;
   if (ttl_ms != 0) next_pin_expiry_ms_ = std::min(next_pin_expiry_ms_, pin.expires_ms);
@@ -53,12 +52,15 @@ Result<std::size_t> KvCacheState::pin(std::span<const TokenId> prompt, const Pre
   for (const BlockId block : pin.blocks) {
     newly_held += pool_.references(block) == 0;
     newly_pinned += pin_counts_[block] == 0;
-    if (pin_counts_[block] == UINT16_MAX) return Status::resource_exhausted("65,535 pins share a block; unpin some");
+    if (pin_counts_[block] == UINT16_MAX) {
+      return refusal(StatusCode::ResourceExhausted, "65,535 pins share a block; unpin some");
+    }
   }
   if (pinned_blocks_ + newly_pinned > pool_.capacity_blocks() / 2) {
-    return Status::resource_exhausted(fmt::format(
+    return refusal(
+        StatusCode::ResourceExhausted,
         "pins would hold {} of {} KV blocks, and half of them is the most; unpin others, or raise capacity_bytes",
-        pinned_blocks_ + newly_pinned, pool_.capacity_blocks()));
+        pinned_blocks_ + newly_pinned, pool_.capacity_blocks());
   }
   TenantId tenant = kNoTenant;
   if (tenants_) {
@@ -75,7 +77,7 @@ Result<std::size_t> KvCacheState::pin(std::span<const TokenId> prompt, const Pre
   }
   return tokens;
 } catch (const std::bad_alloc&) {
-  return Status::unavailable("the system gives no memory for a pin");
+  return refusal(StatusCode::Unavailable, "the system gives no memory for a pin");
 }
 
 std::size_t KvCacheState::unpin(std::span<const TokenId> prompt, const PrefixScope& scope) {
@@ -133,21 +135,13 @@ ExpectedPrompt KvCacheState::expect(std::span<const TokenId> prompt, const Admit
   expected->frontier.owner = expected.get();
 
   std::unique_lock lock(mutex_);
-  std::vector<BlockId> path;
-  const Match found = match(expected->tokens, {.scope = options.scope, .partial_blocks = false}, path);
+  const Match found = match(expected->tokens, {.scope = options.scope, .partial_blocks = false}, expected->blocks);
   expected->root = index_.hold_root(options.scope.salt, options.scope.adapter_id);
   expected->cache = shared_from_this();
   expected->next = first_expected_;
   if (first_expected_ != nullptr) first_expected_->previous = expected.get();
   first_expected_ = expected.get();
-  for (const BlockId block : path) {
-    if (!order_.add_expectation(block)) break;
-    for (std::size_t group = 1; group < groups_.size(); ++group) {
-      if (const BlockId other = index_.companion(block, group); other != kNoBlock) order_.add_expectation(other);
-    }
-    expected->blocks.push_back(block);
-  }
-  if (expected->blocks.size() == path.size()) await_next_block(*expected);
+  if (expect_from(*expected, 0)) await_next_block(*expected);
   if (tiers_) {
     lock.unlock();
     expected->load = tiers_->expect(expected->tokens, options, found.blocks);
@@ -190,13 +184,41 @@ void KvCacheState::arrive(const ContentKey& key, NodeId parent, std::span<const 
   while ((waiting = awaited_.find(key, parent, tokens)) != nullptr) {
     auto& expected = *static_cast<ExpectedState*>(waiting->owner);
     awaited_.remove(*waiting);
-    if (!order_.add_expectation(block)) continue;
+    expected.blocks.push_back(block);
+    if (expect_from(expected, expected.blocks.size() - 1)) await_next_block(expected);
+  }
+}
+
+void KvCacheState::notice_return(const LeaseState& lease, std::size_t position) {
+  const std::size_t block_tokens = layout_.block_tokens;
+  const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
+  for (ExpectedState* expected = first_expected_; expected != nullptr; expected = expected->next) {
+    PrefixFrontier& frontier = expected->frontier;
+    if (frontier.parent == kNoNode || expected->root != lease.root) continue;
+    const auto tokens = expected->tokens.subspan(std::min(expected->tokens.size(), position * block_tokens));
+    if (tokens.empty() || !std::ranges::equal(tokens.first(block_tokens), lease.open_tokens)) continue;
+    std::vector<BlockId>& blocks = expected->blocks;
+    const std::size_t known = blocks.size();
+    walk_live(frontier.parent, expected->tokens.subspan(known * block_tokens), now, blocks);
+    blocks.resize(std::max(known, valid_blocks(blocks, now)));
+    if (blocks.size() == known) continue;
+    awaited_.remove(frontier);
+    if (expect_from(*expected, known)) await_next_block(*expected);
+  }
+}
+
+bool KvCacheState::expect_from(ExpectedState& expected, std::size_t first) {
+  for (std::size_t i = first; i < expected.blocks.size(); ++i) {
+    const BlockId block = expected.blocks[i];
+    if (!order_.add_expectation(block)) {
+      expected.blocks.resize(i);
+      return false;
+    }
     for (std::size_t group = 1; group < groups_.size(); ++group) {
       if (const BlockId other = index_.companion(block, group); other != kNoBlock) order_.add_expectation(other);
     }
-    expected.blocks.push_back(block);
-    await_next_block(expected);
   }
+  return true;
 }
 
 void KvCacheState::retreat_expectations(BlockId leaf) {
@@ -235,9 +257,18 @@ std::uint64_t KvCacheState::tenant_name(std::string_view salt) const {
   return root_key(seams_.key_function, fingerprint_, salt, 0).low;
 }
 
-void KvCacheState::erase_from_tiers(const TierErasure& erasure) {
+void KvCacheState::erase_from_tiers(TierErasure::Kind kind, std::uint64_t tenant, const ContentKey& parent,
+                                    std::span<const TokenId> tokens) {
   ++forgotten_;
-  if (tiers_) tiers_->erase(erasure);
+  if (!tiers_) return;
+  try {
+    tiers_->erase({.kind = kind,
+                   .parent = {.low = parent.low, .high = parent.high},
+                   .tokens = {tokens.begin(), tokens.end()},
+                   .tenant = tenant});
+  } catch (const std::bad_alloc&) {
+    tiers_->erase({.kind = TierErasure::Kind::All});  // more than was asked, never less
+  }
 }
 
 std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const PrefixScope& scope) {
@@ -251,9 +282,7 @@ std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const Pref
     for (; last.size() > block_tokens; last = last.subspan(block_tokens)) {
       parent = child_key(seams_.key_function, parent, last.first(block_tokens));
     }
-    erase_from_tiers({.kind = TierErasure::Kind::Prefix,
-                      .parent = {.low = parent.low, .high = parent.high},
-                      .tokens = {last.begin(), last.end()}});
+    erase_from_tiers(TierErasure::Kind::Prefix, 0, parent, last);
   }
   if (node == kNoNode) return 0;
   if (prefix.size() >= block_tokens) {
@@ -280,7 +309,7 @@ std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const Pref
 
 std::size_t KvCacheState::invalidate_tenant(std::string_view salt) {
   const std::lock_guard lock(mutex_);
-  erase_from_tiers({.kind = TierErasure::Kind::Tenant, .tenant = tenant_name(salt)});
+  erase_from_tiers(TierErasure::Kind::Tenant, tenant_name(salt));
   std::size_t forgotten = 0;
   index_.for_each_root(salt, [&](NodeId root) { forgotten += forget_root(root); });
   return forgotten;
@@ -288,7 +317,7 @@ std::size_t KvCacheState::invalidate_tenant(std::string_view salt) {
 
 std::size_t KvCacheState::invalidate_all() {
   const std::lock_guard lock(mutex_);
-  erase_from_tiers({.kind = TierErasure::Kind::All});
+  erase_from_tiers(TierErasure::Kind::All);
   std::size_t forgotten = 0;
   index_.for_each_root([&](NodeId root) { forgotten += forget_root(root); });
   return forgotten;
@@ -318,19 +347,20 @@ std::size_t KvCacheState::forget_subtree(BlockId top) {
 Status KvCacheState::set_tenant_quota(std::string_view salt, std::size_t quota_bytes) try {
   const std::lock_guard lock(mutex_);
   if (!tenants_) {
-    return Status::invalid_argument(
+    return refusal(
+        StatusCode::InvalidArgument,
         "the cache was opened without tenant quotas; open it with tenant_quota_bytes above 0 (SIZE_MAX: no default "
         "limit)");
   }
   const std::size_t blocks = quota_bytes / arena_.stride();
   if (quota_bytes != 0 && blocks == 0) {
-    return Status::invalid_argument(fmt::format("a quota of {} bytes is less than one KV block; give at least {}, or 0",
-                                                quota_bytes, arena_.stride()));
+    return refusal(StatusCode::InvalidArgument, "a quota of {} bytes is less than one KV block; give at least {}, or 0",
+                   quota_bytes, arena_.stride());
   }
   tenants_->set_quota(salt, blocks);
   return {};
 } catch (const std::bad_alloc&) {
-  return Status::unavailable("the system gives no memory for a tenant");
+  return refusal(StatusCode::Unavailable, "the system gives no memory for a tenant");
 }
 
 }  // namespace tiercel

@@ -4,9 +4,8 @@
 #include <new>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "base/logging.h"
+#include "kv/refusal.h"
 
 namespace tiercel {
 namespace {
@@ -28,7 +27,7 @@ std::uint64_t steady_ms() {
 double steady_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Status out_of_memory(const char* what) {
-  return Status::unavailable(fmt::format("the system gives no memory for {}", what));
+  return refusal(StatusCode::Unavailable, "the system gives no memory for {}", what);
 }
 
 }  // namespace
@@ -39,47 +38,48 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
   const std::size_t block_bytes = checked_block_bytes(layout);
   const std::size_t stride = BlockArena::stride_of(block_bytes);
   if (stride == 0) {
-    return Status::invalid_argument(fmt::format(
-        "the KV layout is {} layers, {} KV heads, {} values per head and {} tokens per block; give at least "
-        "1 of each, and blocks that fit the address space",
-        layout.layers, layout.kv_heads, layout.head_dim, layout.block_tokens));
+    return refusal(StatusCode::InvalidArgument,
+                   "the KV layout is {} layers, {} KV heads, {} values per head and {} tokens per block; give at least "
+                   "1 of each, and blocks that fit the address space",
+                   layout.layers, layout.kv_heads, layout.head_dim, layout.block_tokens);
   }
   const std::size_t blocks = options.capacity_bytes / stride;
   if (blocks == 0 || blocks > PrefixIndex::kMostBlocks) {
-    return Status::invalid_argument(
-        fmt::format("capacity_bytes is {}, which holds {} KV blocks of {} bytes; give room for 1 to {} blocks",
-                    options.capacity_bytes, blocks, stride, PrefixIndex::kMostBlocks));
+    return refusal(StatusCode::InvalidArgument,
+                   "capacity_bytes is {}, which holds {} KV blocks of {} bytes; give room for 1 to {} blocks",
+                   options.capacity_bytes, blocks, stride, PrefixIndex::kMostBlocks);
   }
   if (options.tenant_quota_bytes > 0 && options.tenant_quota_bytes < stride) {
-    return Status::invalid_argument(fmt::format("tenant_quota_bytes is {}; give at least the {} bytes of a block, or 0",
-                                                options.tenant_quota_bytes, stride));
+    return refusal(StatusCode::InvalidArgument, "tenant_quota_bytes is {}; give at least the {} bytes of a block, or 0",
+                   options.tenant_quota_bytes, stride);
   }
   for (std::size_t i = 0; i < groups.size(); ++i) {
     if (i == 0 ? groups[i].window_tokens != 0 : groups[i].window_tokens == 1) {
-      return Status::invalid_argument(
-          fmt::format("KV group {} has a window of {} tokens; the first group is full (0), a window has at least 2", i,
-                      groups[i].window_tokens));
+      return refusal(StatusCode::InvalidArgument,
+                     "KV group {} has a window of {} tokens; the first group is full (0), a window has at least 2", i,
+                     groups[i].window_tokens);
     }
   }
   if (!options.tiers.empty() && groups.size() > 1) {
-    return Status::invalid_argument(
-        "tiers hold blocks of one KV group; open the cache with one group, or without tiers");
+    return refusal(StatusCode::InvalidArgument,
+                   "tiers hold blocks of one KV group; open the cache with one group, or without tiers");
   }
   if (options.tiers.size() > kMostTiers) {
-    return Status::invalid_argument(fmt::format("{} tiers are more than {}", options.tiers.size(), kMostTiers));
+    return refusal(StatusCode::InvalidArgument, "{} tiers are more than {}", options.tiers.size(), kMostTiers);
   }
   for (const auto& tier : options.tiers) {
-    if (tier == nullptr) return Status::invalid_argument("a tier is null; leave it out, or give a store");
+    if (tier == nullptr) return refusal(StatusCode::InvalidArgument, "a tier is null; leave it out, or give a store");
     if (!options.prefix_reuse) continue;
     if (const Status opened = tier->open(layout, fingerprint); !opened.ok()) {
-      return Status(opened.code(), fmt::format("the tier '{}': {}", tier->name(), opened.message()));
+      return refusal(opened.code(), "the tier '{}': {}", tier->name(), opened.message());
     }
   }
   try {
     auto arena = BlockArena::reserve(blocks, block_bytes);
     if (!arena.ok()) return arena.status();
     auto policy = options.eviction ? options.eviction(blocks) : adaptive()(blocks);
-    if (policy == nullptr) return Status::invalid_argument("the eviction option made no policy; return one");
+    if (policy == nullptr)
+      return refusal(StatusCode::InvalidArgument, "the eviction option made no policy; return one");
     std::unique_ptr<TraceRecorder> recorder;
     if (!options.record_trace.empty()) {
       auto opened = TraceRecorder::open(options.record_trace, layout.block_tokens);
@@ -116,6 +116,9 @@ KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout
     const bool limited = options.tenant_quota_bytes != SIZE_MAX;
     tenants_.emplace(capacity_blocks, limited ? options.tenant_quota_bytes / arena_.stride() : 0);
   }
+  // A block of a window is given up before its lease ends, which is its use. So from the start on it must be known who
+  // was used and who was not: the first use with a ttl may come in between.
+  if (groups_.size() > 1) expires_ms_.resize(capacity_blocks);
   if (!options.tiers.empty() && prefix_reuse_) {
     loaded_from_.resize(capacity_blocks, kNoTier);
     tier_hits_.resize(options.tiers.size());

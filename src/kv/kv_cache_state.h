@@ -185,8 +185,10 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::size_t first_block_in_reach(std::size_t group, std::size_t tokens) const;
   // Fills `path` with the whole blocks found.
   Match match(std::span<const TokenId> prompt, const AdmitOptions& options, std::vector<BlockId>& path);
+  // Appends the whole blocks behind `node` that are found and whose time is not over.
+  void walk_live(NodeId node, std::span<const TokenId> tokens, std::uint64_t now, std::vector<BlockId>& path);
   // How many of the path's blocks can be reused in all groups.
-  std::size_t valid_blocks(std::span<const BlockId> path) const;
+  std::size_t valid_blocks(std::span<const BlockId> path, std::uint64_t now) const;
   // Calls visit(companion) for each block that a sequence needs beside `path` to go on behind it.
   template <class Visit>
   void for_each_companion_in_reach(std::span<const BlockId> path, const Visit& visit) const;
@@ -198,8 +200,9 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   bool path_to_keep(BlockId leaf, std::vector<BlockId>& path) const;
   // Names a tenant to the tiers.
   std::uint64_t tenant_name(std::string_view salt) const;
-  // Makes what follows `parent` and begins with `tokens` leave the tiers too.
-  void erase_from_tiers(const TierErasure& erasure);
+  // Makes what is forgotten leave the tiers too, and ends the sharing of loads under way.
+  void erase_from_tiers(TierErasure::Kind kind, std::uint64_t tenant = 0, const ContentKey& parent = {},
+                        std::span<const TokenId> tokens = {});
 
   // Puts the lease's block that `open_tokens` just filled into the index, or swaps it for the equal one there.
   void share_full_block(LeaseState& lease, std::size_t position);
@@ -219,6 +222,10 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   void give_back(BlockId block);
   bool is_evictable(BlockId block) const;
   bool is_expired(BlockId block, std::uint64_t now) const;
+  // Beyond the end of the clock is as good as never.
+  static std::uint64_t end_of_life(std::uint64_t now, std::uint64_t ttl_ms) {
+    return ttl_ms > UINT64_MAX - now ? UINT64_MAX : now + ttl_ms;
+  }
   // The one place where a block is taken: redeems a promise of the tenant, evicting if need be.
   BlockId take_promised_block(TenantId tenant);
   // The one place where a cached block goes for want of room.
@@ -231,6 +238,11 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
 
   // `block` is cached now, behind `parent`: those who wait for it move on.
   void arrive(const ContentKey& key, NodeId parent, std::span<const TokenId> tokens, BlockId block);
+  // With windows, what the lease shares at `position` may also close a gap: those who stopped there move on, over what
+  // lay behind it all along.
+  void notice_return(const LeaseState& lease, std::size_t position);
+  // Marks its blocks from `first` on as expected. False where one cannot be: they end before it.
+  bool expect_from(ExpectedState& expected, std::size_t first);
   void await_next_block(ExpectedState& expected);
   // A tree leaf leaves the index: those who counted on it step back.
   void retreat_expectations(BlockId leaf);
@@ -253,7 +265,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   PrefixIndex index_;
   EvictionOrder order_;
   std::optional<TenantLedger> tenants_;    // empty: no quotas
-  std::vector<std::uint64_t> expires_ms_;  // by block; empty until something has a ttl
+  std::vector<std::uint64_t> expires_ms_;  // by block; of one group, empty until something has a ttl
   BlockId sweep_hand_ = 0;
   Pins pins_;
   std::uint64_t next_pin_expiry_ms_ = UINT64_MAX;

@@ -21,7 +21,7 @@ PrefixIndex::PrefixIndex(std::size_t capacity_blocks, std::uint32_t block_tokens
 }
 
 NodeId PrefixIndex::find_root(std::string_view salt, std::uint64_t adapter_id) const {
-  const auto found = root_ids_.find(Scope(salt, adapter_id));
+  const auto found = root_ids_.find(ScopeView(salt, adapter_id));
   return found == root_ids_.end() ? kNoNode : found->second;
 }
 
@@ -69,20 +69,6 @@ BlockId PrefixIndex::find_child(NodeId parent, const ContentKey& key, std::span<
     ++compare_mismatches_;
   }
   return kNoBlock;
-}
-
-PrefixIndex::CommonPrefix PrefixIndex::closest_child(NodeId parent, std::span<const TokenId> tokens) const {
-  CommonPrefix best;
-  std::size_t left = kMostCompared;
-  for (BlockId block = first_child(parent); block != kNoBlock && left > 0;
-       block = entries_[block].next_sibling, --left) {
-    if (!copyable_[block]) continue;
-    const std::span<const TokenId> stored = this->tokens(block);
-    const auto end = std::ranges::mismatch(stored, tokens).in1;
-    const auto common = static_cast<std::size_t>(end - stored.begin());
-    if (common > best.tokens) best = {.block = block, .tokens = common};
-  }
-  return best;
 }
 
 void PrefixIndex::insert(NodeId parent, std::span<const TokenId> tokens, BlockId block) {

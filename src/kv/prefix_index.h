@@ -69,10 +69,11 @@ class PrefixIndex {
     BlockId block = kNoBlock;
     std::size_t tokens = 0;  // 0 where block is kNoBlock
   };
-  // The copyable block after `parent` that has the most leading tokens in common with `tokens`, among the newest
-  // kMostCompared.
+  // The copyable block after `parent` that has the most leading tokens in common with `tokens`, of those among the
+  // newest kMostCompared for which may_use(block) is true.
   static constexpr std::size_t kMostCompared = 64;
-  CommonPrefix closest_child(NodeId parent, std::span<const TokenId> tokens) const;
+  template <class MayUse>
+  CommonPrefix closest_child(NodeId parent, std::span<const TokenId> tokens, const MayUse& may_use) const;
 
   // Adds `block`, which must not be in the index, after `parent`, which must not have an equal child yet.
   void insert(NodeId parent, std::span<const TokenId> tokens, BlockId block);
@@ -120,6 +121,13 @@ class PrefixIndex {
   static constexpr NodeId kRootBit = 0x80000000u;
   static constexpr BlockId kCompanion = 0xfffffffeu;    // as first_child: no tree block, so it has none
   using Scope = std::pair<std::string, std::uint64_t>;  // salt, adapter id
+  using ScopeView = std::pair<std::string_view, std::uint64_t>;
+  // Roots are found without a copy of the salt: it would take memory, which finding must not need.
+  struct ScopeOrder {
+    using is_transparent = void;
+    bool operator()(const ScopeView& a, const ScopeView& b) const { return a < b; }
+  };
+  using Roots = std::map<Scope, NodeId, ScopeOrder>;
 
   struct Entry {
     ContentKey key;
@@ -130,7 +138,7 @@ class PrefixIndex {
     BlockId next_in_bucket = kNoBlock;
   };
   struct Root {
-    std::map<Scope, NodeId>::iterator place;
+    Roots::iterator place;
     ContentKey key;
     BlockId first_child = kNoBlock;
     std::uint32_t holders = 0;
@@ -160,7 +168,7 @@ class PrefixIndex {
   std::vector<BlockArray<BlockId>> companions_;  // by group after the first, then by owner
   std::vector<Root> roots_;
   std::vector<NodeId> unused_roots_;
-  std::map<Scope, NodeId> root_ids_;
+  Roots root_ids_;
   std::size_t size_ = 0;
   std::uint64_t compare_mismatches_ = 0;
 };
@@ -201,9 +209,25 @@ void PrefixIndex::walk(NodeId parent, std::span<const TokenId> tokens, const Vis
   }
 }
 
+template <class MayUse>
+PrefixIndex::CommonPrefix PrefixIndex::closest_child(NodeId parent, std::span<const TokenId> tokens,
+                                                     const MayUse& may_use) const {
+  CommonPrefix best;
+  std::size_t left = kMostCompared;
+  for (BlockId block = first_child(parent); block != kNoBlock && left > 0;
+       block = entries_[block].next_sibling, --left) {
+    if (!copyable_[block]) continue;
+    const std::span<const TokenId> stored = this->tokens(block);
+    const auto end = std::ranges::mismatch(stored, tokens).in1;
+    const auto common = static_cast<std::size_t>(end - stored.begin());
+    if (common > best.tokens && may_use(block)) best = {.block = block, .tokens = common};
+  }
+  return best;
+}
+
 template <class Visit>
 void PrefixIndex::for_each_root(std::string_view salt, const Visit& visit) {
-  auto next = root_ids_.lower_bound(Scope(salt, 0));
+  auto next = root_ids_.lower_bound(ScopeView(salt, 0));
   while (next != root_ids_.end() && next->first.first == salt) visit((next++)->second);
 }
 

@@ -10,6 +10,7 @@ namespace {
 using Tokens = std::vector<TokenId>;
 constexpr std::uint32_t kBlockTokens = 3;
 
+constexpr auto any_block = [](BlockId) { return true; };
 ContentKey same_key(const ContentKey&, std::span<const std::byte>) { return {.low = 5, .high = 5}; }
 
 // Every case runs with the real hash and with one that always collides: answers must not differ.
@@ -45,7 +46,7 @@ TEST_P(PrefixIndexTest, ScopesAreSeparate) {
   index.insert(plain, Tokens{1, 2, 3}, 0);
   EXPECT_EQ(index.find_child(salted, Tokens{1, 2, 3}), kNoBlock);
   EXPECT_EQ(index.find_child(adapted, Tokens{1, 2, 3}), kNoBlock);
-  EXPECT_EQ(index.closest_child(salted, Tokens{1, 2}).block, kNoBlock);
+  EXPECT_EQ(index.closest_child(salted, Tokens{1, 2}, any_block).block, kNoBlock);
   index.insert(salted, Tokens{1, 2, 3}, 1);
   EXPECT_EQ(index.find_child(plain, Tokens{1, 2, 3}), 0u);
   EXPECT_EQ(index.find_child(salted, Tokens{1, 2, 3}), 1u);
@@ -57,7 +58,7 @@ TEST_P(PrefixIndexTest, ClosestChildHasTheLongestCommonPrefix) {
   index.insert(root, Tokens{1, 2, 9}, 1);
   index.insert(root, Tokens{8, 2, 3}, 2);
   index.insert(1, Tokens{1, 2, 3}, 3);
-  const auto closest = [&](const Tokens& tokens) { return index.closest_child(root, tokens); };
+  const auto closest = [&](const Tokens& tokens) { return index.closest_child(root, tokens, any_block); };
   EXPECT_EQ(closest({1, 2, 3, 4}).block, 1u);
   EXPECT_EQ(closest({1, 2, 3, 4}).tokens, 2u);
   EXPECT_EQ(closest({1, 9}).block, 0u);
@@ -67,6 +68,9 @@ TEST_P(PrefixIndexTest, ClosestChildHasTheLongestCommonPrefix) {
   EXPECT_EQ(closest({7, 2, 3}).block, kNoBlock);
   EXPECT_EQ(closest({7, 2, 3}).tokens, 0u);
   EXPECT_EQ(closest({}).block, kNoBlock);
+  const auto but_1 = index.closest_child(root, Tokens{1, 2, 3}, [](BlockId block) { return block != 1; });
+  EXPECT_EQ(but_1.block, 0u);
+  EXPECT_EQ(but_1.tokens, 1u);
 }
 
 TEST_P(PrefixIndexTest, RemovingLeavesKeepsTheRestFindable) {
@@ -84,7 +88,7 @@ TEST_P(PrefixIndexTest, RemovingLeavesKeepsTheRestFindable) {
       for (BlockId block = 0; block < 3; ++block) {
         const Tokens tokens{7, 7, static_cast<TokenId>(block)};
         EXPECT_EQ(fresh.find_child(9, tokens), present[block] ? block : kNoBlock);
-        EXPECT_EQ(fresh.closest_child(9, tokens).tokens == 3, present[block]);
+        EXPECT_EQ(fresh.closest_child(9, tokens, any_block).tokens == 3, present[block]);
       }
     }
     EXPECT_TRUE(fresh.is_leaf(9));

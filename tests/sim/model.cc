@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "tests/kv/kv_pattern.h"
-#include "tests/sim/known_gaps.h"
 
 namespace tiercel::sim {
 namespace {
@@ -127,8 +126,8 @@ bool Model::is_expected(const Text& path) const {
   });
 }
 
-bool Model::is_expired(const Node& node, const std::vector<std::uint32_t>& counts) const {
-  return counts[node.blocks[0].block] == 0 && node.blocks[0].is_over(now_ms);  // what is held is in use
+bool Model::is_expired(const CachedBlock& block, const std::vector<std::uint32_t>& counts) const {
+  return counts[block.block] == 0 && block.is_over(now_ms);  // what is held is in use
 }
 
 // ---- What the cache should say
@@ -141,7 +140,7 @@ Match Model::match(std::size_t scope, const Text& prompt, std::size_t most_token
   while ((found.path.size() + 1) * shape.block_tokens <= limit) {
     const auto node = nodes.find(path_of(scope, prompt, found.path.size() + 1));
     if (node == nodes.end()) break;
-    if (is_expired(node->second, counts)) {
+    if (is_expired(node->second.blocks[0], counts)) {
       tally_.add(Seen::TimeOver);
       break;
     }
@@ -152,8 +151,7 @@ Match Model::match(std::size_t scope, const Text& prompt, std::size_t most_token
     for (std::size_t group = 1; group < groups(); ++group) {
       for (std::size_t i = first_block_in_reach(group, blocks * shape.block_tokens); i < blocks; ++i) {
         const CachedBlock& block = found.path[i]->second.blocks[group];
-        if (block.block == kNoBlock) return false;
-        if (!expired_window_blocks_are_found() && block.is_over(now_ms) && counts[block.block] == 0) return false;
+        if (block.block == kNoBlock || is_expired(block, counts)) return false;
       }
     }
     return true;
@@ -165,25 +163,15 @@ Match Model::match(std::size_t scope, const Text& prompt, std::size_t most_token
   const std::size_t whole = found.tokens = found.path.size() * shape.block_tokens;
   if (!partial_blocks || groups() > 1) return found;
   const Text parent = path_of(scope, prompt, found.path.size());
-  std::pair<std::size_t, std::uint64_t> closest_expired;  // tokens in common, and when it entered
-  std::uint64_t entered = 0;
   for (const auto& [path, node] : nodes) {
     if (path.size() != parent.size() + shape.block_tokens || !begins_with(path, parent)) continue;
+    if (!node.copyable || is_expired(node.blocks[0], counts)) continue;
     std::size_t common = whole;
     while (common < std::min(limit, path.size() - 1) && path[common + 1] == prompt[common]) ++common;
-    if (is_expired(node, counts)) {
-      if (common > whole) closest_expired = std::max(closest_expired, {common, node.entered});
-      continue;
-    }
     if (common <= whole || common < found.tokens) continue;
-    if (common > found.tokens) found.sources.clear(), entered = 0;
+    if (common > found.tokens) found.sources.clear();
     found.tokens = common;
     found.sources.insert(node.blocks[0].block);
-    entered = std::max(entered, node.entered);
-  }
-  if (expired_part_hides_others() && closest_expired > std::pair(found.tokens, entered)) {
-    found.tokens = whole;
-    found.sources.clear();
   }
   return found;
 }
@@ -308,7 +296,7 @@ void Model::take(Sequence& sequence, std::size_t group, BlockId block) {
   sequence.tables[group].push_back(block);
 }
 
-void Model::commit(Sequence& sequence, const Text& tokens, bool share) {
+void Model::commit(Sequence& sequence, const Text& tokens, bool share, bool copyable) {
   if (!share && !tokens.empty()) sequence.shares = sequence.announces = false;
   const std::size_t first = sequence.tokens.size() / shape.block_tokens;
   std::uint64_t word = sequence.words.empty()
@@ -318,8 +306,10 @@ void Model::commit(Sequence& sequence, const Text& tokens, bool share) {
     sequence.tokens.push_back(token);
     sequence.words.push_back(word = mix(word, static_cast<std::uint64_t>(token) + 1000));
   }
+  if (!tokens.empty()) sequence.begun_is_copyable = sequence.begun_is_copyable && copyable;
   for (std::size_t i = first; i < sequence.tokens.size() / shape.block_tokens && sequence.shares; ++i) {
     sequence.shares = share_full_block(sequence, i);
+    sequence.begun_is_copyable = copyable || sequence.tokens.size() == (i + 1) * shape.block_tokens;
     if (!sequence.shares) tally_.add(Seen::ForgottenBehind);
     sequence.announces = sequence.announces && sequence.shares && sequence.announced.size() > i * shape.block_tokens &&
                          begins_with(sequence.announced, sequence.tokens.substr(0, (i + 1) * shape.block_tokens));
@@ -337,7 +327,7 @@ bool Model::share_full_block(Sequence& sequence, std::size_t position) {
   const bool starts_segment = !sequence.added_blocks;
   if (added) {
     node->second.blocks.resize(groups());
-    node->second.entered = ++entries_;
+    node->second.copyable = sequence.begun_is_copyable;
     const auto first = sequence.words.begin() + static_cast<std::ptrdiff_t>(position * shape.block_tokens);
     node->second.words.assign(first, first + static_cast<std::ptrdiff_t>(shape.block_tokens));
     sequence.added_blocks = true;

@@ -65,7 +65,7 @@ struct CachedBlock {
 struct Node {
   std::vector<CachedBlock> blocks;   // by group
   std::vector<std::uint64_t> words;  // what their bytes say, by token
-  std::uint64_t entered = 0;         // the first block; counts up
+  bool copyable = true;              // in parts
 };
 using Nodes = std::map<Text, Node>;
 
@@ -77,6 +77,7 @@ struct Sequence {
   std::size_t max_tokens = 0;
   std::vector<std::vector<BlockId>> tables = {};  // by group
   bool shares = true;
+  bool begun_is_copyable = true;  // the block begun, so far
   std::uint64_t epoch = 0;
   Retention retention = {};
   std::size_t matched_blocks = 0;
@@ -187,7 +188,7 @@ class Model {
   Sequence& fork_sequence(const Sequence& source, std::size_t max_tokens);
   // The cache took `block` for the end of the sequence's table.
   void take(Sequence& sequence, std::size_t group, BlockId block);
-  void commit(Sequence& sequence, const Text& tokens, bool share);
+  void commit(Sequence& sequence, const Text& tokens, bool share, bool copyable);
   void end_sequence(std::size_t index);
   void warm(const Match& match, const Retention& retention);
   void add_pin(const Match& match, std::uint64_t ttl_ms);
@@ -213,7 +214,7 @@ class Model {
   void violate(std::string what);
   std::uint64_t epoch_of(std::size_t scope) const;
   CachedBlock& cached_block(BlockId block) { return places_[block].node->second.blocks[places_[block].group]; }
-  bool is_expired(const Node& node, const std::vector<std::uint32_t>& references) const;
+  bool is_expired(const CachedBlock& block, const std::vector<std::uint32_t>& references) const;
   void enter(Nodes::iterator node, std::size_t group, BlockId block, bool starts_segment, const Sequence& sequence,
              std::size_t position);
   bool share_full_block(Sequence& sequence, std::size_t position);
@@ -232,7 +233,6 @@ class Model {
   };
 
   Tally& tally_;
-  std::uint64_t entries_ = 0;
   std::vector<Place> places_;                    // by block
   std::vector<std::string_view> tenants_;        // by block; of whom it was taken
   std::map<std::size_t, std::uint64_t> epochs_;  // by scope

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "tests/kv/kv_pattern.h"
-#include "tests/sim/known_gaps.h"
 
 namespace tiercel::sim {
 
@@ -57,16 +56,15 @@ Simulator::Simulator(const Configuration& configuration, std::uint64_t seed, Key
 }
 
 void Simulator::run() {
-  const std::uint64_t steps = 40 + below(160);
-  for (; stepped_ < steps; ++stepped_) {
-    try {
+  try {
+    for (const std::uint64_t steps = 40 + below(160); stepped_ < steps; ++stepped_) {
       step();
       check();
-    } catch (const Violation& violation) {
-      throw Violation("step " + std::to_string(stepped_) + ": " + violation.what());
     }
+    finish();
+  } catch (const Violation& violation) {
+    throw Violation("step " + std::to_string(stepped_) + ": " + violation.what());
   }
-  finish();
 }
 
 void Simulator::step() {
@@ -76,8 +74,8 @@ void Simulator::step() {
     void (Simulator::*act)();
   };
   static constexpr Action kActions[] = {{24, "admit", &Simulator::admit},
-                                        {26, "extend", &Simulator::extend},
-                                        {17, "release", &Simulator::release},
+                                        {22, "extend", &Simulator::extend},
+                                        {21, "release", &Simulator::release},
                                         {4, "look up", &Simulator::look_up},
                                         {1, "overgrow", &Simulator::overgrow},
                                         {4, "fork", &Simulator::fork},
@@ -91,6 +89,7 @@ void Simulator::step() {
                                         {2, "give bad arguments", &Simulator::bad_arguments}};
   if (one_in(3)) model_.now_ms += below(25);
   tally_.add(Seen::Step);
+  if (leases_.size() > 3 && one_in(3)) return release();  // else most admissions are refused
   std::uint64_t dice = below(100);
   for (const Action& action : kActions) {
     if (dice >= action.weight) {
@@ -102,7 +101,7 @@ void Simulator::step() {
   }
 }
 
-// Overdue pins end with the next admit() or pin(). Where a call may fail before that, they are ended first.
+// Overdue pins end with the next admit(), fork() or pin(). Where a call may fail before that, they are ended first.
 void Simulator::settle_pins() {
   if (!configuration_.faults || !model_.has_overdue_pins()) return;
   model_.begin_call(Call::Kind::Quiet);
@@ -138,7 +137,7 @@ void Simulator::admit() {
   } else {
     model_.call.kind = Call::Kind::Quiet;
   }
-  auto admitted = call([&] { return cache_->admit(tokens, options); });
+  auto admitted = call("admit()", [&] { return cache_->admit(tokens, options); });
   const bool failed = fault_fired() && admitted.status().code() == StatusCode::Unavailable;
   if (failed) {
     if (expected == StatusCode::Ok) model_.sequences.pop_back();
@@ -183,7 +182,7 @@ void Simulator::extend() {
   tokens.resize(std::min({tokens.size(), room, std::size_t{1} + below(2 * model_.shape.block_tokens)}));
   const bool share = !one_in(12);
   tally_.add(Seen::KeptPrivate, !share && !tokens.empty());
-  append(index, tokens, share);
+  append(index, tokens, share, !one_in(6));
   if (one_in(4)) remember(model_.sequences[index]->tokens);
 }
 
@@ -191,7 +190,7 @@ void Simulator::grow(std::size_t index, std::size_t tokens) {
   const Sequence& sequence = *model_.sequences[index];
   const std::size_t wanted = std::max(model_.blocks_for(tokens), sequence.tables[0].size());
   model_.begin_call(Call::Kind::Take, sequence.scope, model_.groups() * (wanted - sequence.tables[0].size()));
-  demand_code(call([&] { return leases_[index].grow(tokens); }), StatusCode::Ok, "grow() within max_tokens");
+  demand_code(call("grow()", [&] { return leases_[index].grow(tokens); }), StatusCode::Ok, "grow() within max_tokens");
   check_new_blocks(index);
   demand_equal(sequence.tables[0].size(), wanted, "the blocks after grow()");
   check_end_of_call();
@@ -199,20 +198,20 @@ void Simulator::grow(std::size_t index, std::size_t tokens) {
 }
 
 // Grows, writes and commits, as a runner would.
-void Simulator::append(std::size_t index, const Text& tokens, bool share) {
+void Simulator::append(std::size_t index, const Text& tokens, bool share, bool copyable) {
   Sequence& sequence = *model_.sequences[index];
   const std::size_t first = sequence.tokens.size();
   grow(index, std::min(first + tokens.size() + below(3), sequence.max_tokens));
   const std::vector<std::vector<BlockId>> tables = sequence.tables;
   model_.begin_call(Call::Kind::Quiet, sequence.scope);
-  model_.commit(sequence, tokens, share);
+  model_.commit(sequence, tokens, share, copyable);
   for (std::size_t group = 0; group < tables.size(); ++group) {
     for (std::size_t i = first; i < sequence.tokens.size(); ++i) {
       write_kv(*cache_, tables[group], i, mix(sequence.words[i], group));
     }
   }
   const Tokens committed = to_tokens(tokens);
-  call([&] { leases_[index].commit(committed, share); });
+  call("commit()", [&] { leases_[index].commit(committed, share, copyable); });
   check_end_of_call();
   demand_equal(leases_[index].committed_tokens(), sequence.tokens.size(), "committed_tokens()");
   check_new_blocks(index);
@@ -224,7 +223,8 @@ void Simulator::overgrow() {
   if (leases_.empty()) return;
   const std::size_t index = below(leases_.size());
   const std::size_t most = model_.sequences[index]->max_tokens;
-  demand_code(leases_[index].grow(most + 1), StatusCode::ResourceExhausted, "grow() beyond max_tokens");
+  demand_code(call("grow()", [&] { return leases_[index].grow(most + 1); }), StatusCode::ResourceExhausted,
+              "grow() beyond max_tokens");
   check_new_blocks(index);
   grow(index, most);
 }
@@ -237,9 +237,9 @@ void Simulator::release() {
   model_.end_sequence(index);
   std::swap(leases_[index], leases_.back());
   if (one_in(2)) {
-    call([&] { leases_.back() = Lease(); });
+    call("a lease's end", [&] { leases_.back() = Lease(); });
   } else {
-    call([&] { const Lease last = std::move(leases_.back()); });
+    call("a lease's end", [&] { const Lease last = std::move(leases_.back()); });
   }
   leases_.pop_back();
   check_end_of_call();
@@ -253,14 +253,16 @@ void Simulator::fork() {
   const std::size_t full = source.tokens.size() / model_.shape.block_tokens;
   const bool begun = source.tokens.size() % model_.shape.block_tokens != 0;
   const std::size_t total = model_.blocks_for(max_tokens);
+  settle_pins();
   model_.begin_call(Call::Kind::Take, source.scope, begun ? model_.groups() : 0);
+  if (total * model_.groups() <= model_.shape.capacity_blocks) model_.end_overdue_pins();
   const StatusCode expected = model_.admission(source.scope, total, model_.groups() * (total - full), 0);
   if (expected == StatusCode::Ok) {
     model_.fork_sequence(source, max_tokens);
   } else {
     model_.call.kind = Call::Kind::Quiet;
   }
-  auto forked = call([&] { return leases_[index].fork(max_tokens); });
+  auto forked = call("fork()", [&] { return leases_[index].fork(max_tokens); });
   trace_.push_back(static_cast<std::uint64_t>(forked.status().code()));
   if (fault_fired() && forked.status().code() == StatusCode::Unavailable) {
     if (expected == StatusCode::Ok) model_.sequences.pop_back();
@@ -270,8 +272,6 @@ void Simulator::fork() {
   demand_code(forked.status(), expected, "fork()");
   if (expected != StatusCode::Ok) {
     tally_.add(Seen::ForkRefused);
-    demand(fork_counts_overdue_pins() || !model_.has_overdue_pins() || expected == StatusCode::ResourceExhausted,
-           "fork() was refused while overdue pins held blocks");
     return check_end_of_call();
   }
   leases_.push_back(*std::move(forked));
@@ -290,11 +290,11 @@ void Simulator::fork() {
 
 void Simulator::look_up() {
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(1000);
+  const Text prompt = draw_known_text();
   const Tokens tokens = to_tokens(prompt);
   const AdmitOptions options = draw_options(scope, prompt);
   model_.begin_call(Call::Kind::Quiet);
-  const std::size_t found = call([&] { return cache_->lookup(tokens, options); });
+  const std::size_t found = call("lookup()", [&] { return cache_->lookup(tokens, options); });
   check_end_of_call();
   if (fault_fired() && found == 0) return;
   demand_equal(found, model_.match(scope, prompt, options.max_matched_tokens, options.partial_blocks).tokens,
@@ -303,11 +303,11 @@ void Simulator::look_up() {
 
 void Simulator::expect() {
   const std::size_t scope = draw_scope();
-  Text prompt = draw_text(1000);
+  Text prompt = draw_known_text();
   const AdmitOptions options = draw_options(scope, prompt);
   waiting_.push_back({.tokens = to_tokens(prompt), .handle = {}});
   model_.begin_call(Call::Kind::Quiet);
-  auto handle = call([&] { return cache_->expect(waiting_.back().tokens, options); });
+  auto handle = call("expect()", [&] { return cache_->expect(waiting_.back().tokens, options); });
   check_end_of_call();
   if (fault_fired() || !model_.shape.prefix_reuse) {
     demand_equal(model_.shape.prefix_reuse ? 0 : handle.cached_tokens(), 0, "cached_tokens() without prefix_reuse");
@@ -326,20 +326,20 @@ void Simulator::drop_expectation() {
   std::swap(model_.expectations[index], model_.expectations.back());
   model_.begin_call(Call::Kind::Quiet);
   model_.expectations.pop_back();
-  call([&] { waiting_.back().handle = ExpectedPrompt(); });
+  call("an expectation's end", [&] { waiting_.back().handle = ExpectedPrompt(); });
   waiting_.pop_back();
   check_end_of_call();
 }
 
 void Simulator::warm() {
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(1000);
+  const Text prompt = draw_known_text();
   const Tokens tokens = to_tokens(prompt);
   const AdmitOptions options = draw_options(scope, prompt);
   const Match match = model_.match(scope, prompt, options.max_matched_tokens, options.partial_blocks);
   model_.begin_call(Call::Kind::Quiet);
   model_.warm(match, options.retention);
-  const std::size_t warmed = call([&] { return cache_->warm(tokens, options); });
+  const std::size_t warmed = call("warm()", [&] { return cache_->warm(tokens, options); });
   const bool failed = fault_fired() && warmed == 0;
   check_end_of_call(failed);
   if (!failed) demand_equal(warmed, match.path.size() * model_.shape.block_tokens, "warm()");
@@ -348,7 +348,7 @@ void Simulator::warm() {
 void Simulator::pin() {
   settle_pins();
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(1000);
+  const Text prompt = draw_known_text();
   const Tokens tokens = to_tokens(prompt);
   const std::uint64_t ttl_ms = draw_time_to_live(80);
   model_.begin_call(Call::Kind::Quiet);
@@ -364,7 +364,7 @@ void Simulator::pin() {
                    ? StatusCode::ResourceExhausted
                    : model_.admission(scope, 0, 0, model_.newly_held(blocks));
   }
-  const auto pinned = call([&] { return cache_->pin(tokens, scope_of(scope), ttl_ms); });
+  const auto pinned = call("pin()", [&] { return cache_->pin(tokens, scope_of(scope), ttl_ms); });
   trace_.push_back(static_cast<std::uint64_t>(pinned.status().code()));
   if (fault_fired() && pinned.status().code() == StatusCode::Unavailable) {
     tally_.add(Seen::FaultSeen);
@@ -381,30 +381,31 @@ void Simulator::pin() {
 
 void Simulator::unpin() {
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(1000);
+  const Text prompt = draw_known_text();
   const Tokens tokens = to_tokens(prompt);
   model_.begin_call(Call::Kind::Quiet);
   const std::size_t expected = model_.end_pins_on(scope, prompt);
-  demand_equal(call([&] { return cache_->unpin(tokens, scope_of(scope)); }), expected, "the pins ended");
+  const std::size_t ended = call("unpin()", [&] { return cache_->unpin(tokens, scope_of(scope)); });
+  demand_equal(ended, expected, "the pins ended");
   check_end_of_call();
 }
 
 void Simulator::invalidate() {
   const std::size_t scope = draw_scope();
-  const Text prefix = draw_text(1000);
+  const Text prefix = draw_known_text();
   const Tokens tokens = to_tokens(prefix);
   const std::uint64_t dice = below(8);
   model_.begin_call(Call::Kind::Forget, scope);
   std::size_t expected = 0, forgotten = 0;
   if (dice == 0) {
     expected = model_.forget_all();
-    forgotten = call([&] { return cache_->invalidate_all(); });
+    forgotten = call("invalidate_all()", [&] { return cache_->invalidate_all(); });
   } else if (dice == 1) {
     expected = model_.forget_tenant(scope_of(scope).salt);
-    forgotten = call([&] { return cache_->invalidate_tenant(scope_of(scope).salt); });
+    forgotten = call("invalidate_tenant()", [&] { return cache_->invalidate_tenant(scope_of(scope).salt); });
   } else {
     expected = model_.forget(scope, prefix);
-    forgotten = call([&] { return cache_->invalidate(tokens, scope_of(scope)); });
+    forgotten = call("invalidate()", [&] { return cache_->invalidate(tokens, scope_of(scope)); });
   }
   check_end_of_call();
   demand_equal(forgotten, expected, "the blocks forgotten");
@@ -415,10 +416,11 @@ void Simulator::set_quota() {
   const std::size_t blocks = one_in(3) ? 0 : 1 + below(model_.shape.capacity_blocks);
   model_.begin_call(Call::Kind::Quiet);
   if (!model_.shape.quotas) {
-    return demand_code(cache_->set_tenant_quota(salt, blocks * stride()), StatusCode::InvalidArgument,
-                       "set_tenant_quota() without quotas");
+    return demand_code(call("set_tenant_quota()", [&] { return cache_->set_tenant_quota(salt, blocks * stride()); }),
+                       StatusCode::InvalidArgument, "set_tenant_quota() without quotas");
   }
-  const Status status = call([&] { return cache_->set_tenant_quota(salt, blocks * stride() + (blocks > 0 ? 7 : 0)); });
+  const Status status = call("set_tenant_quota()",
+                             [&] { return cache_->set_tenant_quota(salt, blocks * stride() + (blocks > 0 ? 7 : 0)); });
   check_end_of_call();
   if (fault_fired() && status.code() == StatusCode::Unavailable) return tally_.add(Seen::FaultSeen);
   demand_code(status, StatusCode::Ok, "set_tenant_quota()");
@@ -430,18 +432,21 @@ void Simulator::bad_arguments() {
   tally_.add(Seen::BadArgument);
   model_.begin_call(Call::Kind::Quiet);
   const Tokens tokens = to_tokens(draw_text(1000) + 'a');
-  demand_code(cache_->admit(tokens, {.max_tokens = tokens.size() - 1}).status(), StatusCode::InvalidArgument,
-              "admit() of a prompt longer than max_tokens");
+  const auto too_long = call("admit()", [&] { return cache_->admit(tokens, {.max_tokens = tokens.size() - 1}); });
+  demand_code(too_long.status(), StatusCode::InvalidArgument, "admit() of a prompt longer than max_tokens");
   demand_equal(cache_->lookup(tokens, {.max_matched_tokens = 0}), 0, "lookup() of nothing");
   demand_equal(cache_->invalidate({}), 0, "invalidate() of nothing");
-  demand_code(Lease().grow(1), StatusCode::ResourceExhausted, "grow() of an empty lease");
-  if (model_.shape.quotas) {
-    demand_code(cache_->set_tenant_quota("", 1), StatusCode::InvalidArgument, "a quota of less than a block");
-  }
+  demand_code(call("grow()", [] { return Lease().grow(1); }), StatusCode::ResourceExhausted,
+              "grow() of an empty lease");
+  const auto fork_of_nothing = call("fork()", [] { return Lease().fork(1); });
+  demand_code(fork_of_nothing.status(), StatusCode::InvalidArgument, "fork() of an empty lease");
+  demand_code(call("set_tenant_quota()", [&] { return cache_->set_tenant_quota("", 1); }), StatusCode::InvalidArgument,
+              "a quota of less than a block");
   for (std::size_t i = 0; i < leases_.size(); ++i) {
     const std::size_t committed = model_.sequences[i]->tokens.size();
     if (committed == 0) continue;
-    demand_code(leases_[i].fork(committed - 1).status(), StatusCode::InvalidArgument, "fork() of less than there is");
+    const auto too_short = call("fork()", [&] { return leases_[i].fork(committed - 1); });
+    demand_code(too_short.status(), StatusCode::InvalidArgument, "fork() of less than there is");
   }
   check_end_of_call();
 }

@@ -78,12 +78,12 @@ class Simulator {
   void invalidate();
   void set_quota();
   void bad_arguments();
-  void append(std::size_t index, const Text& tokens, bool share);
+  void append(std::size_t index, const Text& tokens, bool share, bool copyable = true);
   void grow(std::size_t index, std::size_t tokens);
 
   // Makes one call of the cache; with faults on, memory may run out in it. No exception may leave it.
   template <class Function>
-  std::invoke_result_t<Function> call(Function function);
+  std::invoke_result_t<Function> call(const char* what, Function function);
   bool fault_fired() const { return fault_fired_; }
   void settle_pins();
 
@@ -92,6 +92,7 @@ class Simulator {
   bool one_in(std::uint64_t count) { return below(count) == 0; }
   static Shape draw_shape(const Configuration& configuration, std::mt19937_64& random);
   Text draw_text(std::size_t most);
+  Text draw_known_text();
   std::size_t draw_scope();
   Retention draw_retention();
   std::uint64_t draw_time_to_live(std::uint64_t most);
@@ -144,7 +145,7 @@ void demand_equal(std::uint64_t actual, std::uint64_t expected, const char* what
 void demand_code(const Status& actual, StatusCode expected, const char* what);
 
 template <class Function>
-std::invoke_result_t<Function> Simulator::call(Function function) {
+std::invoke_result_t<Function> Simulator::call(const char* what, Function function) {
   struct Disarm {
     Simulator& simulator;
     ~Disarm() {
@@ -152,13 +153,14 @@ std::invoke_result_t<Function> Simulator::call(Function function) {
       allocation_faults = {};
     }
   };
-  const std::uint64_t fault = configuration_.faults && one_in(2) ? 1 + below(6) : 0;
+  AllocationFaults faults;
+  if (configuration_.faults && one_in(6)) faults = {.allocations_left = 1 + below(8), .last = one_in(2)};
   try {
     const Disarm disarm{*this};
-    allocation_faults = {.allocations_left = fault};
+    allocation_faults = faults;
     return function();
   } catch (const std::bad_alloc&) {
-    throw Violation("std::bad_alloc left the cache");
+    throw Violation("std::bad_alloc left " + std::string(what));
   }
 }
 

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "tests/kv/kv_pattern.h"
-#include "tests/sim/known_gaps.h"
 #include "tests/sim/simulator.h"
 
 namespace tiercel::sim {
@@ -111,9 +110,7 @@ void Simulator::check_expectations() {
     const std::size_t in_tree = model_.tree_tokens(expectation.scope, expectation.tokens);
     const std::size_t live = model_.match(expectation.scope, expectation.tokens, SIZE_MAX, false).tokens;
     demand(cached <= in_tree, "a waiting prompt is told of blocks that are not there");
-    if (model_.groups() == 1 || !returns_behind_a_gap_go_unnoticed()) {
-      demand(cached >= live, "a waiting prompt is not told of blocks that are there");
-    }
+    demand(cached >= live, "a waiting prompt is not told of blocks that are there");
     tally_.add(Seen::Arrival, cached > expectation.cached_tokens);
     expectation.cached_tokens = cached;
     const Model::Flight expected = model_.in_flight(expectation);

@@ -1,7 +1,6 @@
 // What a history draws at random.
 #include <algorithm>
 
-#include "tests/sim/known_gaps.h"
 #include "tests/sim/simulator.h"
 
 namespace tiercel::sim {
@@ -28,7 +27,7 @@ Text Simulator::draw_text(std::size_t most) {
   Text text;
   if (!seen_.empty() && !one_in(4)) {
     text = seen_[below(seen_.size())];
-    if (!one_in(4)) text.resize(below(text.size() + 1));
+    if (!one_in(3)) text.resize(below(text.size() + 1));
   }
   const std::size_t extra = one_in(4) ? 0 : below(2 * model_.shape.block_tokens + 1);
   for (std::size_t i = 0; i < extra; ++i) text.push_back(static_cast<char>('a' + below(alphabet_)));
@@ -36,7 +35,10 @@ Text Simulator::draw_text(std::size_t most) {
   return text;
 }
 
-std::size_t Simulator::draw_scope() { return one_in(2) ? 0 : below(kScopes); }
+// Likely to be cached.
+Text Simulator::draw_known_text() { return seen_.empty() || one_in(3) ? draw_text(1000) : seen_[below(seen_.size())]; }
+
+std::size_t Simulator::draw_scope() { return one_in(3) ? below(kScopes) : 0; }
 
 Retention Simulator::draw_retention() {
   if (!has_lifetimes_) return {};
@@ -46,7 +48,7 @@ Retention Simulator::draw_retention() {
 // In milliseconds; 0 for ever.
 std::uint64_t Simulator::draw_time_to_live(std::uint64_t most) {
   if (one_in(2)) return 0;
-  return one_in(16) && !huge_times_wrap() ? UINT64_MAX - below(2) : 1 + below(most);
+  return one_in(16) ? UINT64_MAX - below(2) : 1 + below(most);
 }
 
 AdmitOptions Simulator::draw_options(std::size_t scope, const Text& prompt) {
@@ -60,7 +62,7 @@ AdmitOptions Simulator::draw_options(std::size_t scope, const Text& prompt) {
 }
 
 void Simulator::remember(const Text& text) {
-  if (seen_.size() < 12) seen_.push_back(text);
+  if (seen_.size() < 8) seen_.push_back(text);
   seen_[below(seen_.size())] = text;
 }
 
