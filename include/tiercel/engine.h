@@ -47,8 +47,11 @@ class Engine {
   //   Cancelled          cancel() or the engine's end came first
   ResponseFuture process_request(Request request);
 
-  // Ends every request in flight with Cancelled, joins the threads. Later requests are answered Cancelled. Idempotent.
+  // Ends every request in flight with Cancelled, joins the step thread, and keeps what is cached in the durable tiers.
+  // Later requests are answered Cancelled. Idempotent.
   void close();
+  // Writes what is cached to the durable tiers, to survive the loss of power. As KvCache::flush().
+  Status flush(std::uint64_t timeout_ms = 60'000);
 
   EngineStats get_stats() const;
   const EngineInfo& info() const;

@@ -64,21 +64,6 @@ struct KvGroup {
   std::uint32_t window_tokens = 0;
 };
 
-// One tier, as the cache sees it.
-struct KvTierStats {
-  std::string name = {};
-  TierStats store = {};
-  std::uint64_t matched_tokens = 0;  // of admitted prompts, found in blocks that this tier had given
-  std::uint64_t loaded_blocks = 0;
-  std::uint64_t stored_blocks = 0;
-  std::uint64_t errors = 0;  // operations that failed
-  std::uint64_t late = 0;    // operations that passed KvCacheOptions::tier_deadline_ms
-  // False: after failures it is left alone for a while (Nygard, Release It!: circuit breaker).
-  bool reads_available = true;
-  bool writes_available = true;
-  double load_bytes_per_s = 0;  // of loads, verified and decoded, lately; 0: not measured
-};
-
 struct KvCacheStats {
   std::size_t capacity_blocks = 0;       // = free + leased + cached
   std::size_t free_blocks = 0;           // hold nothing

@@ -37,9 +37,22 @@ struct KvCacheOptions {
   // A file to append a trace of every admitted prompt to: block ids and lengths, never text; `tiercel replay` reads it.
   // Empty: none.
   std::string record_trace = {};
-  // Where blocks go that the hot arena has no room for, fastest first: memory_tier(), disk_tier() or your own. A new
-  // block is written to all of them, unless its request has Low priority or a ttl; a waiting prompt's blocks are looked
-  // for in all. Empty: evicted blocks are computed again. Each belongs to this cache from open() on.
+
+  // Tiers: where blocks are that the hot arena has no room for. A new block is written to all of them in the
+  // background, unless its request has Low priority or a ttl; a waiting prompt's blocks are looked for in all, the
+  // fastest first, and loaded where that takes less time than computing them. Without any, evicted blocks are computed
+  // again.
+
+  // Bytes of host memory for compressed blocks. 0: none.
+  std::size_t memory_tier_bytes = 0;
+  Codec memory_tier_codec = Codec::Lossless;
+  // A directory that survives the process: the next one that opens it finds the prefixes. Empty: none.
+  std::string disk_dir = {};
+  // Most bytes of its files, of all models together. Default 16 GiB.
+  std::size_t disk_capacity_bytes = std::size_t{16} << 30;
+  Codec disk_codec = Codec::Raw;
+  // More of disk_tier(), such as encryption, and stores of your own come here, behind the two above, fastest first.
+  // Each belongs to this cache from open() on.
   std::vector<std::shared_ptr<TierStore>> tiers = {};
   // Longest time that one operation of a tier may take (the reading or writing of a few blocks). When it is over nobody
   // waits for that tier any more until it has shown that it is well. At least 1. Default 1,000.

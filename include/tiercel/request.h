@@ -91,6 +91,8 @@ struct Response {
   std::vector<TokenId> prompt_tokens = {};
   std::vector<float> prompt_logprobs = {};  // [i] = log P(prompt_tokens[i + 1] | prompt_tokens[..i]), if asked for
   std::uint32_t reused_tokens = 0;          // prompt tokens whose KV came from the cache; the rest was computed
+  // Of these, by where they were when the request came: "hot", then the tiers by name. Add up to reused_tokens.
+  std::vector<std::pair<std::string, std::uint32_t>> reused_by_tier = {};
   FinishReason finish_reason = FinishReason::Length;
   double queue_ms = 0;  // arrival to the first step it took part in
   double ttft_ms = 0;   // arrival to the first output token; 0 if there is none

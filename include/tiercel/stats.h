@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "tiercel/tier_store.h"
+
 namespace tiercel {
 
 // Latencies in milliseconds, of completed requests since the engine opened. Percentiles come from a log-linear
@@ -63,6 +65,9 @@ struct EngineStats {
   LatencyStats total = {};      // arrival to end
 
   std::uint64_t evicted_blocks = 0;
+  std::uint64_t prefetched_useful_blocks = 0;  // loaded from a tier and then found by a request
+  std::uint64_t prefetched_wasted_blocks = 0;  // loaded and gone before any request found them
+  std::vector<KvTierStats> tiers = {};         // below the hot arena, fastest first
   MemoryStats memory = {};
 };
 

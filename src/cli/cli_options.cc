@@ -20,10 +20,18 @@
 namespace tiercel::cli {
 namespace {
 
-void set_cache_bytes(EngineOptions& engine, const std::string& text) {
-  const auto bytes = parse_size(text);
-  if (!bytes) throw CLI::ValidationError("--cache-bytes", text + " is not a size such as 512M or 2G");
-  engine.cache.capacity_bytes = *bytes;
+// An option that takes a size such as 512M.
+CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::size_t& bytes, const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name,
+          [name, &bytes](const std::string& text) {
+            const auto parsed = parse_size(text);
+            if (!parsed) throw CLI::ValidationError(name, text + " is not a size such as 512M or 2G");
+            bytes = *parsed;
+          },
+          help)
+      ->type_name("SIZE");
 }
 
 void set_compute(EngineOptions& engine, const std::string& text) {
@@ -32,6 +40,20 @@ void set_compute(EngineOptions& engine, const std::string& text) {
 }
 
 }  // namespace
+
+CLI::Option* add_codec_option(CLI::App& app, const std::string& name, Codec& codec, const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name,
+          [name, &codec](const std::string& text) {
+            for (const Codec known : {Codec::Raw, Codec::Lossless, Codec::Int8, Codec::Int4}) {
+              if (text == to_string(known)) return static_cast<void>(codec = known);
+            }
+            throw CLI::ValidationError(name, text + " is not raw, lossless, int8 or int4");
+          },
+          help)
+      ->type_name("CODEC");
+}
 
 std::optional<std::size_t> parse_size(std::string_view text) {
   std::size_t count = 0;
@@ -71,10 +93,7 @@ void add_shared_options(CLI::App& app, CliOptions& options) {
   app.add_option("--threads", engine.threads, "Threads of a step (default: one per core)")
       ->type_name("N")
       ->group("Engine");
-  app.add_option_function<std::string>(
-         "--cache-bytes", [&engine](const std::string& text) { set_cache_bytes(engine, text); },
-         "Memory for KV: 512M, 2G, ... (default: 1G)")
-      ->type_name("SIZE")
+  add_size_option(app, "--cache-bytes", engine.cache.capacity_bytes, "Memory for KV: 512M, 2G, ... (default: 1G)")
       ->group("Engine");
   app.add_option("--context", engine.context_tokens, "Longest sequence in tokens (default: what the model allows)")
       ->type_name("N")
@@ -88,6 +107,18 @@ void add_shared_options(CLI::App& app, CliOptions& options) {
   app.add_flag_callback(
          "--no-prefix-cache", [&engine] { engine.cache.prefix_reuse = false; }, "Compute every prompt in full")
       ->group("Engine");
+  app.add_option("--cache-dir", engine.cache.disk_dir, "Keep KV in this directory, for the next process too")
+      ->type_name("DIR")
+      ->group("Tiers");
+  add_size_option(app, "--disk-bytes", engine.cache.disk_capacity_bytes, "Most bytes of its files (default: 16G)")
+      ->group("Tiers");
+  add_codec_option(app, "--disk-codec", engine.cache.disk_codec, "raw, lossless, int8 or int4 (default: raw)")
+      ->group("Tiers");
+  add_size_option(app, "--memory-tier", engine.cache.memory_tier_bytes,
+                  "Also keep compressed KV in memory (default: 0)")
+      ->group("Tiers");
+  add_codec_option(app, "--memory-codec", engine.cache.memory_tier_codec, "The same choices (default: lossless)")
+      ->group("Tiers");
   app.add_option("--record-trace", engine.cache.record_trace,
                  "Append lengths and block ids of every request, never text, for tiercel replay")
       ->type_name("FILE")

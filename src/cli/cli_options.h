@@ -21,6 +21,9 @@ struct CliOptions {
 // "512M" and its like in bytes, by powers of 1024. Empty: not a size.
 std::optional<std::size_t> parse_size(std::string_view text);
 
+// Adds an option that names a codec. `codec` must outlive the parsing.
+CLI::Option* add_codec_option(CLI::App& app, const std::string& name, Codec& codec, const std::string& help);
+
 // Refuses a value that is no number or for which `holds` is false: "nan is not EXPECTATION". (CLI11's own range check
 // lets NaN pass.)
 CLI::Validator number(std::string expectation, std::function<bool(double)> holds);

@@ -32,6 +32,8 @@ struct ReplayCommandOptions {
   std::vector<double> fractions;
   std::vector<std::size_t> capacities;
   std::size_t queued = 0;
+  double tier_fraction = 0;
+  Codec tier_codec = Codec::Int4;
   std::uint32_t block_tokens = 512;
   std::size_t block_bytes = 0;
   std::string curve;
@@ -49,6 +51,18 @@ std::string check_policy(const std::string& name) {
     known += fmt::format("{}{}", known.empty() ? "" : ", ", policy.name);
   }
   return fmt::format("{} is no policy; policies are {}", name, known);
+}
+
+// Blocks that a tier keeps in the bytes of one hot block. What the codecs reach at least; docs/benchmarks.md measures
+// it.
+double blocks_per_block(Codec codec) {
+  switch (codec) {
+    case Codec::Raw: return 1;
+    case Codec::Lossless: return 1.4;
+    case Codec::Int8: return 2.1;
+    case Codec::Int4: return 3.2;
+  }
+  return 1;
 }
 
 // One line on standard error while a person waits there.
@@ -110,9 +124,12 @@ Status run_all(const ReplayCommandOptions& options, ReplayReport& report) {
       const auto tell = [&](std::size_t done) {
         bar.show("replay", static_cast<double>(report.runs.size() * requests + done) / total);
       };
-      auto result =
-          replay(report.trace,
-                 {.eviction = policy.factory, .capacity_blocks = size.blocks, .queued_requests = options.queued}, tell);
+      auto result = replay(report.trace,
+                           {.eviction = policy.factory,
+                            .capacity_blocks = size.blocks,
+                            .queued_requests = options.queued,
+                            .tier_blocks = report.tier_blocks},
+                           tell);
       if (!result.ok()) return result.status();
       report.runs.push_back({policy.name, size, *result});
     }
@@ -147,11 +164,16 @@ int replay_trace(const ReplayCommandOptions& options, const CliOptions& shared) 
                       .trace = *std::move(trace),
                       .unbounded_hit_rate = optimum.unbounded_hit_rate(),
                       .block_bytes = options.block_bytes,
+                      .tier_blocks = 0,
                       .sizes = {},
                       .runs = {},
                       .curve_file = options.curve,
                       .curve = {}};
   report.sizes = chosen_sizes(options, report.trace, optimum);
+  if (options.tier_fraction > 0) {
+    const double share = options.tier_fraction * blocks_per_block(options.tier_codec);
+    report.tier_blocks = blocks_of_fraction(report.trace, share);
+  }
   if (const Status status = run_all(options, report); !status.ok()) return fail(status);
   if (!options.curve.empty()) {
     if (const Status status = draw_curve(options, optimum, report); !status.ok()) return fail(status);
@@ -192,6 +214,11 @@ Command add_replay_command(CLI::App& program, CliOptions& shared) {
   app->add_option("--queued", options->queued, "Requests waiting behind each one, which the cache knows (default: 0)")
       ->type_name("N")
       ->check(whole_number("a whole number from 0 to 65536", 0, 65536));
+  app->add_option("--tier-fraction", options->tier_fraction,
+                  "Bytes of a compressed tier below the cache, as a share of those of all distinct blocks (default: 0)")
+      ->type_name("SHARE")
+      ->check(number("a number from 0 to 10", [](double v) { return v >= 0 && v <= 10; }));
+  add_codec_option(*app, "--tier-codec", options->tier_codec, "raw, lossless, int8 or int4 (default: int4)");
   app->add_option("--block-tokens", options->block_tokens,
                   "Tokens of a block where the trace does not say (default: 512)")
       ->type_name("N")

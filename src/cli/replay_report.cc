@@ -102,6 +102,7 @@ Json to_json(const ReplayReport& report) {
                {"distinct", report.trace.distinct_blocks},
                {"block_tokens", report.trace.block_tokens},
                {"unbounded_hit_rate", report.unbounded_hit_rate}};
+  if (report.tier_blocks > 0) json["tier_blocks"] = report.tier_blocks;
   if (report.runs.size() == 1) {
     const ReplayResult& result = report.runs[0].result;
     json["hit_rate"] = result.hit_rate();
@@ -116,6 +117,7 @@ Json to_json(const ReplayReport& report) {
                             {"hit_rate", run.result.hit_rate()},
                             {"token_hit_rate", run.result.token_hit_rate()},
                             {"evictions", run.result.evictions},
+                            {"loaded_blocks", run.result.loaded_blocks},
                             {"evictions_per_s", run.result.evictions_per_s()},
                             {"ns_per_access", run.result.ns_per_access()}});
   }
@@ -130,6 +132,7 @@ Json to_json(const ReplayReport& report) {
 void print_report(const ReplayReport& report) {
   fmt::print("{} requests ask for {} blocks of {} tokens, {} of them distinct\n\n", report.trace.requests.size(),
              report.trace.accesses, report.trace.block_tokens, report.trace.distinct_blocks);
+  if (report.tier_blocks > 0) fmt::print("Below the cache, a tier of {} blocks\n\n", report.tier_blocks);
   print_table(report);
   fmt::print("\n{}\n", conclusion(report));
 }

@@ -30,6 +30,7 @@ struct ReplayReport {
   Trace trace;
   double unbounded_hit_rate = 0;
   std::size_t block_bytes = 0;  // 0: not known
+  std::size_t tier_blocks = 0;  // of a tier below the cache
   std::vector<ReplaySize> sizes;
   std::vector<ReplayRun> runs;  // for each size, in order, each policy
   std::string curve_file;

@@ -46,10 +46,13 @@ std::string readable_bytes(std::size_t bytes) {
 }
 
 Json to_json(const Response& response) {
+  Json by_tier = Json::object();
+  for (const auto& [tier, tokens] : response.reused_by_tier) by_tier[tier] = tokens;
   return {{"text", response.text},
           {"ids", response.tokens},
           {"tokens_in", response.prompt_tokens.size()},
           {"tokens_reused", response.reused_tokens},
+          {"reused_by_tier", by_tier},
           {"tokens_out", response.tokens.size()},
           {"finish_reason", to_string(response.finish_reason)},
           {"ttft_ms", response.ttft_ms},

@@ -37,7 +37,7 @@ std::string bold(std::string_view text);
 // "1.3 GiB", "640 B".
 std::string readable_bytes(std::size_t bytes);
 
-// text, ids, tokens_in, tokens_reused, tokens_out, finish_reason, ttft_ms, total_ms.
+// text, ids, tokens_in, tokens_reused, reused_by_tier, tokens_out, finish_reason, ttft_ms, total_ms.
 Json to_json(const Response& response);
 // One field per member of MemoryStats.
 Json to_json(const MemoryStats& memory);

@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "base/logging.h"
 #include "engine/request_check.h"
 #include "engine/stats_recorder.h"
 #include "engine/step_loop.h"
@@ -46,6 +47,20 @@ std::size_t resident_bytes() {
   std::size_t total = 0, resident = 0;
   file >> total >> resident;
   return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
+// What computing costs, so that the cache knows from the first prompt on whether loading is faster.
+Status measure_prefill(ModelRunner& model, KvCache& cache) {
+  constexpr std::size_t kTokens = 64;
+  const std::vector<TokenId> tokens(kTokens, 1);
+  auto lease = cache.admit(tokens, {.max_tokens = kTokens, .max_matched_tokens = 0, .max_shared_tokens = 0});
+  if (!lease.ok()) return {};  // the cache is smaller than that
+  TIERCEL_RETURN_IF_ERROR(lease->grow(kTokens));
+  const SequenceChunk chunk{.tokens = tokens, .block_table = lease->block_table(), .arithmetic = Arithmetic::Prefill};
+  const auto start = std::chrono::steady_clock::now();
+  if (auto computed = model.step({&chunk, 1}, cache.block(0)); !computed.ok()) return computed.status();
+  cache.report_prefill(kTokens, 0, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return {};
 }
 
 }  // namespace
@@ -121,6 +136,9 @@ Result<Engine> Engine::open(const EngineOptions& options) {
   if (!model.ok()) return model.status();
   auto cache = KvCache::open(options.cache, layout, (*model)->fingerprint());
   if (!cache.ok()) return cache.status();
+  std::vector<std::string> tier_names;
+  for (const KvTierStats& tier : cache->stats().tiers) tier_names.push_back(tier.name);
+  if (!tier_names.empty()) TIERCEL_RETURN_IF_ERROR(measure_prefill(**model, *cache));
 
   EngineInfo info{.model_path = options.model,
                   .model_name = shape.name,
@@ -146,7 +164,8 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                                                 .max_tokens = options.max_batch_tokens,
                                                 .max_logit_rows = model_options.max_logit_rows,
                                                 .deterministic = options.deterministic},
-                                     .max_queued_requests = options.max_queued_requests};
+                                     .max_queued_requests = options.max_queued_requests,
+                                     .tier_names = std::move(tier_names)};
   return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model),
                                               std::move(*cache), std::move(info), loop_options));
 }
@@ -173,13 +192,24 @@ ResponseFuture Engine::process_request(Request request) {
   return future;
 }
 
-void Engine::close() { state_->loop.close(); }
+void Engine::close() {
+  state_->loop.close();
+  constexpr std::uint64_t kPatience_ms = 5'000;
+  if (const Status kept = state_->cache.flush(kPatience_ms); !kept.ok()) {
+    log().warn("not all cached KV was kept: {}", kept.message());
+  }
+}
+
+Status Engine::flush(std::uint64_t timeout_ms) { return state_->cache.flush(timeout_ms); }
 
 EngineStats Engine::get_stats() const {
   EngineStats stats = state_->stats.snapshot();
   const KvCacheStats cache = state_->cache.stats();
   const ModelMemory model = state_->model->memory();
   stats.evicted_blocks = cache.evicted_blocks;
+  stats.prefetched_useful_blocks = cache.prefetched_useful_blocks;
+  stats.prefetched_wasted_blocks = cache.prefetched_wasted_blocks;
+  stats.tiers = cache.tiers;
   stats.memory = {.weights_bytes = model.packed_bytes,
                   .mapped_weights_bytes = model.mapped_bytes,
                   .kv_capacity_bytes = cache.capacity_blocks * cache.block_bytes,

@@ -109,7 +109,7 @@ bool StepLoop::run_step() {
   for (Sequence* sequence : step.admitted) {
     sequence->started = start;
     sequence->response.queue_ms = milliseconds(start - sequence->arrival);
-    sequence->response.reused_tokens = static_cast<std::uint32_t>(sequence->computed);
+    note_reuse(*sequence);
     stats_.on_started(sequence->computed, sequence->response.queue_ms);
     for (const TokenId token : sequence->tokens) sequence->sampler.observe(token);
     const std::lock_guard lock(mutex_);
@@ -117,8 +117,37 @@ bool StepLoop::run_step() {
   }
   if (step.parts.empty()) return !step.refused.empty();
   compute(step.parts);
-  stats_.on_step(std::chrono::duration<double>(Sequence::Clock::now() - start).count());
+  const double seconds = std::chrono::duration<double>(Sequence::Clock::now() - start).count();
+  stats_.on_step(seconds);
+  report_prefill(step.parts, seconds);
   return true;
+}
+
+void StepLoop::note_reuse(Sequence& sequence) const {
+  Response& response = sequence.response;
+  response.reused_tokens = static_cast<std::uint32_t>(sequence.computed);
+  std::uint32_t hot = response.reused_tokens;
+  for (std::size_t tier = 0; tier < options_.tier_names.size(); ++tier) {
+    const auto tokens = static_cast<std::uint32_t>(sequence.lease.matched_tokens_from(tier));
+    response.reused_by_tier.emplace_back(options_.tier_names[tier], tokens);
+    hot -= tokens;
+  }
+  response.reused_by_tier.emplace(response.reused_by_tier.begin(), "hot", hot);
+}
+
+// The cache weighs loading against computing by it. Only steps that do little else say what computing takes.
+void StepLoop::report_prefill(const std::vector<BatchPart>& parts, double seconds) {
+  constexpr std::size_t kLeastTokens = 64;
+  std::size_t tokens = 0, others = 0;
+  double positions = 0;
+  for (const BatchPart& part : parts) {
+    (part.arithmetic == Arithmetic::Prefill ? tokens : others) += part.tokens;
+    if (part.arithmetic != Arithmetic::Prefill) continue;
+    positions += static_cast<double>(part.tokens) * (static_cast<double>(part.first_token) + part.tokens / 2.0);
+  }
+  if (tokens < kLeastTokens || tokens < 8 * others) return;
+  const auto middle = static_cast<std::size_t>(positions / static_cast<double>(tokens));
+  cache_.report_prefill(tokens, middle - std::min(middle, tokens / 2), seconds);
 }
 
 void StepLoop::compute(const std::vector<BatchPart>& parts) {

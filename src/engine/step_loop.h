@@ -19,6 +19,7 @@ namespace tiercel {
 struct StepLoopOptions {
   SchedulerLimits limits;
   std::size_t max_queued_requests = 4096;
+  std::vector<std::string> tier_names = {};  // of the cache
 };
 
 class StepLoop {
@@ -41,7 +42,9 @@ class StepLoop {
   bool run_step();
   bool take_arrivals();  // waits for work; false when closing
   void end_cancelled();
+  void note_reuse(Sequence& sequence) const;
   void compute(const std::vector<BatchPart>& parts);
+  void report_prefill(const std::vector<BatchPart>& parts, double seconds);
   void advance(const BatchPart& part, std::span<float> logits);
   void record_prompt_logprobs(const BatchPart& part, std::span<const float> logits);
   void draw_token(Sequence& sequence, std::span<float> logits);

@@ -1,10 +1,12 @@
 #include "tiercel/kv_cache.h"
 
 #include <cassert>
+#include <new>
 #include <utility>
 
 #include "kv/kv_cache_state.h"
 #include "kv/refusal.h"
+#include "tiercel/disk_tier.h"
 
 namespace tiercel {
 
@@ -55,8 +57,25 @@ std::size_t ExpectedPrompt::cached_tokens() const { return state_ ? state_->cach
 bool ExpectedPrompt::in_flight() const { return state_ && state_->cache->in_flight(*state_); }
 
 Result<KvCache> KvCache::open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
-                              std::span<const KvGroup> groups) {
-  return KvCacheState::open(options, layout, fingerprint, groups);
+                              std::span<const KvGroup> groups) try {
+  std::vector<std::shared_ptr<TierStore>> tiers;
+  if (options.memory_tier_bytes > 0) {
+    auto memory = memory_tier({.capacity_bytes = options.memory_tier_bytes, .codec = options.memory_tier_codec});
+    if (!memory.ok()) return memory.status();
+    tiers.push_back(*std::move(memory));
+  }
+  if (!options.disk_dir.empty()) {
+    DiskTierOptions disk_options{
+        .directory = options.disk_dir, .capacity_bytes = options.disk_capacity_bytes, .codec = options.disk_codec};
+    auto disk = disk_tier(disk_options);
+    if (!disk.ok()) return disk.status();
+    tiers.push_back(*std::move(disk));
+  }
+  KvCacheOptions with_tiers = options;
+  with_tiers.tiers.insert(with_tiers.tiers.begin(), tiers.begin(), tiers.end());
+  return KvCacheState::open(with_tiers, layout, fingerprint, groups);
+} catch (const std::bad_alloc&) {
+  return Status(StatusCode::Unavailable, {});
 }
 
 KvCache::KvCache(std::shared_ptr<KvCacheState> state) : state_(std::move(state)) {}

@@ -8,7 +8,8 @@
 
 #include <fmt/format.h>
 
-#include "tiercel/kv_cache.h"
+#include "kv/kv_cache_state.h"
+#include "replay/counting_store.h"
 
 namespace tiercel {
 namespace {
@@ -26,8 +27,12 @@ constexpr std::size_t kArenaBytesPerBlock = 64;
 
 class Replay {
  public:
-  Replay(const Trace& trace, KvCache& cache, std::size_t capacity_blocks, std::size_t queued_requests)
-      : trace_(trace), cache_(cache), capacity_blocks_(capacity_blocks), queued_requests_(queued_requests) {}
+  Replay(const Trace& trace, KvCache& cache, const ReplayOptions& options)
+      : trace_(trace),
+        cache_(cache),
+        capacity_blocks_(options.capacity_blocks),
+        queued_requests_(options.queued_requests),
+        tiers_(KvCacheState::of(cache).tiers()) {}
 
   // What request `index` found, in blocks. Requests must come in order.
   Result<std::size_t> serve(std::size_t index);
@@ -41,11 +46,17 @@ class Replay {
   };
   Sequence sequence_of(const TraceRequest& request) const;
   void expect_queue_behind(std::size_t index);
+  // All that the tier has to do, as if requests came slowly.
+  void settle_tiers() {
+    while (tiers_ != nullptr && tiers_->run_one()) {
+    }
+  }
 
   const Trace& trace_;
   KvCache& cache_;
   const std::size_t capacity_blocks_;
   const std::size_t queued_requests_;
+  TierManager* const tiers_;          // null: none
   std::deque<ExpectedPrompt> queue_;  // the requests from the one served next on
   std::size_t queue_end_ = 0;         // the first request that is not in it yet
 };
@@ -70,6 +81,9 @@ void Replay::expect_queue_behind(std::size_t index) {
 Result<std::size_t> Replay::serve(std::size_t index) {
   const Sequence sequence = sequence_of(trace_.requests[index]);
   if (queued_requests_ > 0) expect_queue_behind(index);
+  ExpectedPrompt expected;
+  if (tiers_ != nullptr) expected = cache_.expect(sequence.prompt, sequence.options);
+  settle_tiers();
   auto lease = cache_.admit(sequence.prompt, sequence.options);
   // As a scheduler does it: a request leaves the queue when it holds what it waited for. The first was never in it.
   if (queued_requests_ > 0 && index > 0) queue_.pop_front();
@@ -95,8 +109,10 @@ Result<ReplayResult> replay(const Trace& trace, const ReplayOptions& options, co
     return Status::invalid_argument(
         fmt::format("capacity_blocks is {}; it must be 1 to {}", options.capacity_blocks, kMostBlocks));
   }
-  auto cache = KvCache::open(
-      {.capacity_bytes = options.capacity_blocks * kArenaBytesPerBlock, .eviction = options.eviction}, kLayout, {});
+  KvCacheOptions cache_options{.capacity_bytes = options.capacity_blocks * kArenaBytesPerBlock,
+                               .eviction = options.eviction};
+  if (options.tier_blocks > 0) cache_options.tiers = {std::make_shared<CountingStore>(options.tier_blocks)};
+  auto cache = KvCacheState::open(cache_options, kLayout, {}, {}, {.background_thread = false});
   if (!cache.ok()) return cache.status();
   if (const std::size_t blocks = cache->stats().capacity_blocks; blocks != options.capacity_blocks) {
     return Status::internal(fmt::format("the cache has {} blocks, not {}", blocks, options.capacity_blocks));
@@ -107,7 +123,7 @@ Result<ReplayResult> replay(const Trace& trace, const ReplayOptions& options, co
                       .accesses = trace.accesses,
                       .input_tokens = trace.input_tokens};
   const auto start = std::chrono::steady_clock::now();
-  Replay run(trace, *cache, options.capacity_blocks, options.queued_requests);
+  Replay run(trace, *cache, options);
   for (std::size_t i = 0; i < trace.requests.size(); ++i) {
     if (progress && i % kRequestsPerProgress == 0) progress(i);
     const auto found = run.serve(i);
@@ -117,6 +133,7 @@ Result<ReplayResult> replay(const Trace& trace, const ReplayOptions& options, co
   result.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result.hit_tokens = result.hit_blocks * trace.block_tokens;
   result.evictions = cache->stats().evicted_blocks;
+  result.loaded_blocks = cache->stats().loaded_blocks;
   return result;
 }
 

@@ -18,6 +18,8 @@ struct ReplayOptions {
   std::size_t capacity_blocks = 1;  // 1 .. 2^30
   // So many requests behind the one at hand are waiting, and the cache is told: KvCache::expect().
   std::size_t queued_requests = 0;
+  // Blocks of a tier below the cache, which every request waits for. 0: none.
+  std::size_t tier_blocks = 0;
 };
 
 struct ReplayResult {
@@ -27,8 +29,9 @@ struct ReplayResult {
   std::uint64_t hit_blocks = 0;  // of these, found
   std::uint64_t input_tokens = 0;
   std::uint64_t hit_tokens = 0;
-  std::uint64_t evictions = 0;
-  double wall_s = 0;  // without opening the cache
+  std::uint64_t evictions = 0;      // from the cache itself
+  std::uint64_t loaded_blocks = 0;  // from the tier
+  double wall_s = 0;                // without opening the cache
 
   double hit_rate() const;        // hit_blocks / accesses; 0 where nothing was asked for, as below
   double token_hit_rate() const;  // hit_tokens / input_tokens
