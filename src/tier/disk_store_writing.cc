@@ -1,0 +1,248 @@
+// The half of the disk tier that writes: new blocks, erasures, and room for them.
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/logging.h"
+#include "tier/disk_store.h"
+
+namespace tiercel {
+namespace {
+
+using disk::FooterEntry;
+using disk::RecordHeader;
+using disk::RecordKind;
+
+Status no_memory() { return Status(StatusCode::Unavailable, {}); }
+
+std::span<const std::byte> bytes_of(std::span<const TokenId> tokens) { return std::as_bytes(tokens); }
+
+}  // namespace
+
+Status DiskStore::write(std::span<const TierRecord> records) try {
+  if (options_.read_only) return {};
+  const std::lock_guard write_lock(write_mutex_);
+  for (const TierRecord& record : records) {
+    {
+      const std::lock_guard lock(index_mutex_);
+      const auto* place = index_->find(record.key);
+      const bool known =
+          place != nullptr && place->entry.parent == record.parent && place->entry.tokens == record.tokens.size();
+      if (known) continue;
+    }
+    TIERCEL_RETURN_IF_ERROR(write_block(record));
+  }
+  return {};
+} catch (const std::bad_alloc&) {
+  return no_memory();
+}
+
+Status DiskStore::write_block(const TierRecord& record) {
+  if (record.bytes.size() != block_bytes_) {
+    return Status::invalid_argument(
+        fmt::format("a KV block of {} bytes does not fit the layout of the disk tier", record.bytes.size()));
+  }
+  const BlockCodec& codec = *codec_of_[static_cast<std::size_t>(options_.codec)];
+  std::span<const std::byte> payload = record.bytes;
+  if (options_.codec != Codec::Raw) {
+    const auto encoded = encoded_.take(codec.max_encoded_bytes());
+    payload = encoded.first(codec.encode(record.bytes, encoded, *write_workspace_));
+  }
+  RecordHeader header{};
+  header.kind = RecordKind::Block;
+  header.flags = record.copyable ? disk::kCopyable : 0;
+  header.key = record.key;
+  header.parent = record.parent;
+  header.tenant = record.tenant;
+  header.tokens = static_cast<std::uint32_t>(record.tokens.size());
+  header.codec = options_.codec;
+  TIERCEL_RETURN_IF_ERROR(append(header, bytes_of(record.tokens), payload));
+  const std::lock_guard lock(index_mutex_);
+  ++counts_.written_blocks;
+  counts_.written_bytes += header.record_bytes();
+  return {};
+}
+
+Status DiskStore::append(RecordHeader& header, std::span<const std::byte> tokens, std::span<const std::byte> payload) {
+  header.fingerprint = fingerprint_;
+  header.sequence = ++sequence_;
+  header.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  if (cipher_) {
+    auto nonce = cipher_->random_nonce();
+    if (!nonce.ok()) return nonce.status();
+    header.flags |= disk::kEncrypted;
+    header.encryption_key = cipher_->key_name();
+    header.nonce = *nonce;
+    disk::seal(header);  // magic and version are authenticated too
+    const auto copy = copied_.take(tokens.size() + payload.size());
+    std::ranges::copy(payload, std::ranges::copy(tokens, copy.begin()).out);
+    const auto own_tokens = copy.first(tokens.size()), own_payload = copy.subspan(tokens.size());
+    const auto associated = std::as_bytes(std::span(&header, 1)).first(disk::kAssociatedBytes);
+    auto tag = cipher_->encrypt(*nonce, associated, own_tokens, own_payload);
+    if (!tag.ok()) return tag.status();
+    header.tag = *tag;
+    tokens = own_tokens;
+    payload = own_payload;
+  }
+  header.token_hash = disk::hash_of(tokens);
+  header.payload_hash = disk::hash_of(payload);
+  disk::seal(header);
+  Status status = append_whole(header, tokens, payload);
+  if (status.code() == StatusCode::ResourceExhausted && log_->oldest()) {
+    // Others fill this disk too: the oldest of ours goes, all of it.
+    TIERCEL_RETURN_IF_ERROR(give_back_oldest(/*keep_used=*/false));
+    status = append_whole(header, tokens, payload);
+  }
+  if (!status.ok()) {
+    const std::lock_guard lock(index_mutex_);
+    ++counts_.errors;
+  }
+  return status;
+}
+
+Status DiskStore::append_whole(const RecordHeader& header, std::span<const std::byte> tokens,
+                               std::span<const std::byte> payload) {
+  while (log_->needs_room(header.record_bytes()) && log_->oldest()) {
+    TIERCEL_RETURN_IF_ERROR(give_back_oldest(/*keep_used=*/true));
+  }
+  auto appended = log_->append(header, tokens, payload);
+  if (!appended.ok()) return appended.status();
+  const std::lock_guard lock(index_mutex_);
+  if (header.kind == RecordKind::Block) index_->insert(appended->segment, appended->entry);
+  counts_.stored_bytes = log_->file_bytes();
+  return {};
+}
+
+Status DiskStore::give_back_oldest(bool keep_used) {
+  const std::shared_ptr<disk::Segment> segment = log_->oldest();
+  auto records = disk::read_segment(*files_, *segment->file, segment->number);
+  std::vector<FooterEntry> used;
+  {
+    const std::lock_guard lock(index_mutex_);
+    if (keep_used && records.ok()) used = index_->used_in(*segment, records->entries);
+    counts_.evicted_blocks += index_->remove_segment(*segment) - used.size();
+  }
+  // It can be read until nobody has it open any more.
+  TIERCEL_RETURN_IF_ERROR(log_->drop_oldest());
+  // At most half of it, so that room is made in any case. Parents come before their children, and are kept first.
+  std::size_t room = segment->bytes / 2;
+  for (const FooterEntry& entry : used) {
+    const bool fits = entry.record_bytes() <= room && !log_->needs_room(entry.record_bytes());
+    auto record = fits ? disk::read_record(*files_, *segment->file, entry, copied_.take(entry.record_bytes()))
+                       : Result<disk::StoredRecord>(Status(StatusCode::NotFound, {}));
+    if (record.ok()) {
+      room -= entry.record_bytes();
+      const auto tokens = record->head.subspan(sizeof(RecordHeader), entry.tokens * sizeof(TokenId));
+      auto appended = log_->append(record->header, tokens, record->payload.first(entry.payload_bytes));
+      const std::lock_guard lock(index_mutex_);
+      if (appended.ok()) {
+        index_->insert(appended->segment, appended->entry);
+        continue;
+      }
+    }
+    const std::lock_guard lock(index_mutex_);
+    ++counts_.evicted_blocks;
+  }
+  const std::lock_guard lock(index_mutex_);
+  counts_.stored_bytes = log_->file_bytes();
+  return {};
+}
+
+// ---- Forgetting
+
+Status DiskStore::erase(const BlockKey& parent, std::span<const TokenId> tokens) try {
+  const std::lock_guard write_lock(write_mutex_);
+  std::vector<disk::DiskIndex::Place> children;
+  {
+    const std::lock_guard lock(index_mutex_);
+    children = index_->children_of(parent);
+  }
+  std::vector<BlockKey> keys;
+  for (const disk::DiskIndex::Place& child : children) {
+    // What cannot be read any more is forgotten in any case.
+    const auto own = read_tokens(child);
+    const bool begins =
+        !own.ok() || (own->size() >= tokens.size() && std::ranges::equal(std::span(*own).first(tokens.size()), tokens));
+    if (begins) keys.push_back(child.entry.key);
+  }
+  {
+    const std::lock_guard lock(index_mutex_);
+    keys = index_->with_descendants(std::move(keys));
+    counts_.erased_blocks += index_->erase(keys);
+  }
+  return keys.empty() ? Status() : append_erasure(RecordKind::ErasedKeys, 0, keys);
+} catch (const std::bad_alloc&) {
+  return no_memory();
+}
+
+Status DiskStore::erase_tenant(std::uint64_t tenant) try {
+  const std::lock_guard write_lock(write_mutex_);
+  {
+    const std::lock_guard lock(index_mutex_);
+    counts_.erased_blocks += index_->erase_tenant(tenant);
+  }
+  return append_erasure(RecordKind::ErasedTenant, tenant, {});
+} catch (const std::bad_alloc&) {
+  return no_memory();
+}
+
+Status DiskStore::erase_all() try {
+  const std::lock_guard write_lock(write_mutex_);
+  {
+    const std::lock_guard lock(index_mutex_);
+    counts_.erased_blocks += index_->erase_all();
+  }
+  return append_erasure(RecordKind::ErasedFingerprint, 0, {});
+} catch (const std::bad_alloc&) {
+  return no_memory();
+}
+
+Status DiskStore::append_erasure(RecordKind kind, std::uint64_t tenant, std::span<const BlockKey> keys) {
+  if (!log_) {
+    const std::lock_guard lock(index_mutex_);
+    forgets_ = true;  // what the files say is no longer what was asked for
+    return Status::unavailable(
+        fmt::format("{} was opened to be read only: what was forgotten stays in its files", options_.directory));
+  }
+  // A record has at most half of a segment.
+  const std::size_t most = std::max<std::size_t>(1, log_->segment_bytes() / 2 / sizeof(BlockKey) - 1024);
+  do {
+    const auto part = keys.first(std::min(most, keys.size()));
+    RecordHeader header{};
+    header.kind = kind;
+    header.tenant = tenant;
+    TIERCEL_RETURN_IF_ERROR(append_erased(header, std::as_bytes(part)));
+    keys = keys.subspan(part.size());
+  } while (!keys.empty());
+  return log_->sync();
+}
+
+Status DiskStore::append_erased(RecordHeader& header, std::span<const std::byte> keys) {
+  // Keys are no secret, and must be read without the key that encrypts.
+  header.fingerprint = fingerprint_;
+  header.sequence = ++sequence_;
+  header.payload_bytes = static_cast<std::uint32_t>(keys.size());
+  header.token_hash = disk::hash_of({});
+  header.payload_hash = disk::hash_of(keys);
+  disk::seal(header);
+  return append_whole(header, {}, keys);
+}
+
+Status DiskStore::flush() try {
+  if (options_.read_only) return {};
+  const std::lock_guard write_lock(write_mutex_);
+  return log_ ? log_->sync() : Status();
+} catch (const std::bad_alloc&) {
+  return no_memory();
+}
+
+TierStats DiskStore::stats() const {
+  const std::lock_guard lock(index_mutex_);
+  TierStats stats = counts_;
+  stats.stored_blocks = index_ ? index_->size() : 0;
+  return stats;
+}
+
+}  // namespace tiercel
