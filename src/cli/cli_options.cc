@@ -20,7 +20,13 @@
 namespace tiercel::cli {
 namespace {
 
-// An option that takes a size such as 512M.
+void set_compute(EngineOptions& engine, const std::string& text) {
+  if (text != "fast" && text != "precise") throw CLI::ValidationError("--compute", text + " is not fast or precise");
+  engine.compute = text == "fast" ? Compute::Fast : Compute::Precise;
+}
+
+}  // namespace
+
 CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::size_t& bytes, const std::string& help) {
   return app
       .add_option_function<std::string>(
@@ -33,13 +39,6 @@ CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::size_t
           help)
       ->type_name("SIZE");
 }
-
-void set_compute(EngineOptions& engine, const std::string& text) {
-  if (text != "fast" && text != "precise") throw CLI::ValidationError("--compute", text + " is not fast or precise");
-  engine.compute = text == "fast" ? Compute::Fast : Compute::Precise;
-}
-
-}  // namespace
 
 CLI::Option* add_codec_option(CLI::App& app, const std::string& name, Codec& codec, const std::string& help) {
   return app

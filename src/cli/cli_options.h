@@ -21,6 +21,8 @@ struct CliOptions {
 // "512M" and its like in bytes, by powers of 1024. Empty: not a size.
 std::optional<std::size_t> parse_size(std::string_view text);
 
+// Adds an option that takes a size such as 512M. `bytes` must outlive the parsing.
+CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::size_t& bytes, const std::string& help);
 // Adds an option that names a codec. `codec` must outlive the parsing.
 CLI::Option* add_codec_option(CLI::App& app, const std::string& name, Codec& codec, const std::string& help);
 

@@ -22,5 +22,6 @@ Command add_bench_command(CLI::App& program, CliOptions& shared);
 Command add_info_command(CLI::App& program, CliOptions& shared);
 Command add_demo_command(CLI::App& program, CliOptions& shared);
 Command add_replay_command(CLI::App& program, CliOptions& shared);
+Command add_cache_command(CLI::App& program, CliOptions& shared);
 
 }  // namespace tiercel::cli

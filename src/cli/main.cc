@@ -16,6 +16,8 @@ constexpr const char* kFooter = R"(Examples:
   tiercel run --chat --prompt-file question.txt --json
   tiercel chat --system "Answer in one sentence."
   tiercel bench --only warm --json
+  tiercel run --prompt-file long.txt --cache-dir kv    (and again, in another process)
+  tiercel cache stats kv
   tiercel replay trace.jsonl --curve sizes.svg
 
 Answers go to standard output, everything else to standard error.
@@ -28,10 +30,10 @@ int run(int argc, char** argv) {
   program.require_subcommand(0, 1);
   CliOptions shared;
   add_shared_options(program, shared);
-  const Command commands[] = {add_run_command(program, shared),   add_chat_command(program, shared),
-                              add_score_command(program, shared), add_bench_command(program, shared),
-                              add_info_command(program, shared),  add_demo_command(program, shared),
-                              add_replay_command(program, shared)};
+  const Command commands[] = {add_run_command(program, shared),    add_chat_command(program, shared),
+                              add_score_command(program, shared),  add_bench_command(program, shared),
+                              add_info_command(program, shared),   add_demo_command(program, shared),
+                              add_replay_command(program, shared), add_cache_command(program, shared)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -45,7 +47,7 @@ int run(int argc, char** argv) {
   for (const Command& command : commands) {
     if (command.app->parsed()) return command.run();
   }
-  return fail_usage("give a command: run, chat, score, bench, info, demo or replay; see tiercel --help");
+  return fail_usage("give a command: run, chat, score, bench, info, demo, replay or cache; see tiercel --help");
 }
 
 }  // namespace

@@ -1,6 +1,4 @@
 // tiercel replay: what a cache of a given size and policy would have found, by a trace.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
@@ -15,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "cli/commands.h"
+#include "cli/progress_bar.h"
 #include "cli/replay_report.h"
 #include "cli/report.h"
 #include "replay/curve_svg.h"
@@ -64,31 +63,6 @@ double blocks_per_block(Codec codec) {
   }
   return 1;
 }
-
-// One line on standard error while a person waits there.
-class ProgressBar {
- public:
-  ProgressBar() : shown_(isatty(STDERR_FILENO) != 0) {}
-  ~ProgressBar() {
-    if (shown_ && percent_ >= 0) fmt::print(stderr, "\r\033[K");
-  }
-  ProgressBar(const ProgressBar&) = delete;
-  ProgressBar& operator=(const ProgressBar&) = delete;
-
-  void show(std::string_view work, double share) {
-    const int percent = static_cast<int>(100 * share);
-    if (!shown_ || percent == percent_) return;
-    percent_ = percent;
-    constexpr int kCells = 30;
-    const int filled = percent * kCells / 100;
-    fmt::print(stderr, "\r{} [{:#<{}}{:.<{}}] {:3} %", work, "", filled, "", kCells - filled, percent);
-    std::fflush(stderr);
-  }
-
- private:
-  const bool shown_;
-  int percent_ = -1;
-};
 
 std::vector<NamedPolicy> chosen_policies(const ReplayCommandOptions& options) {
   std::vector<NamedPolicy> chosen;

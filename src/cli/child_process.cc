@@ -1,0 +1,61 @@
+#include "cli/child_process.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+#include <fmt/format.h>
+
+extern char** environ;
+
+namespace tiercel::cli {
+
+Result<std::string> output_of_program(const std::string& path, const std::vector<std::string>& arguments) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return Status::unavailable(fmt::format("no pipe: {}", std::strerror(errno)));
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+  std::vector<char*> words;
+  for (const std::string& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
+  words.push_back(nullptr);
+  pid_t child = 0;
+  const int error = ::posix_spawn(&child, path.c_str(), &actions, nullptr, words.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  ::close(ends[1]);
+  std::string output;
+  char buffer[4096];
+  for (ssize_t count = 0; error == 0 && (count = ::read(ends[0], buffer, sizeof buffer)) != 0;) {
+    if (count > 0) output.append(buffer, static_cast<std::size_t>(count));
+    if (count < 0 && errno != EINTR) break;
+  }
+  ::close(ends[0]);
+  if (error != 0) return Status::unavailable(fmt::format("cannot start {}: {}", path, std::strerror(error)));
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return Status::unavailable(fmt::format("{} failed", path));
+  return output;
+}
+
+ScratchDirectory::ScratchDirectory() {
+  path_ = (std::filesystem::temp_directory_path() / "tiercel-XXXXXX").string();
+  if (::mkdtemp(path_.data()) == nullptr) {
+    throw std::filesystem::filesystem_error("no directory for scratch files", path_,
+                                            std::error_code(errno, std::generic_category()));
+  }
+}
+
+ScratchDirectory::~ScratchDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+}  // namespace tiercel::cli
