@@ -250,7 +250,7 @@ def main():
     print(f"{len(mutants) - len(survivors)} of {len(mutants)} planted bugs were caught")
     for what in survivors:
         print(f"To see it again:\n  TIERCEL_MUTANTS={shlex.quote(what)} {arguments.again}")
-    return 1 if survivors else 0
+    return 1 if survivors or not mutants else 0
 
 
 if __name__ == "__main__":
