@@ -86,6 +86,34 @@ TEST_F(KvCacheGroups, EqualSequencesShareTheirWindowsToo) {
   expect_all_returned(cache);
 }
 
+TEST_F(KvCacheGroups, AWaitingPromptMovesOnOverWhatLiesBehindAGap) {
+  auto cache = open(16, {}, kGroups);
+  run(cache, numbers(0, 16));
+  // Takes all that is free, and the two window blocks that nobody used last.
+  Lease other = admit(cache, numbers(500, 4), {.max_tokens = 20});
+  ASSERT_TRUE(other.grow(20).ok());
+  other = Lease();
+  const Tokens prompt = numbers(0, 12);
+  ASSERT_EQ(found(cache, prompt), 0u) << "the window block of its second block is gone";
+  ASSERT_EQ(found(cache, numbers(0, 16)), 16u);
+  const ExpectedPrompt expected = cache.expect(prompt, {});
+  EXPECT_EQ(expected.cached_tokens(), 0u);
+  run(cache, numbers(0, 8));
+  EXPECT_EQ(found(cache, prompt), 12u);
+  EXPECT_EQ(expected.cached_tokens(), 12u);
+  EXPECT_EQ(KvCacheState::of(cache).audit(), "");
+}
+
+TEST_F(KvCacheGroups, AWindowBlockLivesAsLongAsItsFirstUseSays) {
+  auto cache = open(32, {}, kGroups);
+  const Lease lease = run(cache, numbers(0, 16));
+  const Tokens given_up = numbers(0, 8);
+  EXPECT_EQ(cache.warm(given_up, {.retention = {.ttl_ms = 10}}), 8u) << "the first use of its window blocks";
+  EXPECT_EQ(found(cache, given_up), 8u);
+  now_ms += 10;
+  EXPECT_EQ(found(cache, given_up), 0u);
+}
+
 TEST_F(KvCacheGroups, AStateSnapshotIsAWindowOfTwo) {
   const KvGroup groups[] = {{}, {.window_tokens = 2}};
   auto cache = open(32, {}, groups);

@@ -1,116 +1,256 @@
 """Plants bugs in the KV core and demands that its tests see every one.
 
-    mutation_test.py --source DIR --work DIR --compile "COMPILER FLAGS" --link "COMPILER OBJECTS LIBRARIES"
+    mutation_test.py --source DIR --work DIR --compile "COMPILER FLAGS" --link COMPILER --libraries "FILES" \\
+                     --objects PROGRAM="FILES" [--objects ...] --again COMMAND
 
-Each mutant replaces one piece of one file of src/kv. The mutated file alone is compiled and linked before the library, whose own
-version of it is then not taken. A mutant that compiles and passes all tests has survived, and fails this test; so does one whose
-text is not found exactly once, which means that the code went on without it.
+Each mutant replaces one piece of one file of src/kv. The mutated file alone is compiled, without assertions, and linked before the
+library, whose own version of it is then not taken. It names the programs that must see it: the cases of tests/kv, the random
+histories of tests/sim, or those in which memory runs out. A mutant that compiles and passes in one of them has survived, and fails
+this test; so does one whose text is not found exactly once, which means that the code went on without it. With TIERCEL_MUTANTS in the
+environment, only those are planted whose description has these words.
 """
 
 import argparse
 import concurrent.futures
+import os
 import pathlib
 import shlex
 import subprocess
 import sys
+import time
 
-# (what it is, file, text, replacement)
+CASES, HISTORIES, FAULTS = "kv_test", "sim_test", "sim_fault_test"
+BOTH = (CASES, HISTORIES)
+
+# (what it is, file, text, replacement, programs that must see it)
 MUTANTS = [
-    ("a lease drops a reference too few", "kv_cache_lease.cc",
-     "      if (used && index_.contains(block)) use(block, lease.retention, now);\n      drop(block);",
-     "      if (used && index_.contains(block)) use(block, lease.retention, now);\n      if (table.size() != 1) drop(block);"),
+    # ---- References, and blocks given back
+    ("a lease that ends keeps a reference", "kv_cache_lease.cc",
+     "use(block, lease.retention, now);\n      drop(block);",
+     "use(block, lease.retention, now);\n      if (table.size() != 1) drop(block);", BOTH),
+    ("a lease that ends drops a shared reference twice", "kv_cache_lease.cc",
+     "use(block, lease.retention, now);\n      drop(block);",
+     "use(block, lease.retention, now);\n      if (pool_.references(block) > 1) drop(block);\n      drop(block);", BOTH),
     ("a matched block is not held", "kv_cache_admission.cc",
-     "for (const BlockId block : lease->blocks) hold(block);", "for (const BlockId block : lease->blocks) static_cast<void>(block);"),
-    ("a pinned block can be evicted", "kv_cache_retention.cc",
-     "    hold(block);\n    if (pin_counts_[block]++ == 0) ++pinned_blocks_;", "    if (pin_counts_[block]++ == 0) ++pinned_blocks_;"),
-    ("a pin never expires", "kv_cache_retention.cc", "expires != 0 && expires <= now", "expires != 0 && expires < 1"),
-    ("tokens are not compared on a hit", "prefix_index.cc",
-     "entries_[block].parent == parent && std::ranges::equal(this->tokens(block), tokens)", "entries_[block].parent == parent"),
-    ("the parent is not compared on a hit", "prefix_index.cc",
-     "entries_[block].parent == parent && std::ranges::equal", "std::ranges::equal"),
-    ("the salt is no part of the root", "prefix_index.cc",
-     "const auto place = root_ids_.emplace(Scope(salt, adapter_id), root).first;",
-     'const auto place = root_ids_.emplace(Scope("", adapter_id), root).first;'),
+     "for (const BlockId block : lease->blocks) hold(block);",
+     "for (const BlockId block : lease->blocks) static_cast<void>(block);", BOTH),
+    ("a duplicate that is given up is not dropped", "kv_cache_lease.cc",
+     "    hold(equal);\n    drop(std::exchange(own, equal));\n  }\n  if (groups_",
+     "    hold(equal);\n    own = equal;\n  }\n  if (groups_", HISTORIES),
     ("a block is given back twice", "kv_cache_eviction.cc",
-     "  if (!index_.contains(block)) {\n    give_back(block);", "  if (!index_.contains(block)) {\n    give_back(block);\n    give_back(block);"),
-    ("promises are not returned", "kv_cache_lease.cc", "  pool_.return_promises(lease.promised_blocks);\n", ""),
-    ("a block that is held counts as evictable", "kv_cache_eviction.cc",
-     "index_.contains(block) && pool_.references(block) == 0 &&", "index_.contains(block) &&"),
-    ("a parent may go before its child", "kv_cache_eviction.cc",
-     "(index_.is_companion(block) || index_.is_leaf(block))", "true"),
-    ("what was forgotten is shared again", "kv_cache_lease.cc", "lease.epoch != index_.epoch(lease.root) || ", ""),
-    ("children of a forgotten block are shared", "kv_cache_lease.cc",
-     " || (position > 0 && !index_.contains(parent))", ""),
-    ("a time to live is ignored", "kv_cache_admission.cc", "if (is_expired(child, now)) return false;", ""),
-    ("an expected block goes like any other", "eviction_order.cc",
-     "const bool expected = known && expectations_[named] > 0;", "const bool expected = false;"),
-    ("High goes like Normal", "eviction_order.cc",
-     "standings_[named].priority == RetentionPriority::High", "false"),
-    ("an expected prompt is not told of what arrives", "kv_cache_lease.cc",
-     "  arrive(key, parent, lease.open_tokens, own);\n", ""),
-    ("an evicted block stays expected", "kv_cache_retention.cc", "    expected->blocks.pop_back();\n", "    break;\n"),
-    ("a lease does not announce what it computes", "kv_cache_admission.cc", "    announce_next_block(*lease);\n", ""),
-    ("only the first block is announced", "kv_cache_lease.cc",
-     "  if (was_announced) {\n    announce_next_block(lease);\n  } else {", "  if (!was_announced) {"),
-    ("a fork writes into the source's block", "kv_cache_admission.cc",
+     "  if (!index_.contains(block)) {\n    give_back(block);",
+     "  if (!index_.contains(block)) {\n    give_back(block);\n    give_back(block);", BOTH),
+    ("promises are not returned", "kv_cache_lease.cc", "  pool_.return_promises(lease.promised_blocks);\n", "", BOTH),
+    ("an admission forgets what it will newly hold", "kv_cache_admission.cc",
+     "const std::size_t wanted = new_blocks + newly_held;",
+     "const std::size_t wanted = new_blocks + 0 * newly_held;", HISTORIES),
+    ("a fork shares the block begun", "kv_cache_admission.cc",
      "      table.push_back(take_promised_block(lease->tenant));\n      --lease->promised_blocks;\n      "
      "copy_leading_tokens(from[full_blocks], table.back(), begun_tokens);",
-     "      table.push_back(from[full_blocks]);\n      hold(table.back());"),
-    ("parts are copied of blocks that may not be", "prefix_index.cc", "    if (!copyable_[block]) continue;\n", ""),
+     "      table.push_back(from[full_blocks]);\n      hold(table.back());", BOTH),
+    ("a fork does not hold what it shares", "kv_cache_admission.cc", "if (block != kNoBlock) hold(block);", "",
+     HISTORIES),
+
+    # ---- Finding and sharing
+    ("tokens are not compared on a hit", "prefix_index.cc",
+     "entries_[block].parent == parent && std::ranges::equal(this->tokens(block), tokens)",
+     "entries_[block].parent == parent", BOTH),
+    ("the parent is not compared on a hit", "prefix_index.cc",
+     "entries_[block].parent == parent && std::ranges::equal", "std::ranges::equal", BOTH),
+    ("the salt is no part of the root", "prefix_index.cc",
+     "const auto place = root_ids_.emplace(Scope(salt, adapter_id), root).first;",
+     'const auto place = root_ids_.emplace(Scope("", adapter_id), root).first;', BOTH),
+    ("adapters share a root", "prefix_index.cc",
+     "root_ids_.find(ScopeView(salt, adapter_id))", "root_ids_.lower_bound(ScopeView(salt, 0))", HISTORIES),
+    ("a root is forgotten while held", "prefix_index.cc",
+     "if (gone.holders > 0 || gone.first_child", "if (gone.first_child", HISTORIES),
     ("a copy takes one token too few", "kv_cache_admission.cc",
-     "const std::size_t used_bytes = tokens * layout_.head_dim", "const std::size_t used_bytes = (tokens - 1) * layout_.head_dim"),
-    ("a tenant at its quota takes free blocks", "kv_cache_eviction.cc",
-     "if (tenants_ && tenants_->is_at_quota(tenant)) {", "if (false) {"),
+     "const std::size_t used_bytes = tokens * layout_.head_dim",
+     "const std::size_t used_bytes = (tokens - 1) * layout_.head_dim", BOTH),
+    ("parts of blocks that are not copyable are copied", "prefix_index.cc",
+     "  copyable_[block] = copyable;\n", "  copyable_[block] = true;\n", BOTH),
+    ("what a lease began before invalidate_all() is shared", "kv_cache_lease.cc",
+     "lease.epoch != index_.epoch(lease.root) || ", "", BOTH),
+    ("children of a forgotten block are shared", "kv_cache_lease.cc",
+     " || (position > 0 && !index_.contains(parent))", "", BOTH),
+
+    # ---- Eviction
+    ("a block that is held counts as evictable", "kv_cache_eviction.cc",
+     "index_.contains(block) && pool_.references(block) == 0 &&", "index_.contains(block) &&", BOTH),
+    ("a parent may go before its child", "kv_cache_eviction.cc",
+     "(index_.is_companion(block) || index_.is_leaf(block))", "true", BOTH),
+    ("a parent whose last child went is not evictable", "kv_cache_eviction.cc",
+     "  if (!PrefixIndex::is_root(parent) && is_evictable(parent)) make_evictable(parent);\n", "", HISTORIES),
+    ("an expected block goes like any other", "eviction_order.cc",
+     "const bool expected = known && expectations_[named] > 0;", "const bool expected = false;", BOTH),
+    ("High goes like Normal", "eviction_order.cc",
+     "standings_[named].priority == RetentionPriority::High", "false", BOTH),
+    ("Low goes like Normal", "eviction_order.cc",
+     "if (standings_[block].priority == RetentionPriority::Low) {", "if (false) {", HISTORIES),
+    ("a later, weaker wish replaces a stronger one", "eviction_order.cc",
+     "const bool raised = priority > standing.priority;", "const bool raised = priority != standing.priority;",
+     HISTORIES),
+
+    # ---- Pins
+    ("a pinned block can be evicted", "kv_cache_retention.cc",
+     "    hold(block);\n    if (pin_counts_[block]++ == 0) ++pinned_blocks_;",
+     "    if (pin_counts_[block]++ == 0) ++pinned_blocks_;", BOTH),
+    ("a pin never ends by itself", "kv_cache_retention.cc",
+     "expires != 0 && expires <= now", "expires != 0 && expires < 1", BOTH),
+    ("a pin that ends keeps its deepest block", "kv_cache_retention.cc",
+     "for (std::size_t i = ended.blocks.size(); i-- > 0;) {",
+     "for (std::size_t i = ended.blocks.size() - 1; i-- > 0;) {", HISTORIES),
+    ("a pin for ages ends at once", "kv_cache_retention.cc", "end_of_life(now, ttl_ms)", "now + ttl_ms", HISTORIES),
+    ("unpin() ends one pin at most", "kv_cache_retention.cc",
+     "      end_pin(pin);\n      ++ended;\n", "      end_pin(pin);\n      return 1;\n", HISTORIES),
+    ("invalidation leaves pins", "kv_cache_eviction.cc",
+     "  if (const auto pin = pins_.find(leaf); pin != pins_.end()) end_pin(pin);\n", "", HISTORIES),
+    ("pins may hold all of the cache", "kv_cache_retention.cc",
+     "> pool_.capacity_blocks() / 2", "> pool_.capacity_blocks()", HISTORIES),
+    ("a fork counts overdue pins", "kv_cache_admission.cc",
+     "    expire_pins(seams_.now_ms());\n    const std::size_t full_blocks", "    const std::size_t full_blocks",
+     HISTORIES),
+
+    # ---- Times to live
+    ("a time to live is ignored by lookups", "kv_cache_admission.cc",
+     "if (is_expired(child, now)) return false;", "", BOTH),
+    ("a time to live is ignored by copies", "kv_cache_admission.cc",
+     "return !is_expired(child, now);", "return child != kNoBlock;", HISTORIES),
+    ("a time to live is ignored in windows", "kv_cache_admission.cc", " && !is_expired(block, now)) continue;",
+     ") continue;", HISTORIES),
+    ("a use does not begin a time to live anew", "kv_cache_eviction.cc",
+     "std::max(expires_ms_[block], end_of_life(now, retention.ttl_ms))",
+     "expires_ms_[block] > kUnused ? expires_ms_[block] : now + retention.ttl_ms", HISTORIES),
+    ("what is held is over when its time is", "kv_cache_eviction.cc",
+     "expires_ms_[block] <= now &&\n         pool_.references(block) == 0;", "expires_ms_[block] <= now;", HISTORIES),
+    ("an unused window block of before the first time to live stays for ever", "kv_cache_state.cc",
+     "  if (groups_.size() > 1) expires_ms_.resize(capacity_blocks);\n", "", CASES),
+
+    # ---- Waiting prompts
+    ("a waiting prompt is not told of what arrives", "kv_cache_lease.cc",
+     "  arrive(key, parent, lease.open_tokens, own);\n", "", BOTH),
+    ("a waiting prompt is not told of what returns behind a gap", "kv_cache_lease.cc",
+     "  if (groups_.size() > 1) notice_return(lease, position);\n", "", CASES),
+    ("a waiting prompt counts on what was evicted", "kv_cache_retention.cc",
+     "    expected->blocks.pop_back();\n", "    break;\n", BOTH),
+    ("a lease does not announce what it computes", "kv_cache_admission.cc",
+     "    announce_next_block(*lease);\n", "", BOTH),
+    ("only the first block is announced", "kv_cache_lease.cc",
+     "  if (was_announced) {\n    announce_next_block(lease);\n  } else {", "  if (!was_announced) {", BOTH),
+    ("what is in flight outlives its lease", "kv_cache_lease.cc",
+     "  std::unique_lock lock(mutex_);\n  computing_.remove(lease.frontier);\n", "  std::unique_lock lock(mutex_);\n",
+     HISTORIES),
+
+    # ---- Quotas
+    ("a tenant at its quota takes others' room", "kv_cache_eviction.cc",
+     "if (tenants_ && tenants_->is_at_quota(tenant)) {", "if (false) {", BOTH),
     ("admission ignores the quota", "tenant_ledger.cc",
-     "return tenants_[tenant].claimed <= quota && blocks <= quota - tenants_[tenant].claimed;", "return quota > 0 || blocks > 0;"),
+     "return tenants_[tenant].claimed <= quota && blocks <= quota - tenants_[tenant].claimed;",
+     "return quota > 0 || blocks > 0;", BOTH),
+    ("what is held is not counted against the quota", "kv_cache_eviction.cc",
+     "if (pool_.references(block) == 0 && tenants_) tenants_->on_held(block);", "", HISTORIES),
+
+    # ---- Windows
     ("a window's block is given up too early", "kv_cache_admission.cc",
-     "return window == 0 || tokens < window ? 0 : (tokens - (window - 1)) / layout_.block_tokens;",
-     "return window == 0 || tokens < window ? 0 : (tokens - 1) / layout_.block_tokens;"),
-    ("a hit needs no window blocks", "kv_cache_admission.cc", "    path.resize(valid_blocks(path));\n", ""),
+     "(tokens - (window - 1)) / layout_.block_tokens;", "(tokens - 1) / layout_.block_tokens;", BOTH),
+    ("a window's block is kept too long", "kv_cache_lease.cc",
+     "drop(std::exchange(window[i], kNoBlock));", "window[i] = kNoBlock;", HISTORIES),
+    ("a hit needs no window blocks", "kv_cache_admission.cc", "    path.resize(valid_blocks(path, now));\n", "", BOTH),
+    ("a window's block is found for another group", "prefix_index.cc",
+     "if (of_group[owner] == block) of_group[owner] = kNoBlock;", "of_group[owner] = kNoBlock;", HISTORIES),
+
+    # ---- No memory
+    ("commit() needs memory", "kv_cache_admission.cc",
+     "    lease->open_tokens.reserve(prefix_reuse_ ? layout_.block_tokens : 0);\n", "", FAULTS),
+    ("grow() needs memory", "kv_cache_admission.cc",
+     "    for (std::vector<BlockId>& window : lease->windows) window.reserve(total_blocks);\n"
+     "    lease->open_tokens.reserve(prefix_reuse_ ? layout_.block_tokens : 0);\n",
+     "    lease->blocks = {};\n    lease->open_tokens.reserve(prefix_reuse_ ? layout_.block_tokens : 0);\n", FAULTS),
+    ("a refusal needs memory", "kv_cache_lease.cc", "    return refusal(StatusCode::ResourceExhausted, ",
+     "    const std::string sentence(100, ' ');\n    return refusal(StatusCode::ResourceExhausted, ", FAULTS),
+    ("to find a root needs memory", "prefix_index.cc",
+     "root_ids_.find(ScopeView(salt, adapter_id))", "root_ids_.find(Scope(salt, adapter_id))", FAULTS),
+    ("a pin without memory holds blocks", "kv_cache_retention.cc",
+     "  const auto placed = pins_.emplace(found.node, std::move(pin)).first;\n",
+     "  for (const BlockId block : pin.blocks) hold(block);\n"
+     "  const auto placed = pins_.emplace(found.node, std::move(pin)).first;\n"
+     "  for (const BlockId block : placed->second.blocks) drop(block);\n", FAULTS),
+    ("an admission without memory keeps its root", "kv_cache_admission.cc",
+     "    // From here on nothing fails.\n    lease->cache = shared_from_this();\n    lease->shares = prefix_reuse_;\n",
+     "    const std::vector<TokenId> again(prompt.begin(), prompt.end());\n"
+     "    lease->cache = shared_from_this();\n    lease->shares = prefix_reuse_;\n", FAULTS),
+    ("an admission without memory keeps its tenant", "kv_cache_admission.cc",
+     "        if (tenants_) tenants_->leave(lease->tenant);\n        throw;\n", "        throw;\n", FAULTS),
 ]
 
-TIMEOUT_S = 60
+HISTORIES_EACH = "400"  # of each configuration of the simulator
+LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10}  # some mutants never end
+
+
+def run(program, executable):
+    """Whether the mutant was seen, and how."""
+    try:
+        done = subprocess.run(
+            [str(executable), "--gtest_fail_fast", "--gtest_brief=1", "--gtest_filter=-SimulationOfThreads.*"],
+            capture_output=True, text=True, timeout=LIMIT_S[program],
+            env={**os.environ, "TIERCEL_SIM_HISTORIES": HISTORIES_EACH})
+    except subprocess.TimeoutExpired:
+        return True, "hangs"
+    if done.returncode == 0:
+        return False, "SURVIVED"
+    if done.returncode < 0:
+        return True, f"signal {-done.returncode}"
+    lines = done.stdout.splitlines()
+    said = [line for line in lines if line.startswith(("step ", "keys changed"))]
+    failed = [line.split("]")[1].strip() for line in lines if line.startswith("[  FAILED  ]")]
+    return True, (said + failed + [f"exit status {done.returncode}"])[0]
 
 
 def outcome_of(number, mutant, arguments):
-    """How the mutant died, or None where it survived."""
-    what, file, text, replacement = mutant
+    """Whether every program saw the mutant, how, and the seconds that took."""
+    _, file, text, replacement, programs = mutant
+    began = time.monotonic()
     source = pathlib.Path(arguments.source, "src/kv", file).read_text()
     if source.count(text) != 1:
-        return False, f"its text is there {source.count(text)} times, not once: mend tests/kv/mutation_test.py"
+        return False, f"its text is there {source.count(text)} times, not once: mend {__file__}", 0
     work = pathlib.Path(arguments.work, f"mutant{number}")
     work.mkdir(parents=True, exist_ok=True)
-    mutated, program = work / file, work / "mutant_test"
+    mutated = work / file
     mutated.write_text(source.replace(text, replacement))
-    compile_command = shlex.split(arguments.compile) + ["-c", str(mutated), "-o", str(work / "mutant.o")]
-    if subprocess.run(compile_command, capture_output=True).returncode != 0:
-        return False, "it does not compile: mend tests/kv/mutation_test.py"
-    compiler, *objects = shlex.split(arguments.link)
-    subprocess.run([compiler, str(work / "mutant.o"), *objects, "-o", str(program)], check=True)
-    try:
-        run = subprocess.run([str(program), "--gtest_fail_fast", "--gtest_brief=1"], capture_output=True, text=True, timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return True, "hangs"
-    if run.returncode < 0:
-        return True, f"ended by signal {-run.returncode}"
-    if run.returncode != 0:
-        failed = [line for line in run.stdout.splitlines() if line.startswith("[  FAILED  ]")]
-        return True, failed[0].split("]")[1].strip() if failed else f"exit status {run.returncode}"
-    return False, "SURVIVED"
+    command = shlex.split(arguments.compile) + ["-c", str(mutated), "-o", str(work / "mutant.o")]
+    compiled = subprocess.run(command, capture_output=True, text=True)
+    if compiled.returncode != 0:
+        return False, f"it does not compile: mend {__file__}\n{compiled.stderr[:1000]}", 0
+    objects = dict(given.split("=", 1) for given in arguments.objects)
+    seen, how = True, []
+    for program in (programs,) if isinstance(programs, str) else programs:
+        executable = work / program
+        subprocess.run(shlex.split(arguments.link) + [str(work / "mutant.o")] + shlex.split(objects[program]) +
+                       shlex.split(arguments.libraries) + ["-o", str(executable)], check=True)
+        seen_here, how_here = run(program, executable)
+        executable.unlink()
+        seen = seen and seen_here
+        how.append(f"{program}: {how_here}")
+    return seen, "; ".join(how), time.monotonic() - began
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name in ("source", "work", "compile", "link"):
+    for name in ("source", "work", "compile", "link", "libraries"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--objects", required=True, action="append", help="PROGRAM=FILES")
+    parser.add_argument("--again", required=True, help="the command that runs this test")
     arguments = parser.parse_args()
+    mutants = [mutant for mutant in MUTANTS if os.environ.get("TIERCEL_MUTANTS", "") in mutant[0]]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(lambda item: outcome_of(*item, arguments), enumerate(MUTANTS)))
-    for (what, file, *_), (caught, how) in zip(MUTANTS, outcomes):
-        print(f"{'caught  ' if caught else 'NOT     '} {what} ({file}): {how}")
-    survivors = sum(not caught for caught, _ in outcomes)
-    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} planted bugs were caught")
-    return 1 if survivors else 0
+        outcomes = list(pool.map(lambda item: outcome_of(*item, arguments), enumerate(mutants)))
+    survivors = [what for (what, *_), (seen, *_) in zip(mutants, outcomes) if not seen]
+    for (what, file, *_), (seen, how, seconds) in zip(mutants, outcomes):
+        print(f"{'caught' if seen else 'NOT   '} {seconds:5.1f} s  {what} ({file}): {how}")
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} planted bugs were caught")
+    for what in survivors:
+        print(f"To see it again:\n  TIERCEL_MUTANTS={shlex.quote(what)} {arguments.again}")
+    return 1 if survivors or not mutants else 0
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ TEST(SimulationWithFaults, NoMemoryChangesNothing) {
       .policies = {PolicyKind::Lru, PolicyKind::Lfu, PolicyKind::Adaptive},
       .faults = true,
       .reaches = {Seen::Fault, Seen::FaultSeen, Seen::Hit, Seen::Fork, Seen::PinMade, Seen::Eviction}};
-  run_histories(configuration, 20'000, false);
+  run_histories(configuration, 30'000, false);
 }
 
 // Whether open() met the fault.
@@ -75,6 +75,11 @@ TEST(SimulationWithFaults, ARefusalForgetsItsTenant) {
       }
       allocation_faults = {};
     }
+  }
+  for (std::uint64_t nth = 1; nth < 20; ++nth) {  // for want of memory
+    allocation_faults = {.allocations_left = nth};
+    const auto admitted = cache.admit({}, {.max_tokens = 8, .scope = {.salt = tenant}});
+    EXPECT_EQ(admitted.ok(), !std::exchange(allocation_faults, {}).fired);
   }
   ASSERT_TRUE(cache.set_tenant_quota(tenant, 0).ok());
   EXPECT_LT(cache.stats().metadata_bytes, known);

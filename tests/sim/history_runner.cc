@@ -1,6 +1,9 @@
 #include "tests/sim/history_runner.h"
 
+#include <unistd.h>
+
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <span>
@@ -9,12 +12,18 @@
 
 #include <gtest/gtest.h>
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace tiercel::sim {
 namespace {
 
-// Sanitizers and unoptimised builds take far longer.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
-constexpr std::uint64_t kShare = 20;
+// Fewer histories where each takes longer; fewest under ThreadSanitizer, for which one thread is nothing new.
+#if defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t kShare = 100;
+#elif defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
+constexpr std::uint64_t kShare = 5;
 #else
 constexpr std::uint64_t kShare = 1;
 #endif
@@ -31,18 +40,45 @@ std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise)
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
+// The one command that runs the history at hand again.
+std::string replay_command;
+
+void set_replay_command(std::uint64_t seed) {
+  const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+  replay_command = std::string("To see it again:\n  TIERCEL_SIM_SEED=") + std::to_string(seed) + " " +
+                   program_invocation_name + " --gtest_filter='" + test->test_suite_name() + "." + test->name() + "'\n";
+}
+
+// For what ends the program in the middle of a history: a failed assertion, a signal, a sanitizer's report.
+void say_replay_command() {
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, replay_command.data(), replay_command.size());
+}
+
+void say_replay_command_and_die(int signal) {
+  say_replay_command();
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
+void watch_for_sudden_end() {
+  std::signal(SIGABRT, say_replay_command_and_die);
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  __sanitizer_set_death_callback(say_replay_command);  // other signals are the sanitizer's
+#else
+  for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) std::signal(signal, say_replay_command_and_die);
+#endif
+}
+
 // What was answered; nothing where it failed.
 std::vector<std::uint64_t> run_history(const Configuration& configuration, std::uint64_t seed, KeyFunction keys,
                                        Tally& tally, const Simulator::Log& log) {
+  set_replay_command(seed);
   try {
     Simulator simulator(configuration, seed, keys, tally, log);
     simulator.run();
     return simulator.trace();
   } catch (const Violation& violation) {
-    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-    ADD_FAILURE() << violation.what() << "\nTo see it again:\n  TIERCEL_SIM_SEED=" << seed << " "
-                  << program_invocation_name << " --gtest_filter='" << test->test_suite_name() << "." << test->name()
-                  << "'";
+    ADD_FAILURE() << violation.what() << "\n" << replay_command;
     return {};
   }
 }
@@ -67,6 +103,7 @@ void run_histories(const Configuration& configuration, std::uint64_t histories, 
       std::fflush(stdout);  // the next step may be the last
     };
   }
+  watch_for_sudden_end();
   Tally tally, tally_of_real_keys;
   for (std::uint64_t seed = first; seed < last && !testing::Test::HasFailure(); ++seed) {
     if (!every_key_function) {
@@ -76,10 +113,11 @@ void run_histories(const Configuration& configuration, std::uint64_t histories, 
     const auto answers = run_history(configuration, seed, &xxh3_key, tally_of_real_keys, log);
     for (const KeyFunction keys : {&short_key, &same_key}) {
       if (testing::Test::HasFailure()) return;
-      EXPECT_EQ(run_history(configuration, seed, keys, tally, log), answers)
-          << "keys changed what happens in history " << seed;
+      EXPECT_EQ(run_history(configuration, seed, keys, tally, log), answers) << "keys changed what happens\n"
+                                                                             << replay_command;
     }
   }
+  replay_command.clear();
   EXPECT_EQ(tally_of_real_keys.of(Seen::Collision), 0u);
   if (std::getenv("TIERCEL_SIM_TALLY") != nullptr) print(tally);
   if (first + 100 > last || testing::Test::HasFailure()) return;  // a few histories need not reach everything

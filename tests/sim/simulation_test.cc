@@ -12,8 +12,8 @@ namespace {
 class Simulation : public testing::TestWithParam<Configuration> {};
 class SimulationOfKeys : public Simulation {};
 
-TEST_P(Simulation, EveryAnswerIsTheModels) { run_histories(GetParam(), 8000, false); }
-TEST_P(SimulationOfKeys, KeysChangeNothing) { run_histories(GetParam(), 4000, true); }
+TEST_P(Simulation, EveryAnswerIsTheModels) { run_histories(GetParam(), 16'000, false); }
+TEST_P(SimulationOfKeys, KeysChangeNothing) { run_histories(GetParam(), 8'000, true); }
 
 const Configuration kConfigurations[] = {
     {.name = "Sharing",

@@ -18,7 +18,7 @@ namespace tiercel::sim {
 namespace {
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
-constexpr int kSteps = 10'000;
+constexpr int kSteps = 50'000;
 #else
 constexpr int kSteps = 200'000;
 #endif
