@@ -35,6 +35,9 @@ constexpr std::size_t kPrefillAttentionTokens = 8;
 // Rows that one task normalises, rotates or activates.
 constexpr std::size_t kRowGrain = 8;
 
+// Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
+constexpr std::uint32_t kArithmeticVersion = 1;
+
 Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout,
                            const LlamaOptions& options) {
   XXH3_state_t state;
@@ -47,7 +50,8 @@ Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, cons
     add(tensor.data.data(), tensor.data.size());
   }
   add(config.rope_frequencies.data(), config.rope_frequencies.size() * sizeof(double));
-  const std::uint32_t settings[] = {layout.layers,
+  const std::uint32_t settings[] = {kArithmeticVersion,
+                                    layout.layers,
                                     layout.kv_heads,
                                     layout.head_dim,
                                     layout.block_tokens,

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import xml.etree.ElementTree
 
@@ -495,6 +496,62 @@ class Recording(ProgramTest):
     def test_a_place_that_cannot_be_written(self):
         self.refused(1, "run", "--prompt", "x", "--record-trace", self.folder / "no" / "trace.jsonl",
                      says=["trace.jsonl", "No such file"])
+
+
+class Cache(ProgramTest):
+    """A directory that the next process finds things in."""
+
+    def ask(self, folder, *arguments):
+        return self.answer("run", "--prompt", WORDS, "--max-tokens", "4", "--cache-dir", folder, *EXACT, *arguments)
+
+    def test_the_next_process_finds_the_prefix(self):
+        folder = self.folder / "kv"
+        first, second = self.ask(folder), self.ask(folder)
+        self.assertEqual(first["tokens_reused"], 0)
+        self.assertEqual(second["tokens_reused"], (second["tokens_in"] - 1) // 32 * 32)
+        self.assertEqual(second["reused_by_tier"], {"hot": 0, "disk": second["tokens_reused"]})
+        self.assertEqual(second["ids"], first["ids"])
+
+    def test_kill_9_loses_nothing_that_was_written(self):
+        folder = self.folder / "kv"
+        chat = subprocess.Popen([PROGRAM, "chat", "--cache-dir", folder, "--max-tokens", "4"], stdin=subprocess.PIPE,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        chat.stdin.write(WORDS.encode() + b"\n")
+        chat.stdin.flush()
+        for _ in range(600):
+            if folder.exists() and any(path.stat().st_size > 1 << 20 for path in folder.iterdir()):
+                break
+            time.sleep(.05)
+        chat.kill()
+        chat.wait()
+        chat.stdin.close()
+        self.assertGreater(self.answer("cache", "stats", folder)["blocks"], 0)
+        self.assertEqual(self.answer("cache", "verify", folder)["corrupt_blocks"], 0)
+
+    def test_a_directory_can_be_looked_into(self):
+        folder = self.folder / "kv"
+        tokens = self.ask(folder)["tokens_in"]
+        stats = self.answer("cache", "stats", folder)
+        self.assertFalse(stats["locked"])
+        self.assertEqual(len(stats["models"]), 1)
+        self.assertEqual(stats["models"][0]["tokens"], tokens // 32 * 32)
+        self.assertEqual(len(self.answer("cache", "ls", folder)["segments"]), stats["segments"])
+        self.assertEqual(self.answer("cache", "verify", folder)["whole_blocks"], stats["blocks"])
+        segment = next(folder.glob("segment-*"))
+        damaged = bytearray(segment.read_bytes())
+        damaged[10000] ^= 1
+        segment.write_bytes(damaged)
+        done = self.call("cache", "verify", folder, "--json")
+        self.assertEqual((done.returncode, json.loads(done.stdout)["corrupt_blocks"]), (1, 1))
+        self.assertEqual(self.ask(folder)["tokens_reused"], 0, "computed again")
+        self.assertGreater(self.answer("cache", "prune", folder)["given_back_bytes"], 0)
+        self.assertEqual(self.answer("cache", "stats", folder)["blocks"], 0)
+
+    def test_what_cannot_be_used(self):
+        self.refused(1, "cache", "stats", self.folder / "missing", says=["missing", "No such file"])
+        self.refused(1, "run", "--prompt", "x", "--cache-dir", self.file("") / "kv", says=["file/kv"])
+        self.refused(2, "run", "--prompt", "x", "--disk-codec", "zip", says=["zip is not raw, lossless, int8 or int4"])
+        self.refused(2, "cache", says=["subcommand"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 // The engine with the real model, through its public API: what requests do to the cache, and what its methods do to it.
 #include "tiercel/engine.h"
 
+#include <cstdlib>
+#include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -59,6 +62,97 @@ TEST(Engine, APartOfABlockFromTheCacheChangesNoBit) {
     }
     EXPECT_GE(partly_reused, 5u);
   }
+}
+
+std::uint32_t reused_from(const Response& response, std::string_view tier) {
+  for (const auto& [name, tokens] : response.reused_by_tier) {
+    if (name == tier) return tokens;
+  }
+  return 0;
+}
+
+// What comes back from a tier that loses nothing gives the bits that a computed prompt gives.
+class EngineTiers : public testing::Test {
+ protected:
+  EngineTiers() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "tiercel-engine-XXXXXX").string();
+    directory = ::mkdtemp(pattern.data());
+    options.model = test_model_path();
+    options.deterministic = true;
+    options.cache.capacity_bytes = 24u << 20;  // one prompt, and not two
+  }
+  ~EngineTiers() override { std::filesystem::remove_all(directory); }
+
+  static Request request(const std::string& head) {
+    return {.text = head + long_text(), .max_tokens = 12, .ignore_end_of_text = true};
+  }
+  // Computed without any cache.
+  Response cold(const std::string& head) const {
+    EngineOptions without{.model = options.model, .deterministic = true};
+    without.cache.prefix_reuse = false;
+    Engine engine = Engine::open(without).value();
+    return engine.process_request(request(head)).get().value();
+  }
+  static void expect_equal(const Response& answer, const Response& computed) {
+    EXPECT_EQ(answer.tokens, computed.tokens);
+    EXPECT_EQ(answer.logprobs, computed.logprobs);
+    std::uint32_t sum = 0;
+    for (const auto& [tier, tokens] : answer.reused_by_tier) sum += tokens;
+    EXPECT_EQ(sum, answer.reused_tokens);
+  }
+
+  std::string directory;
+  EngineOptions options;
+};
+
+TEST_F(EngineTiers, MemoryGivesBackTheSameBits) {
+  REQUIRE_TEST_MODEL();
+  options.cache.memory_tier_bytes = 200u << 20;
+  Engine engine = Engine::open(options).value();
+  for (const char* head : {"One. ", "Two. ", "Three. "}) ASSERT_TRUE(engine.process_request(request(head)).get().ok());
+  const Response answer = engine.process_request(request("One. ")).get().value();
+  EXPECT_GT(reused_from(answer, "memory"), 300u);
+  expect_equal(answer, cold("One. "));
+  const EngineStats stats = engine.get_stats();
+  ASSERT_EQ(stats.tiers.size(), 1u);
+  EXPECT_EQ(stats.tiers[0].matched_tokens, reused_from(answer, "memory"));
+  EXPECT_EQ(stats.prompt_tokens, stats.reused_tokens + stats.computed_prompt_tokens);
+}
+
+TEST_F(EngineTiers, ADirectoryGivesBackTheSameBitsToTheNextProcess) {
+  REQUIRE_TEST_MODEL();
+  const Response computed = cold("");
+  for (const Codec codec : {Codec::Raw, Codec::Lossless}) {
+    options.cache.disk_dir = directory + "/" + std::string(to_string(codec));
+    options.cache.disk_codec = codec;
+    {
+      Engine first = Engine::open(options).value();
+      expect_equal(first.process_request(request("")).get().value(), computed);
+      EXPECT_TRUE(first.flush().ok());
+      EXPECT_EQ(Engine::open(options).status().code(), StatusCode::Rejected) << "one writer at a time";
+    }
+    Engine second = Engine::open(options).value();
+    const Response answer = second.process_request(request("")).get().value();
+    EXPECT_GT(reused_from(answer, "disk"), 300u);
+    expect_equal(answer, computed);
+    const Response again = second.process_request(request("")).get().value();
+    EXPECT_GT(reused_from(again, "hot"), 300u);
+    expect_equal(again, computed);
+    // And nothing is found that was forgotten, in the next process neither.
+    second.invalidate_all();
+  }
+  Engine third = Engine::open(options).value();
+  EXPECT_EQ(third.process_request(request("")).get()->reused_tokens, 0u);
+}
+
+TEST_F(EngineTiers, OtherSettingsNeverMatch) {
+  REQUIRE_TEST_MODEL();
+  options.cache.disk_dir = directory + "/kv";
+  { ASSERT_TRUE(Engine::open(options)->process_request(request("")).get().ok()); }
+  options.deterministic = false;  // other arithmetic
+  EXPECT_EQ(Engine::open(options)->process_request(request("")).get()->reused_tokens, 0u);
+  options.cache.block_tokens = 16;
+  EXPECT_EQ(Engine::open(options)->process_request(request("")).get()->reused_tokens, 0u);
 }
 
 TEST(Engine, APrefixIsWarmedPinnedAndForgotten) {
