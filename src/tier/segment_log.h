@@ -55,6 +55,7 @@ class SegmentLog {
   bool fits(std::size_t record_bytes) const;
   Status begin_segment();
   void abandon_open_segment();
+  Status sync_segment(Segment& segment);
 
   FileSystem& files_;
   const std::string directory_;
