@@ -170,6 +170,7 @@ Status DiskStore::erase(const BlockKey& parent, std::span<const TokenId> tokens)
     keys = index_->with_descendants(std::move(keys));
     counts_.erased_blocks += index_->erase(keys);
   }
+  if (log_ && log_->has_unknown_records()) return erase_all_locked();  // more than was asked, never less
   return keys.empty() ? Status() : append_erasure(RecordKind::ErasedKeys, 0, keys);
 } catch (const std::bad_alloc&) {
   return no_memory();
@@ -186,13 +187,17 @@ Status DiskStore::erase_tenant(std::uint64_t tenant) try {
   return no_memory();
 }
 
-Status DiskStore::erase_all() try {
-  const std::lock_guard write_lock(write_mutex_);
+Status DiskStore::erase_all_locked() {
   {
     const std::lock_guard lock(index_mutex_);
     counts_.erased_blocks += index_->erase_all();
   }
   return append_erasure(RecordKind::ErasedFingerprint, 0, {});
+}
+
+Status DiskStore::erase_all() try {
+  const std::lock_guard write_lock(write_mutex_);
+  return erase_all_locked();
 } catch (const std::bad_alloc&) {
   return no_memory();
 }

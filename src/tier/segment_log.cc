@@ -100,7 +100,8 @@ Result<SegmentLog::Appended> SegmentLog::append(const RecordHeader& header, std:
   const std::array<std::span<const std::byte>, 3> buffers = {
       head, payload, std::span(kZeros).first(padded(payload.size()) - payload.size())};
   if (Status failed = open_->file->write(end_, buffers); !failed.ok()) {
-    // A part of it may be there. Nothing may follow what is not whole.
+    // A part of it may be there, or all of it. Nothing may follow what is not whole.
+    has_unknown_records_ = true;
     if (!open_->file->truncate(end_).ok()) abandon_open_segment();
     return failed;
   }
