@@ -95,9 +95,10 @@ std::size_t DiskIndex::use_leading(std::span<const BlockKey> keys) const {
   for (; known < keys.size(); ++known) {
     const Place* place = at(keys[known]);
     if (place == nullptr) break;
-    const bool goes_on = known == 0 ? is_complete(*place)
-                                    : place->entry.parent == keys[known - 1] &&
-                                          place->entry.sequence > at(keys[known - 1])->entry.sequence;
+    const bool goes_on =
+        known == 0 || place->entry.position == 0
+            ? is_complete(*place)
+            : place->entry.parent == keys[known - 1] && place->entry.sequence > at(keys[known - 1])->entry.sequence;
     if (!goes_on) break;
     place->used = true;
   }
