@@ -31,8 +31,8 @@ struct BatchRead {
 };
 
 // Thread-safety: read() may be called from any thread and by several at once; what is not in the page cache is read for
-// one call after the other. Throws std::bad_alloc only, when nothing is in flight; the constructor also what std::thread
-// throws.
+// one call after the other. Throws std::bad_alloc only, when nothing is in flight; the constructor also throws what
+// std::thread does.
 class BatchReader {
  public:
   enum class Method : std::uint8_t {

@@ -142,6 +142,16 @@ TEST(ReadPieces, NeighboursAreOneOperation) {
   EXPECT_EQ(ReadPieces(std::span(reads).first(9)).all().size(), 6u);
 }
 
+TEST(ReadPieces, AnOperationHasNoMoreBuffersThanTheSystemTakes) {
+  constexpr std::size_t kReads = 2500;
+  const Memory memory = allocate(2 * kReads);
+  std::vector<BatchRead> reads;
+  for (std::size_t i = 0; i < kReads; ++i) reads.push_back(known_file().read(i, {memory.get() + 2 * i, 1}));
+  EXPECT_EQ(ReadPieces(reads).all().size(), 3u);
+  BatchReader().read(reads);
+  for (const BatchRead& read : reads) EXPECT_TRUE(read.status.ok() && known_file().holds(read));
+}
+
 TEST(ReadPieces, FallsBackToThePageCacheWhereDirectReadsAreRefused) {
   const Memory memory = allocate(2 * kPageBytes);
   BatchRead read{.buffered_descriptor = 3, .direct_descriptor = 4, .bytes = {memory.get(), 2 * kPageBytes}};
