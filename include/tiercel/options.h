@@ -67,7 +67,8 @@ struct EngineOptions {
   KvCacheOptions cache = {};
   Compute compute = Compute::Fast;
   // The tokens of a request do not depend on cache hits, on the other requests in its batch or on timing: reuse is
-  // limited to blocks that a cold run would compute with the same arithmetic. Default false.
+  // limited to blocks that a cold run would compute with the same arithmetic. Not with tiers that lose bits (int8,
+  // int4). Default false.
   bool deterministic = false;
   // Threads of a step. 0: one per core this process may run on. 0 .. 256.
   std::uint32_t threads = 0;

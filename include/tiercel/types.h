@@ -45,7 +45,7 @@ struct KvLayout {
 };
 
 // How a block is kept below the hot arena. What is left of its bytes, and what it costs in quality, is measured in
-// docs/benchmarks.md. The bytes of each are in docs/disk_format.md.
+// docs/codecs.md, with the bytes of each.
 enum class Codec : std::uint8_t {
   Raw,       // as it is: nothing to decode
   Lossless,  // the same bits back: high bytes entropy-coded with zstd, low bytes as they are where that saves nothing

@@ -257,15 +257,23 @@ std::uint64_t KvCacheState::tenant_name(std::string_view salt) const {
   return root_key(seams_.key_function, fingerprint_, salt, 0).low;
 }
 
-void KvCacheState::erase_from_tiers(TierErasure::Kind kind, std::uint64_t tenant, const ContentKey& parent,
-                                    std::span<const TokenId> tokens) {
+void KvCacheState::erase_from_tiers(TierErasure::Kind kind, const PrefixScope& scope, std::span<const TokenId> prefix) {
   ++forgotten_;
   if (!tiers_) return;
   try {
-    tiers_->erase({.kind = kind,
-                   .parent = {.low = parent.low, .high = parent.high},
-                   .tokens = {tokens.begin(), tokens.end()},
-                   .tenant = tenant});
+    TierErasure erasure{.kind = kind};
+    if (kind == TierErasure::Kind::Tenant) erasure.tenant = tenant_name(scope.salt);
+    if (kind == TierErasure::Kind::Prefix) {
+      const std::size_t block_tokens = layout_.block_tokens;
+      if (prefix.size() > block_tokens) prefix = prefix.first(prefix.size() / block_tokens * block_tokens);
+      ContentKey parent = root_key(seams_.key_function, fingerprint_, scope.salt, scope.adapter_id);
+      for (; prefix.size() > block_tokens; prefix = prefix.subspan(block_tokens)) {
+        parent = child_key(seams_.key_function, parent, prefix.first(block_tokens));
+      }
+      erasure.parent = {.low = parent.low, .high = parent.high};
+      erasure.tokens.assign(prefix.begin(), prefix.end());
+    }
+    tiers_->erase(erasure);
   } catch (const std::bad_alloc&) {
     tiers_->erase({.kind = TierErasure::Kind::All});  // more than was asked, never less
   }
@@ -276,14 +284,7 @@ std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const Pref
   const std::size_t block_tokens = layout_.block_tokens;
   NodeId node = index_.find_root(scope.salt, scope.adapter_id);
   if (prefix.empty()) return 0;
-  if (tiers_) {
-    ContentKey parent = root_key(seams_.key_function, fingerprint_, scope.salt, scope.adapter_id);
-    auto last = prefix.first(prefix.size() - (prefix.size() > block_tokens ? prefix.size() % block_tokens : 0));
-    for (; last.size() > block_tokens; last = last.subspan(block_tokens)) {
-      parent = child_key(seams_.key_function, parent, last.first(block_tokens));
-    }
-    erase_from_tiers(TierErasure::Kind::Prefix, 0, parent, last);
-  }
+  erase_from_tiers(TierErasure::Kind::Prefix, scope, prefix);
   if (node == kNoNode) return 0;
   if (prefix.size() >= block_tokens) {
     for (; prefix.size() >= block_tokens; prefix = prefix.subspan(block_tokens)) {
@@ -309,7 +310,7 @@ std::size_t KvCacheState::invalidate(std::span<const TokenId> prefix, const Pref
 
 std::size_t KvCacheState::invalidate_tenant(std::string_view salt) {
   const std::lock_guard lock(mutex_);
-  erase_from_tiers(TierErasure::Kind::Tenant, tenant_name(salt));
+  erase_from_tiers(TierErasure::Kind::Tenant, {.salt = salt});
   std::size_t forgotten = 0;
   index_.for_each_root(salt, [&](NodeId root) { forgotten += forget_root(root); });
   return forgotten;

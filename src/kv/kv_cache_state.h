@@ -201,8 +201,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   // Names a tenant to the tiers.
   std::uint64_t tenant_name(std::string_view salt) const;
   // Makes what is forgotten leave the tiers too, and ends the sharing of loads under way.
-  void erase_from_tiers(TierErasure::Kind kind, std::uint64_t tenant = 0, const ContentKey& parent = {},
-                        std::span<const TokenId> tokens = {});
+  void erase_from_tiers(TierErasure::Kind kind, const PrefixScope& scope = {}, std::span<const TokenId> prefix = {});
 
   // Puts the lease's block that `open_tokens` just filled into the index, or swaps it for the equal one there.
   void share_full_block(LeaseState& lease, std::size_t position);

@@ -31,6 +31,14 @@ Status EngineOptions::validate() const {
   if (compute != Compute::Fast && compute != Compute::Precise) {
     return out_of_range("compute", static_cast<unsigned>(compute), "Compute::Fast (0) or Compute::Precise (1)");
   }
+  const auto is_lossy = [](Codec codec) { return codec == Codec::Int8 || codec == Codec::Int4; };
+  const bool lossy_memory = cache.memory_tier_bytes > 0 && is_lossy(cache.memory_tier_codec);
+  const bool lossy_disk = !cache.disk_dir.empty() && is_lossy(cache.disk_codec);
+  if (deterministic && (lossy_memory || lossy_disk)) {
+    const auto codec = to_string(lossy_memory ? cache.memory_tier_codec : cache.disk_codec);
+    return out_of_range(lossy_memory ? "cache.memory_tier_codec" : "cache.disk_codec", codec,
+                        "raw or lossless: deterministic needs back every bit");
+  }
   if (threads > 256) return out_of_range("threads", threads, "0 (one per core) to 256");
   if (max_batch_sequences < 1 || max_batch_sequences > 4096) {
     return out_of_range("max_batch_sequences", max_batch_sequences, "1 to 4096");

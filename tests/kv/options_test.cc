@@ -36,6 +36,19 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.cache.block_tokens = 24; }, "cache.block_tokens", "24", "8, 16, 32, 64 or 128"},
       {[](EngineOptions& o) { o.cache.block_tokens = 256; }, "cache.block_tokens", "256", "8, 16, 32, 64 or 128"},
       {[](EngineOptions& o) { o.compute = static_cast<Compute>(9); }, "compute", "9", "Fast"},
+      {[](EngineOptions& o) { o.cache.tier_deadline_ms = 0; }, "cache.tier_deadline_ms", "0", "at least 1"},
+      {[](EngineOptions& o) {
+         o.deterministic = true;
+         o.cache.disk_dir = "kv";
+         o.cache.disk_codec = Codec::Int8;
+       },
+       "cache.disk_codec", "int8", "lossless"},
+      {[](EngineOptions& o) {
+         o.deterministic = true;
+         o.cache.memory_tier_bytes = 1;
+         o.cache.memory_tier_codec = Codec::Int4;
+       },
+       "cache.memory_tier_codec", "int4", "lossless"},
       {[](EngineOptions& o) { o.threads = 257; }, "threads", "257", "256"},
       {[](EngineOptions& o) { o.max_batch_sequences = 0; }, "max_batch_sequences", "0", "1 to 4096"},
       {[](EngineOptions& o) { o.max_batch_sequences = 4097; }, "max_batch_sequences", "4097", "1 to 4096"},
