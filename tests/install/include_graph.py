@@ -34,7 +34,7 @@ LIBRARIES = {
     PUBLIC: [],
     "src/base": ["fmt/", "spdlog/"],
     "src/kv": ["fmt/", "spdlog/", "xxhash.h"],
-    "src/tier": ["xxhash.h", "liburing.h"],
+    "src/tier": ["fmt/", "xxhash.h", "zstd.h", "openssl/", "liburing.h"],
     "kernels": ["hwy/"],
     "src/gguf": ["fmt/"],
     "src/text": ["fmt/", "pcre2.h", "nlohmann/"],
@@ -47,7 +47,7 @@ LIBRARIES = {
 }
 
 # Headers of the C library and the operating system; not for the public headers.
-SYSTEM = {"fcntl.h", "immintrin.h", "poll.h", "pthread.h", "sched.h", "signal.h", "unistd.h"}
+SYSTEM = {"dirent.h", "fcntl.h", "immintrin.h", "poll.h", "pthread.h", "sched.h", "signal.h", "spawn.h", "unistd.h"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
 FOREIGN = re.compile(r"\b(?:fmt|spdlog|at|c10|torch|hwy|nlohmann|CLI|testing)::|\b(?:XXH|PCRE2_|cuda)[A-Za-z0-9_]+")
