@@ -119,13 +119,13 @@ std::vector<BlockKey> DiskIndex::with_descendants(std::vector<BlockKey> tops) co
   by_parent.reserve(places_.size());
   for (const auto& [key, place] : places_) by_parent.emplace_back(place.entry.parent, key);
   const auto order = [](const BlockKey& key) { return std::pair(key.low, key.high); };
-  std::ranges::sort(by_parent, {}, [&](const auto& pair) { return order(pair.first); });
+  const auto before = [&](const auto& pair, const BlockKey& key) { return order(pair.first) < order(key); };
+  std::sort(by_parent.begin(), by_parent.end(), [&](const auto& a, const auto& b) { return before(a, b.first); });
   std::unordered_set<BlockKey, KeyHash> found(tops.begin(), tops.end());
   for (std::size_t i = 0; i < tops.size(); ++i) {
-    const auto children =
-        std::ranges::equal_range(by_parent, order(tops[i]), {}, [&](const auto& pair) { return order(pair.first); });
-    for (const auto& child : children) {
-      if (found.insert(child.second).second) tops.push_back(child.second);
+    auto child = std::lower_bound(by_parent.begin(), by_parent.end(), tops[i], before);
+    for (; child != by_parent.end() && child->first == tops[i]; ++child) {
+      if (found.insert(child->second).second) tops.push_back(child->second);
     }
   }
   return tops;

@@ -20,6 +20,7 @@ using disk::RecordHeader;
 using disk::RecordKind;
 
 constexpr std::chrono::seconds kRefreshInterval{1};
+constexpr unsigned kMostThreads = 2;           // that verify a batch
 constexpr std::size_t kLeastSegments = 4;      // of a capacity
 constexpr std::size_t kMostSegments = 256;     // each is an open file
 constexpr std::size_t kRecordsPerSegment = 8;  // at least
@@ -69,12 +70,15 @@ Result<std::shared_ptr<TierStore>> disk_tier(const DiskTierOptions& options) try
 Status DiskStore::open(const KvLayout& layout, const Fingerprint& fingerprint) try {
   block_bytes_ = layout.block_bytes();
   fingerprint_ = fingerprint;
+  team_ = std::make_unique<ThreadTeam>(std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads));
   for (const Codec codec : {Codec::Raw, Codec::Lossless, Codec::Int8, Codec::Int4}) {
     const auto i = static_cast<std::size_t>(codec);
     auto made = make_codec(codec, layout);
     if (!made.ok()) return made.status();
     codec_of_[i] = *std::move(made);
-    read_workspace_[i] = codec_of_[i]->make_workspace();
+    for (std::size_t thread = 0; thread < team_->threads(); ++thread) {
+      read_workspaces_[i].push_back(codec_of_[i]->make_workspace());
+    }
   }
   const BlockCodec& codec = *codec_of_[static_cast<std::size_t>(options_.codec)];
   write_workspace_ = codec.make_workspace();
@@ -238,19 +242,18 @@ void DiskStore::read(std::span<TierRead> reads) try {
     file_reads.push_back({.file = file, .offset = entry.offset() + reading.head.size(), .bytes = reading.payload});
   }
   files_->read(file_reads);
-  for (std::size_t i = 0; i < readings.size(); ++i) {
-    Reading& reading = readings[i];
+  team_->run(readings.size(), [&](std::size_t i, std::size_t thread) {
     Status status = std::move(file_reads[2 * i].status);
     if (status.ok()) status = std::move(file_reads[2 * i + 1].status);
     if (status.code() == StatusCode::NotFound) status = corrupt();  // the file ends within the record
-    reading.read->status = status.ok() ? verify(reading) : std::move(status);
-    settle_read(reading);
-  }
+    readings[i].read->status = status.ok() ? verify(readings[i], thread) : std::move(status);
+  });
+  for (const Reading& reading : readings) settle_read(reading);
 } catch (const std::bad_alloc&) {
   for (TierRead& read : reads) read.status = no_memory();
 }
 
-Status DiskStore::verify(Reading& reading) {
+Status DiskStore::verify(Reading& reading, std::size_t thread) {
   const FooterEntry& entry = reading.place.entry;
   if (!disk::is_head_of(reading.head, entry)) return corrupt();
   RecordHeader header;
@@ -269,7 +272,7 @@ Status DiskStore::verify(Reading& reading) {
   if (payload.data() == read.bytes.data()) return {};
   const auto codec = static_cast<std::size_t>(entry.codec);
   if (codec >= std::size(codec_of_)) return corrupt();
-  return codec_of_[codec]->decode(payload, read.bytes, *read_workspace_[codec]);
+  return codec_of_[codec]->decode(payload, read.bytes, *read_workspaces_[codec][thread]);
 }
 
 Result<std::vector<TokenId>> DiskStore::read_tokens(const disk::DiskIndex::Place& place) {

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/thread_team.h"
 #include "tier/aligned_buffer.h"
 #include "tier/codec.h"
 #include "tier/disk_index.h"
@@ -57,7 +58,8 @@ class DiskStore final : public TierStore {
   void refresh_now_and_then();  // the thread of a reader
 
   bool is_in_place(const disk::FooterEntry& entry) const;
-  Status verify(Reading& reading);
+  // On a thread of the team.
+  Status verify(Reading& reading, std::size_t thread);
   void settle_read(const Reading& reading);
 
   // With write_mutex_ locked.
@@ -81,7 +83,8 @@ class DiskStore final : public TierStore {
 
   std::mutex read_mutex_;  // guards the buffers of reads
   AlignedBuffer read_buffer_;
-  std::unique_ptr<BlockCodec::Workspace> read_workspace_[4];
+  std::unique_ptr<ThreadTeam> team_;  // what was read is verified and decoded by two threads
+  std::vector<std::unique_ptr<BlockCodec::Workspace>> read_workspaces_[4];  // by codec, then by thread
 
   std::mutex write_mutex_;  // guards what writes
   std::unique_ptr<FileLock> lock_;

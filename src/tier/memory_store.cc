@@ -3,12 +3,16 @@
 #include <algorithm>
 #include <bit>
 #include <new>
+#include <system_error>
+#include <thread>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 namespace tiercel {
 namespace {
+
+constexpr unsigned kMostThreads = 2;
 
 // About 1/64 of a block: what the last chunk of a block wastes is little then, and so are the links.
 std::size_t chunk_bytes_for(const KvLayout& layout) {
@@ -50,12 +54,14 @@ Status MemoryStore::open(const KvLayout& layout, const Fingerprint&) try {
     return Status::resource_exhausted("the memory tier has no room for one KV block; raise its capacity");
   auto arena = ChunkArena::reserve(options_.capacity_bytes, chunk_bytes_for(layout));
   if (!arena.ok()) return arena.status();
-  auto workspace = (*codec)->make_workspace();
   Coder coder{.layout = layout,
               .codec = *std::move(codec),
-              .workspace = std::move(workspace),
               .arena = *std::move(arena),
-              .encoded = std::vector<std::byte>(longest)};
+              .team = std::make_unique<ThreadTeam>(std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads)),
+              .lanes = {}};
+  for (std::size_t i = 0; i < coder.team->threads(); ++i) {
+    coder.lanes.push_back({.workspace = coder.codec->make_workspace(), .encoded = std::vector<std::byte>(longest)});
+  }
   coder_.reset();
   coder_.emplace(std::move(coder));
   const std::lock_guard lock(mutex_);
@@ -65,6 +71,8 @@ Status MemoryStore::open(const KvLayout& layout, const Fingerprint&) try {
   return {};
 } catch (const std::bad_alloc&) {
   return Status::unavailable("the system gives no memory for a memory tier");
+} catch (const std::system_error&) {
+  return Status::unavailable("the system gives no thread for a memory tier");
 }
 
 std::size_t MemoryStore::leading(std::span<const BlockKey> keys) const {
@@ -106,34 +114,39 @@ std::optional<MemoryStore::Blocks::iterator> MemoryStore::find(const BlockKey& k
 
 void MemoryStore::read(std::span<TierRead> reads) {
   const std::lock_guard turn(turn_);
+  if (coder_) {
+    coder_->team->run(reads.size(), [&](std::size_t i, std::size_t thread) {
+      reads[i].status = read_block(reads[i], coder_->lanes[thread]);
+    });
+  }
+  const std::lock_guard lock(mutex_);
   for (TierRead& read : reads) {
-    read.status = read_block(read);
-    const std::lock_guard lock(mutex_);
+    if (!coder_) read.status = Status(StatusCode::NotFound, {});
     if (read.status.code() == StatusCode::NotFound) ++counts_.missed_blocks;
-    if (read.status.code() == StatusCode::Corruption) ++counts_.corrupt_blocks;
+    if (read.status.code() != StatusCode::Corruption) continue;
+    ++counts_.corrupt_blocks;
+    // Unless it was asked for twice.
+    if (const auto damaged = by_key_.find(read.key); damaged != by_key_.end()) remove(damaged->second);
   }
 }
 
-Status MemoryStore::read_block(TierRead& read) {
-  if (!coder_ || read.bytes.size() != coder_->layout.block_bytes()) return Status(StatusCode::NotFound, {});
+Status MemoryStore::read_block(TierRead& read, Lane& lane) {
+  if (read.bytes.size() != coder_->layout.block_bytes()) return Status(StatusCode::NotFound, {});
   const auto block = find(read.key, read.parent, read.tokens);
   if (!block) return Status(StatusCode::NotFound, {});
   const Block& found = **block;
   const bool is_raw = options_.codec == Codec::Raw;
-  const std::span<std::byte> encoded = is_raw ? read.bytes : std::span(coder_->encoded).first(found.encoded_bytes);
+  const std::span<std::byte> encoded = is_raw ? read.bytes : std::span(lane.encoded).first(found.encoded_bytes);
   coder_->arena.get(found.place, encoded);
   // Of the copy: what is handed out is what was checked.
   Status status;
   if (XXH3_64bits(encoded.data(), encoded.size()) != found.checksum) {
     status = Status(StatusCode::Corruption, {});
   } else if (!is_raw) {
-    status = coder_->codec->decode(encoded, read.bytes, *coder_->workspace);
+    status = coder_->codec->decode(encoded, read.bytes, *lane.workspace);
   }
+  if (!status.ok()) return status;
   const std::lock_guard lock(mutex_);
-  if (!status.ok()) {
-    remove(*block);
-    return status;
-  }
   ++counts_.read_blocks;
   counts_.read_bytes += found.encoded_bytes;
   read.copyable = found.copyable;
@@ -160,8 +173,8 @@ Status MemoryStore::write_block(const TierRecord& record) {
   }
   std::span<const std::byte> encoded = record.bytes;
   if (options_.codec != Codec::Raw) {
-    encoded =
-        std::span(coder_->encoded).first(coder_->codec->encode(record.bytes, coder_->encoded, *coder_->workspace));
+    Lane& lane = coder_->lanes.front();
+    encoded = std::span(lane.encoded).first(coder_->codec->encode(record.bytes, lane.encoded, *lane.workspace));
   }
   Blocks added;
   added.push_back({.key = record.key,

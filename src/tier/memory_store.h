@@ -4,8 +4,9 @@
 // without those before it is of no use. Each block has an XXH3-64 of its bytes as stored, checked on every read: memory
 // that is read back hours later is worth the check, and a tier must never answer wrongly.
 //
-// Reads, writes and erasures take turns. What blocks there are has a mutex of its own, never held while bytes are
-// copied or coded: leading() and stats() do not wait for these.
+// Reads, writes and erasures take turns; the blocks of one read are copied and decoded by two threads. What blocks
+// there are has a mutex of its own, never held while bytes are copied or coded: leading() and stats() do not wait for
+// these.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/thread_team.h"
 #include "tier/chunk_arena.h"
 #include "tier/codec.h"
 #include "tiercel/tier_store.h"
@@ -63,16 +65,22 @@ class MemoryStore final : public TierStore {
     std::size_t operator()(const BlockKey& key) const { return static_cast<std::size_t>(key.low); }
   };
   using Index = std::unordered_map<BlockKey, Blocks::iterator, KeyHash>;
+  // What one thread needs to code a block.
+  struct Lane {
+    std::unique_ptr<BlockCodec::Workspace> workspace;
+    std::vector<std::byte> encoded;
+  };
   // What there is of blocks of one layout, once open.
   struct Coder {
     KvLayout layout;
     std::unique_ptr<BlockCodec> codec;
-    std::unique_ptr<BlockCodec::Workspace> workspace;
     ChunkArena arena;
-    std::vector<std::byte> encoded;  // one block
+    std::unique_ptr<ThreadTeam> team;
+    std::vector<Lane> lanes;  // of the team's threads; writes use the first
   };
 
-  Status read_block(TierRead& read);
+  // Corruption: still here.
+  Status read_block(TierRead& read, Lane& lane);
   Status write_block(const TierRecord& record);
   // Whether all blocks before it are here, each older than the one behind it. With mutex_ locked.
   bool is_complete(const Block& block) const;
