@@ -265,7 +265,7 @@ bool TierWorker::run_load(std::deque<std::shared_ptr<TierLoad>>& loads) {
   }
   bool goes_on = false;
   try {
-    goes_on = load->wanted && is_readable() && load_batch(*load, load->parts[load->part].end_block);
+    goes_on = load->wanted && load_batch(*load, load->parts[load->part].end_block);
   } catch (const std::bad_alloc&) {
     // It is needed for nothing but speed.
   }
@@ -299,6 +299,8 @@ bool TierWorker::load_batch(TierLoad& load, std::size_t end_block) {
                              .retention = load.retention};
   auto lease = load.prefetch ? cache_.admit_into_free(prefix, options, tier_) : cache_.admit(prefix, options, tier_);
   if (!lease.ok()) return false;  // no room now
+  // Asked after the admission: an erasure that was queued before it shows here, a later one when the lease would share.
+  if (!is_readable()) return false;
   const std::size_t first = lease->matched_tokens() / block_tokens;
   if (first < load.first_block) return false;  // what it goes on from was evicted
   std::size_t arrived = first;
