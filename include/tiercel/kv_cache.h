@@ -86,7 +86,7 @@ struct KvCacheStats {
   std::uint64_t stored_blocks = 0;             // written to a tier
   std::uint64_t unstored_blocks = 0;           // not written: too many waited, their room was needed, the store failed
   std::uint64_t store_errors = 0;              // calls of a store that failed, and blocks that were damaged
-  std::vector<KvTierStats> tiers = {};         // as in KvCacheOptions::tiers
+  std::vector<KvTierStats> tiers = {};         // in order of speed; none where there was no memory
 };
 
 class KvCacheState;    // internal

@@ -75,7 +75,7 @@ Result<KvCache> KvCache::open(const KvCacheOptions& options, const KvLayout& lay
   with_tiers.tiers.insert(with_tiers.tiers.begin(), tiers.begin(), tiers.end());
   return KvCacheState::open(with_tiers, layout, fingerprint, groups);
 } catch (const std::bad_alloc&) {
-  return Status(StatusCode::Unavailable, {});
+  return refusal(StatusCode::Unavailable, "the system gives no memory for a KV cache");
 }
 
 KvCache::KvCache(std::shared_ptr<KvCacheState> state) : state_(std::move(state)) {}

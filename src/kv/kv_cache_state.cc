@@ -146,10 +146,8 @@ void KvCacheState::report_prefill(std::size_t tokens, std::size_t position, doub
   if (tiers_) tiers_->computed(tokens, position, seconds);
 }
 
-KvCacheStats KvCacheState::stats() const {
-  // Stores are asked without the lock.
+std::vector<KvTierStats> KvCacheState::tier_stats() const try {
   std::vector<KvTierStats> tiers(tiers_ ? tiers_->tiers() : 0);
-  std::uint64_t stored = 0, unstored = 0, errors = 0;
   for (std::size_t i = 0; i < tiers.size(); ++i) {
     const TierWorker& worker = tiers_->worker(i);
     const TierWorker::Counts counts = worker.counts();
@@ -163,6 +161,18 @@ KvCacheStats KvCacheState::stats() const {
                 .reads_available = health.reads,
                 .writes_available = health.writes,
                 .load_bytes_per_s = health.bytes_per_s};
+  }
+  return tiers;
+} catch (const std::bad_alloc&) {
+  return {};
+}
+
+KvCacheStats KvCacheState::stats() const {
+  // Stores are asked without the lock.
+  std::vector<KvTierStats> tiers = tier_stats();
+  std::uint64_t stored = 0, unstored = 0, errors = 0;
+  for (std::size_t i = 0; tiers_ && i < tiers_->tiers(); ++i) {
+    const TierWorker::Counts counts = tiers_->worker(i).counts();
     stored += counts.stored_blocks;
     unstored += counts.unstored_blocks;
     errors += counts.errors + counts.corrupt_blocks;

@@ -180,6 +180,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   };
   using Pins = std::map<BlockId, Pin>;  // by the deepest tree block pinned
 
+  // Empty where there is no memory for them.
+  std::vector<KvTierStats> tier_stats() const;
   std::size_t blocks_for(std::size_t tokens) const;
   // The first block that a sequence of so many tokens needs in `group` to go on.
   std::size_t first_block_in_reach(std::size_t group, std::size_t tokens) const;
