@@ -20,9 +20,9 @@ namespace tiercel {
 struct DiskTierOptions {
   // Created where it is missing, its parent must exist. Required.
   std::string directory = {};
-  // Most bytes of all files together, of all models. When it is reached, the segment with the least recently used
-  // blocks is given back; those of its blocks that were used since they were written are kept. At least two segments.
-  // Default 16 GiB.
+  // Most bytes of all files together, of all models. When it is reached, the oldest segment is given back; of its
+  // blocks, those that were used since they were written are kept, up to half of it. At least four segments. Default
+  // 16 GiB.
   std::size_t capacity_bytes = std::size_t{16} << 30;
   // Bytes of one file: 1 MiB .. 4 GiB; raised to the size of 8 records where it holds fewer. Default 64 MiB.
   std::size_t segment_bytes = std::size_t{64} << 20;
@@ -74,8 +74,8 @@ struct DiskVerification {
 Result<DiskVerification> verify_disk_directory(const std::string& directory,
                                                const std::function<void(std::size_t, std::size_t)>& on_progress);
 
-// Deletes the least recently written segments until the files take at most `capacity_bytes` (0: all), and segments that
-// hold nothing. Returns the bytes given back. Rejected where a process writes the directory.
+// Deletes the oldest segments until the files take at most `capacity_bytes` (0: all), and those behind them that hold
+// nothing. Returns the bytes given back. Rejected where a process writes the directory.
 Result<std::size_t> prune_disk_directory(const std::string& directory, std::size_t capacity_bytes);
 
 }  // namespace tiercel

@@ -31,8 +31,7 @@ class Engine {
   //   InvalidArgument    an option out of range; a file that is not a usable GGUF model (says what and where)
   //   NotFound           no such model file
   //   ResourceExhausted  context_tokens was asked for, and cache.capacity_bytes cannot hold one sequence of it (says
-  //   how much
-  //                      it needs)
+  //                      how much it needs)
   //   Unavailable        the system gives no memory
   static Result<Engine> open(const EngineOptions& options);
 

@@ -45,4 +45,10 @@ ContentKey child_key(KeyFunction function, const ContentKey& parent, std::span<c
   return function(parent, std::as_bytes(tokens));
 }
 
+ContentKey last_key(KeyFunction function, ContentKey key, std::span<const TokenId> tokens, std::size_t block_tokens) {
+  for (; !tokens.empty(); tokens = tokens.subspan(block_tokens))
+    key = child_key(function, key, tokens.first(block_tokens));
+  return key;
+}
+
 }  // namespace tiercel

@@ -32,4 +32,8 @@ ContentKey root_key(KeyFunction function, const Fingerprint& fingerprint, std::s
                     std::uint64_t adapter_id);
 ContentKey child_key(KeyFunction function, const ContentKey& parent, std::span<const TokenId> tokens);
 
+// The key of the last of `tokens`, whole blocks that follow `key` one after the other; `key` itself where there are
+// none.
+ContentKey last_key(KeyFunction function, ContentKey key, std::span<const TokenId> tokens, std::size_t block_tokens);
+
 }  // namespace tiercel

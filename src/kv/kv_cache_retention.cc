@@ -4,6 +4,7 @@
 #include <new>
 #include <utility>
 
+#include "kv/block_key.h"
 #include "kv/kv_cache_state.h"
 #include "kv/refusal.h"
 
@@ -143,8 +144,9 @@ ExpectedPrompt KvCacheState::expect(std::span<const TokenId> prompt, const Admit
   first_expected_ = expected.get();
   if (expect_from(*expected, 0)) await_next_block(*expected);
   if (tiers_) {
+    const ContentKey hot_key = index_.key_of(found.blocks == 0 ? expected->root : found.node);
     lock.unlock();
-    expected->load = tiers_->expect(expected->tokens, options, found.blocks);
+    expected->load = tiers_->expect(expected->tokens, options, found.blocks, hot_key);
   }
   return ExpectedPrompt(std::move(expected));
 } catch (const std::bad_alloc&) {
@@ -266,12 +268,11 @@ void KvCacheState::erase_from_tiers(TierErasure::Kind kind, const PrefixScope& s
     if (kind == TierErasure::Kind::Prefix) {
       const std::size_t block_tokens = layout_.block_tokens;
       if (prefix.size() > block_tokens) prefix = prefix.first(prefix.size() / block_tokens * block_tokens);
-      ContentKey parent = root_key(seams_.key_function, fingerprint_, scope.salt, scope.adapter_id);
-      for (; prefix.size() > block_tokens; prefix = prefix.subspan(block_tokens)) {
-        parent = child_key(seams_.key_function, parent, prefix.first(block_tokens));
-      }
-      erasure.parent = {.low = parent.low, .high = parent.high};
-      erasure.tokens.assign(prefix.begin(), prefix.end());
+      const auto last = prefix.last(std::min(prefix.size(), block_tokens));
+      const ContentKey root = root_key(seams_.key_function, fingerprint_, scope.salt, scope.adapter_id);
+      erasure.parent =
+          block_key(last_key(seams_.key_function, root, prefix.first(prefix.size() - last.size()), block_tokens));
+      erasure.tokens.assign(last.begin(), last.end());
     }
     tiers_->erase(erasure);
   } catch (const std::bad_alloc&) {

@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kv/block_key.h"
 #include "tiercel/tier_store.h"
 #include "tiercel/types.h"
 
@@ -50,14 +51,11 @@ class SuccessorTable {
     std::uint32_t followed = 0;  // times that anything followed
   };
   using Entries = std::list<Entry>;
-  struct KeyHash {
-    std::size_t operator()(const BlockKey& key) const { return static_cast<std::size_t>(key.low); }
-  };
 
   static void add_successor(Entry& entry, const BlockKey& next);
 
   Entries entries_;  // most recently used first
-  std::unordered_map<BlockKey, Entries::iterator, KeyHash> by_key_;
+  std::unordered_map<BlockKey, Entries::iterator, BlockKeyHash> by_key_;
   std::unordered_map<std::uint64_t, BlockKey> last_;  // by tenant
 };
 

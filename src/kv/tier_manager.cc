@@ -8,15 +8,10 @@
 
 #include <fmt/format.h>
 
+#include "kv/block_key.h"
 #include "kv/kv_cache_state.h"
 
 namespace tiercel {
-namespace {
-
-BlockKey block_key(const ContentKey& key) { return {.low = key.low, .high = key.high}; }
-
-}  // namespace
-
 TierManager::TierManager(KvCacheState& cache, const std::vector<std::shared_ptr<TierStore>>& stores,
                          const TierWorkerOptions& options)
     : cache_(cache) {
@@ -43,21 +38,20 @@ bool TierManager::run_one() {
 
 // ---- Loads
 
-TierManager::Plan TierManager::look_up(std::span<const TokenId> tokens, const PrefixScope& scope,
-                                       std::size_t hot_blocks) {
+TierManager::Plan TierManager::look_up(std::span<const TokenId> tokens, std::size_t hot_blocks,
+                                       const ContentKey& hot_key) {
   const std::size_t block_tokens = cache_.layout_.block_tokens;
   const std::size_t blocks = tokens.size() / block_tokens;
-  const KeyFunction key_function = cache_.seams_.key_function;
-  Plan plan;
-  plan.keys.reserve(blocks + 1);
-  ContentKey key = root_key(key_function, cache_.fingerprint_, scope.salt, scope.adapter_id);
-  plan.keys.push_back(block_key(key));
-  for (std::size_t i = 0; i < blocks; ++i) {
-    key = child_key(key_function, key, tokens.subspan(i * block_tokens, block_tokens));
+  Plan plan{.hot_blocks = hot_blocks, .keys = {}, .parts = {}};
+  plan.keys.reserve(blocks - hot_blocks + 1);
+  plan.keys.push_back(block_key(hot_key));
+  ContentKey key = hot_key;
+  for (std::size_t i = hot_blocks; i < blocks; ++i) {
+    key = child_key(cache_.seams_.key_function, key, tokens.subspan(i * block_tokens, block_tokens));
     plan.keys.push_back(block_key(key));
   }
   plan.found_blocks = hot_blocks;
-  const auto unknown = [&] { return std::span<const BlockKey>(plan.keys).subspan(1 + plan.found_blocks); };
+  const auto unknown = [&] { return std::span<const BlockKey>(plan.keys).subspan(1 + plan.found_blocks - hot_blocks); };
   for (bool more = true; more && !unknown().empty();) {
     more = false;
     for (std::size_t tier = 0; tier < workers_.size(); ++tier) {
@@ -72,27 +66,27 @@ TierManager::Plan TierManager::look_up(std::span<const TokenId> tokens, const Pr
 }
 
 std::shared_ptr<TierLoad> TierManager::make_load(std::span<const TokenId> tokens, const AdmitOptions& options,
-                                                 Plan plan, std::size_t hot_blocks) const {
+                                                 Plan plan) const {
   const auto wanted = tokens.first(plan.parts.back().end_block * cache_.layout_.block_tokens);
   auto load = std::make_shared<TierLoad>();
   load->salt = options.scope.salt;
   load->adapter_id = options.scope.adapter_id;
   load->retention = options.retention;
   load->tokens.assign(wanted.begin(), wanted.end());
-  load->first_block = hot_blocks;
-  load->arrived = hot_blocks;
-  load->keys.assign(plan.keys.begin() + static_cast<std::ptrdiff_t>(hot_blocks), plan.keys.end());
+  load->first_block = plan.hot_blocks;
+  load->arrived = plan.hot_blocks;
+  load->keys = std::move(plan.keys);
   load->parts = std::move(plan.parts);
   return load;
 }
 
 std::shared_ptr<TierLoad> TierManager::expect(std::span<const TokenId> tokens, const AdmitOptions& options,
-                                              std::size_t hot_blocks) try {
-  Plan plan = look_up(tokens, options.scope, hot_blocks);
+                                              std::size_t hot_blocks, const ContentKey& hot_key) try {
+  Plan plan = look_up(tokens, hot_blocks, hot_key);
   learn(tokens, options.scope, plan);
   if (plan.parts.empty()) return nullptr;
   const std::vector<TierLoad::Part> parts = plan.parts;
-  const auto load = make_load(tokens, options, std::move(plan), hot_blocks);
+  const auto load = make_load(tokens, options, std::move(plan));
 
   // The leading parts whose loading, and computing of what follows, takes least.
   std::size_t best_parts = 0;
@@ -173,7 +167,7 @@ void TierManager::computed(std::size_t tokens, std::size_t position, double seco
 
 void TierManager::learn(std::span<const TokenId> tokens, const PrefixScope& scope, const Plan& plan) {
   if (plan.found_blocks == 0) return;  // seen for the first time
-  const BlockKey& key = plan.keys[plan.found_blocks];
+  const BlockKey& key = plan.keys[plan.found_blocks - plan.hot_blocks];
   const std::uint64_t tenant = cache_.tenant_name(scope.salt);
   std::optional<Document> next;
   {
@@ -198,10 +192,14 @@ void TierManager::prefetch(const Document& document) {
                              .scope = {.salt = document.salt, .adapter_id = document.adapter_id},
                              .partial_blocks = false,
                              .retention = {.priority = RetentionPriority::Low}};
-  const std::size_t hot_blocks = cache_.lookup(document.tokens, options) / cache_.layout_.block_tokens;
-  Plan plan = look_up(document.tokens, options.scope, hot_blocks);
+  const std::size_t hot_tokens = cache_.lookup(document.tokens, options);
+  const std::size_t block_tokens = cache_.layout_.block_tokens;
+  const KeyFunction key_function = cache_.seams_.key_function;
+  const ContentKey root = root_key(key_function, cache_.fingerprint_, document.salt, document.adapter_id);
+  const auto hot = std::span(document.tokens).first(hot_tokens);
+  Plan plan = look_up(document.tokens, hot_tokens / block_tokens, last_key(key_function, root, hot, block_tokens));
   if (plan.parts.empty()) return;
-  const auto load = make_load(document.tokens, options, std::move(plan), hot_blocks);
+  const auto load = make_load(document.tokens, options, std::move(plan));
   load->prefetch = true;
   load->waits = false;
   queue(load);

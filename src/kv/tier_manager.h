@@ -38,10 +38,11 @@ class TierManager {
   void stop();
   bool run_one();
 
-  // A prompt waits: `tokens` are whole blocks, the first `hot_blocks` are in the cache. Queues a load where tiers have
-  // what follows and it pays, else returns null. Not under the cache's lock.
-  std::shared_ptr<TierLoad> expect(std::span<const TokenId> tokens, const AdmitOptions& options,
-                                   std::size_t hot_blocks);
+  // A prompt waits: `tokens` are whole blocks, the first `hot_blocks` are in the cache and end in `hot_key` (the root's
+  // where there are none). Queues a load where tiers have what follows and it pays, else returns null. Not under the
+  // cache's lock.
+  std::shared_ptr<TierLoad> expect(std::span<const TokenId> tokens, const AdmitOptions& options, std::size_t hot_blocks,
+                                   const ContentKey& hot_key);
   // Whether the load goes on and is worth waiting for.
   bool is_pending(const std::shared_ptr<TierLoad>& load);
   void cancel(const std::shared_ptr<TierLoad>& load);
@@ -61,14 +62,14 @@ class TierManager {
 
  private:
   struct Plan {
-    std::vector<BlockKey> keys;  // of the root and of every block
+    std::size_t hot_blocks = 0;
+    std::vector<BlockKey> keys;  // of the last hot block (or the root), and of every block behind it
     std::vector<TierLoad::Part> parts;
     std::size_t found_blocks = 0;  // in the cache and in tiers
   };
 
-  Plan look_up(std::span<const TokenId> tokens, const PrefixScope& scope, std::size_t hot_blocks);
-  std::shared_ptr<TierLoad> make_load(std::span<const TokenId> tokens, const AdmitOptions& options, Plan plan,
-                                      std::size_t hot_blocks) const;
+  Plan look_up(std::span<const TokenId> tokens, std::size_t hot_blocks, const ContentKey& hot_key);
+  std::shared_ptr<TierLoad> make_load(std::span<const TokenId> tokens, const AdmitOptions& options, Plan plan) const;
   // Under the cache's lock. May throw std::bad_alloc.
   std::shared_ptr<const TierWrite> make_write(std::span<const BlockId> blocks) const;
   bool queue(const std::shared_ptr<TierLoad>& load);

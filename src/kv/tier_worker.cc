@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/logging.h"
+#include "kv/block_key.h"
 #include "kv/kv_cache_state.h"
 
 namespace tiercel {
@@ -20,8 +21,6 @@ constexpr double kNever_s = std::numeric_limits<double>::infinity();
 constexpr double kStaleAfter_s = 5;
 // More than these, and all is forgotten instead: it may forget more than was asked, never less.
 constexpr std::size_t kMostErasures = 1024;
-
-BlockKey block_key(const ContentKey& key) { return {.low = key.low, .high = key.high}; }
 
 bool is_failure(StatusCode code) {
   return code != StatusCode::Ok && code != StatusCode::NotFound && code != StatusCode::Corruption;

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "kv/block_key.h"
 #include "tiercel/tier_store.h"
 
 namespace tiercel {
@@ -32,13 +33,10 @@ class CountingStore final : public TierStore {
 
  private:
   using Keys = std::list<BlockKey>;
-  struct KeyHash {
-    std::size_t operator()(const BlockKey& key) const { return static_cast<std::size_t>(key.low); }
-  };
 
   const std::size_t capacity_blocks_;
   mutable Keys keys_;  // most recently used first
-  std::unordered_map<BlockKey, Keys::iterator, KeyHash> places_;
+  std::unordered_map<BlockKey, Keys::iterator, BlockKeyHash> places_;
   TierStats counts_;
 };
 

@@ -1,7 +1,5 @@
 #include "tier/chunk_arena.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cassert>
 #include <cstring>
@@ -15,8 +13,6 @@ Result<ChunkArena> ChunkArena::reserve(std::size_t capacity_bytes, std::size_t c
   assert(chunks > 0);
   auto arena = BlockArena::reserve(chunks, chunk_bytes);
   if (!arena.ok()) return arena.status();
-  // Chunks of a block lie anywhere after a while: with large pages each is found sooner. Only a wish.
-  madvise(arena->block(0), chunks * chunk_bytes, MADV_HUGEPAGE);
   return ChunkArena(*std::move(arena), chunks, chunk_bytes);
 }
 

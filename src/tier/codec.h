@@ -36,8 +36,8 @@ class BlockCodec {
   virtual Status decode(std::span<const std::byte> encoded, std::span<std::byte> block, Workspace& workspace) const = 0;
 };
 
-// InvalidArgument for an empty layout. Where a codec cannot work on a layout (groups of 64 values in heads of 80), it
-// says how it groups instead; no layout that KvCache::open() takes is refused.
+// InvalidArgument for an empty layout, or one whose blocks have over 2 GiB. Where a codec cannot work on a layout
+// (groups of 64 values in heads of 80), it says how it groups instead; no other layout is refused.
 Result<std::unique_ptr<BlockCodec>> make_codec(Codec codec, const KvLayout& layout);
 
 }  // namespace tiercel

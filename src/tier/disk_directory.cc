@@ -93,6 +93,21 @@ class LiveBlocks {
   std::map<BlockName, std::uint64_t> keys_;
 };
 
+Result<std::size_t> bytes_of_segments(FileSystem& files, const std::string& directory) {
+  auto numbers = disk::list_segments(files, directory);
+  if (!numbers.ok()) return numbers.status();
+  std::size_t bytes = 0;
+  for (const std::uint64_t number : *numbers) {
+    auto file = files.open(disk::segment_path(directory, number), FileSystem::OpenMode::Read);
+    if (file.status().code() == StatusCode::NotFound) continue;
+    if (!file.ok()) return file.status();
+    auto size = (*file)->size();
+    if (!size.ok()) return size.status();
+    bytes += *size;
+  }
+  return bytes;
+}
+
 Status no_memory() { return Status::unavailable("the system gives no memory to look into a disk tier"); }
 
 }  // namespace
@@ -133,13 +148,13 @@ Result<DiskDirectoryInfo> inspect_disk_directory(const std::string& directory) t
 Result<DiskVerification> verify_disk_directory(const std::string& directory,
                                                const std::function<void(std::size_t, std::size_t)>& on_progress) try {
   const auto files = posix_file_system();
-  auto info = inspect_disk_directory(directory);
-  if (!info.ok()) return info.status();
+  const auto total_bytes = bytes_of_segments(*files, directory);
+  if (!total_bytes.ok()) return total_bytes.status();
   DiskVerification found;
   std::size_t done_bytes = 0;
   AlignedBuffer buffer;
   const auto tell = [&] {
-    if (on_progress) on_progress(std::min(done_bytes, info->file_bytes), info->file_bytes);
+    if (on_progress) on_progress(std::min(done_bytes, *total_bytes), *total_bytes);
   };
   const Status read = for_each_segment(*files, directory, [&](OpenedSegment segment) -> Status {
     const std::size_t before = done_bytes;
@@ -166,8 +181,8 @@ Result<DiskVerification> verify_disk_directory(const std::string& directory,
 
 Result<std::size_t> prune_disk_directory(const std::string& directory, std::size_t capacity_bytes) try {
   const auto files = posix_file_system();
-  auto numbers = disk::list_segments(*files, directory);
-  if (!numbers.ok()) return numbers.status();
+  // A directory that is not there gets no lock file.
+  if (auto numbers = disk::list_segments(*files, directory); !numbers.ok()) return numbers.status();
   auto lock = files->lock(disk::lock_path(directory));
   if (!lock.ok()) {
     if (lock.status().code() != StatusCode::Rejected) return lock.status();
@@ -179,7 +194,6 @@ Result<std::size_t> prune_disk_directory(const std::string& directory, std::size
   // An erasure outlives the records that it kills: only from the front may segments go.
   for (const DiskSegmentInfo& segment : info->segments) {
     if (left <= capacity_bytes && segment.blocks > 0) break;
-    if (left <= capacity_bytes && &segment != &info->segments.front() && given_back == 0) break;
     TIERCEL_RETURN_IF_ERROR(files->remove(disk::segment_path(directory, segment.number)));
     left -= segment.file_bytes;
     given_back += segment.file_bytes;

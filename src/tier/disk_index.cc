@@ -121,7 +121,7 @@ std::vector<BlockKey> DiskIndex::with_descendants(std::vector<BlockKey> tops) co
   const auto order = [](const BlockKey& key) { return std::pair(key.low, key.high); };
   const auto before = [&](const auto& pair, const BlockKey& key) { return order(pair.first) < order(key); };
   std::sort(by_parent.begin(), by_parent.end(), [&](const auto& a, const auto& b) { return before(a, b.first); });
-  std::unordered_set<BlockKey, KeyHash> found(tops.begin(), tops.end());
+  std::unordered_set<BlockKey, BlockKeyHash> found(tops.begin(), tops.end());
   for (std::size_t i = 0; i < tops.size(); ++i) {
     auto child = std::lower_bound(by_parent.begin(), by_parent.end(), tops[i], before);
     for (; child != by_parent.end() && child->first == tops[i]; ++child) {

@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kv/block_key.h"
 #include "tier/disk_format.h"
 #include "tier/file_system.h"
 
@@ -23,10 +24,6 @@ struct Segment {
   bool unsynced = false;     // since it was closed
   bool may_be_lost = false;  // a sync failed: what it was to save may be gone, whatever later ones say
   bool told_damage = false;  // logged once for each
-};
-
-struct KeyHash {
-  std::size_t operator()(const BlockKey& key) const { return static_cast<std::size_t>(key.low); }
 };
 
 class DiskIndex {
@@ -80,11 +77,11 @@ class DiskIndex {
 
   Fingerprint fingerprint_;
   std::uint32_t encryption_key_;
-  std::unordered_map<BlockKey, Place, KeyHash> places_;
+  std::unordered_map<BlockKey, Place, BlockKeyHash> places_;
   std::uint64_t highest_sequence_ = 0;
 
   // Between load() and settle(): the latest erasures.
-  std::unordered_map<BlockKey, std::uint64_t, KeyHash> erased_keys_;
+  std::unordered_map<BlockKey, std::uint64_t, BlockKeyHash> erased_keys_;
   std::unordered_map<std::uint64_t, std::uint64_t> erased_tenants_;
   std::uint64_t erased_all_ = 0;
 };

@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "base/logging.h"
+#include "tier/reading_team.h"
 
 namespace tiercel {
 namespace {
@@ -20,7 +21,6 @@ using disk::RecordHeader;
 using disk::RecordKind;
 
 constexpr std::chrono::seconds kRefreshInterval{1};
-constexpr unsigned kMostThreads = 2;           // that verify a batch
 constexpr std::size_t kLeastSegments = 4;      // of a capacity
 constexpr std::size_t kMostSegments = 256;     // each is an open file
 constexpr std::size_t kRecordsPerSegment = 8;  // at least
@@ -70,7 +70,7 @@ Result<std::shared_ptr<TierStore>> disk_tier(const DiskTierOptions& options) try
 Status DiskStore::open(const KvLayout& layout, const Fingerprint& fingerprint) try {
   block_bytes_ = layout.block_bytes();
   fingerprint_ = fingerprint;
-  team_ = std::make_unique<ThreadTeam>(std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads));
+  team_ = reading_team();
   for (const Codec codec : {Codec::Raw, Codec::Lossless, Codec::Int8, Codec::Int4}) {
     const auto i = static_cast<std::size_t>(codec);
     auto made = make_codec(codec, layout);

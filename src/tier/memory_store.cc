@@ -4,15 +4,14 @@
 #include <bit>
 #include <new>
 #include <system_error>
-#include <thread>
+
+#include "tier/reading_team.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 namespace tiercel {
 namespace {
-
-constexpr unsigned kMostThreads = 2;
 
 // About 1/64 of a block: what the last chunk of a block wastes is little then, and so are the links.
 std::size_t chunk_bytes_for(const KvLayout& layout) {
@@ -54,11 +53,8 @@ Status MemoryStore::open(const KvLayout& layout, const Fingerprint&) try {
     return Status::resource_exhausted("the memory tier has no room for one KV block; raise its capacity");
   auto arena = ChunkArena::reserve(options_.capacity_bytes, chunk_bytes_for(layout));
   if (!arena.ok()) return arena.status();
-  Coder coder{.layout = layout,
-              .codec = *std::move(codec),
-              .arena = *std::move(arena),
-              .team = std::make_unique<ThreadTeam>(std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads)),
-              .lanes = {}};
+  Coder coder{
+      .layout = layout, .codec = *std::move(codec), .arena = *std::move(arena), .team = reading_team(), .lanes = {}};
   for (std::size_t i = 0; i < coder.team->threads(); ++i) {
     coder.lanes.push_back({.workspace = coder.codec->make_workspace(), .encoded = std::vector<std::byte>(longest)});
   }
@@ -225,7 +221,7 @@ Status MemoryStore::erase_where(const Matches& matches, bool descendants) try {
   const std::lock_guard turn(turn_);
   const std::lock_guard lock(mutex_);
   std::vector<Blocks::iterator> gone;
-  std::unordered_multimap<BlockKey, Blocks::iterator, KeyHash> others;  // by parent
+  std::unordered_multimap<BlockKey, Blocks::iterator, BlockKeyHash> others;  // by parent
   for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
     if (matches(*block)) {
       gone.push_back(block);

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/thread_team.h"
+#include "kv/block_key.h"
 #include "tier/chunk_arena.h"
 #include "tier/codec.h"
 #include "tiercel/tier_store.h"
@@ -61,10 +62,7 @@ class MemoryStore final : public TierStore {
     bool copyable = true;
   };
   using Blocks = std::list<Block>;
-  struct KeyHash {
-    std::size_t operator()(const BlockKey& key) const { return static_cast<std::size_t>(key.low); }
-  };
-  using Index = std::unordered_map<BlockKey, Blocks::iterator, KeyHash>;
+  using Index = std::unordered_map<BlockKey, Blocks::iterator, BlockKeyHash>;
   // What one thread needs to code a block.
   struct Lane {
     std::unique_ptr<BlockCodec::Workspace> workspace;

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/base/temporary_directory.h"
 #include "tests/model/test_model.h"
 
 namespace tiercel {
@@ -75,13 +76,10 @@ std::uint32_t reused_from(const Response& response, std::string_view tier) {
 class EngineTiers : public testing::Test {
  protected:
   EngineTiers() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "tiercel-engine-XXXXXX").string();
-    directory = ::mkdtemp(pattern.data());
     options.model = test_model_path();
     options.deterministic = true;
     options.cache.capacity_bytes = 24u << 20;  // one prompt, and not two
   }
-  ~EngineTiers() override { std::filesystem::remove_all(directory); }
 
   static Request request(const std::string& head) {
     return {.text = head + long_text(), .max_tokens = 12, .ignore_end_of_text = true};
@@ -101,7 +99,7 @@ class EngineTiers : public testing::Test {
     EXPECT_EQ(sum, answer.reused_tokens);
   }
 
-  std::string directory;
+  TemporaryDirectory directory;
   EngineOptions options;
 };
 
@@ -123,7 +121,7 @@ TEST_F(EngineTiers, ADirectoryGivesBackTheSameBitsToTheNextProcess) {
   REQUIRE_TEST_MODEL();
   const Response computed = cold("");
   for (const Codec codec : {Codec::Raw, Codec::Lossless}) {
-    options.cache.disk_dir = directory + "/" + std::string(to_string(codec));
+    options.cache.disk_dir = directory / std::string(to_string(codec));
     options.cache.disk_codec = codec;
     {
       Engine first = Engine::open(options).value();
@@ -147,7 +145,7 @@ TEST_F(EngineTiers, ADirectoryGivesBackTheSameBitsToTheNextProcess) {
 
 TEST_F(EngineTiers, OtherSettingsNeverMatch) {
   REQUIRE_TEST_MODEL();
-  options.cache.disk_dir = directory + "/kv";
+  options.cache.disk_dir = directory / "kv";
   { ASSERT_TRUE(Engine::open(options)->process_request(request("")).get().ok()); }
   options.deterministic = false;  // other arithmetic
   EXPECT_EQ(Engine::open(options)->process_request(request("")).get()->reused_tokens, 0u);

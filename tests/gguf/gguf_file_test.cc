@@ -10,26 +10,13 @@
 #include <fstream>
 #include <utility>
 
+#include "tests/base/temporary_directory.h"
 #include "tests/gguf/gguf_builder.h"
 
 namespace tiercel {
 namespace {
 
 Result<GgufFile> parse(const std::string& bytes) { return GgufFile::parse(as_bytes(bytes), "test.gguf"); }
-
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string pattern = std::filesystem::temp_directory_path() / "tiercel_gguf_test_XXXXXX";
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return path_ / name; }
-  std::string path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 void expect_status(const Status& status, StatusCode code, const std::vector<std::string>& parts) {
   EXPECT_EQ(status.code(), code) << status.to_string();

@@ -16,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include "base/logging.h"
+#include "tests/base/temporary_directory.h"
 #include "tier/disk_store.h"
 
 namespace tiercel {
@@ -80,14 +81,11 @@ inline std::size_t leading(const TierStore& store, std::uint64_t path, std::uint
 class DiskFixture : public testing::Test {
  protected:
   DiskFixture() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "tiercel-disk-XXXXXX").string();
-    directory = ::mkdtemp(pattern.data());
-    options.directory = directory + "/kv";
+    options.directory = directory / "kv";
     options.capacity_bytes = 64 * kRecordBytes;
     options.segment_bytes = 16 * kRecordBytes;
     log().set_level(spdlog::level::off);  // damage is what is tested
   }
-  ~DiskFixture() override { std::filesystem::remove_all(directory); }
 
   Result<std::unique_ptr<DiskStore>> try_open(const KvLayout& layout = kDiskLayout, const Fingerprint& model = kModel) {
     auto store = std::make_unique<DiskStore>(options, posix_file_system());
@@ -117,7 +115,7 @@ class DiskFixture : public testing::Test {
     std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
   }
 
-  std::string directory;
+  TemporaryDirectory directory;
   DiskTierOptions options;
 };
 

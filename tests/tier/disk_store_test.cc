@@ -206,10 +206,10 @@ TEST_F(DiskStoreTest, SaysWhatItCannotUse) {
   options.capacity_bytes = 3 * kRecordBytes;
   EXPECT_EQ(try_open().status().code(), StatusCode::InvalidArgument);
   options.capacity_bytes = 64 * kRecordBytes;
-  options.directory = directory + "/file/kv";
-  set_content(directory + "/file", "");
+  options.directory = directory / "file/kv";
+  set_content(directory / "file", "");
   EXPECT_EQ(try_open().status().code(), StatusCode::Unavailable);
-  options.directory = directory + "/missing/kv";
+  options.directory = directory / "missing/kv";
   EXPECT_EQ(try_open().status().code(), StatusCode::NotFound);
 }
 
@@ -318,7 +318,7 @@ TEST_F(DiskStoreTest, DirectoriesCanBeLookedInto) {
   EXPECT_GT(prune_disk_directory(options.directory, half).value(), 0u);
   EXPECT_LE(file_bytes(), half);
   EXPECT_LT(inspect_disk_directory(options.directory)->blocks, 38u);
-  EXPECT_EQ(inspect_disk_directory(directory + "/none").status().code(), StatusCode::NotFound);
+  EXPECT_EQ(inspect_disk_directory(directory / "none").status().code(), StatusCode::NotFound);
 }
 
 }  // namespace

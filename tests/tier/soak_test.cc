@@ -16,6 +16,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/base/temporary_directory.h"
 #include "tiercel/disk_tier.h"
 #include "tiercel/kv_cache.h"
 
@@ -59,9 +60,8 @@ bool holds(std::span<const std::byte> block, std::uint64_t word) {
 TEST(Soak, NothingGrowsAndNothingIsWrong) {
   double seconds = 120;
   if (const char* text = std::getenv("TIERCEL_SOAK_S")) seconds = std::strtod(text, nullptr);
-  std::string directory = (std::filesystem::temp_directory_path() / "tiercel-soak-XXXXXX").string();
-  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
-  const std::string kv = directory + "/kv";
+  const TemporaryDirectory directory;
+  const std::string kv = directory / "kv";
   KvCacheOptions options{.capacity_bytes = std::size_t{24} << 20,
                          .memory_tier_bytes = std::size_t{32} << 20,
                          .tiers = {disk_tier({.directory = kv,
@@ -143,8 +143,7 @@ TEST(Soak, NothingGrowsAndNothingIsWrong) {
   EXPECT_GT(requests, 1000u);
   EXPECT_LE(most_disk_bytes, kDiskBytes);
   EXPECT_LE(static_cast<double>(most_bytes), 1.02 * static_cast<double>(warm_bytes));
-  opened.reset();
-  std::filesystem::remove_all(directory);
+  opened.reset();  // before its directory goes
 }
 
 }  // namespace
