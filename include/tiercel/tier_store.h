@@ -3,7 +3,8 @@
 // A store keeps bytes under content keys. A key is rooted in the model's fingerprint, the salt and the adapter and
 // chained over all tokens up to the block's end. Beside the bytes a store keeps what they stand for, the key of the
 // block before and the tokens, and compares them on every read: equal keys of unequal content are a miss. It may drop
-// any block at any time; the cache then computes it again.
+// any block at any time; the cache then computes it again. A block counts as here only while all blocks before it are
+// here too, each written before the one behind it: so what was erased with its prefix cannot come back with a new one.
 //
 // A store serves one cache at a time. The cache calls it from one thread of its own and gives it no deadline to keep: a
 // store that fails, is slow or hangs is left alone by the cache (tiercel/options.h), requests go on without it.
@@ -36,7 +37,8 @@ struct TierRecord {
   std::uint64_t tenant = 0;  // which salt it belongs to, for erase_tenant(): a hash that does not reveal it
   std::span<const TokenId> tokens;
   std::span<const std::byte> bytes;
-  bool copyable = true;  // Lease::commit()
+  std::uint32_t position = 0;  // blocks before it
+  bool copyable = true;        // Lease::commit()
 };
 
 // A block to be read.

@@ -57,9 +57,14 @@ Status measure_prefill(ModelRunner& model, KvCache& cache) {
   if (!lease.ok()) return {};  // the cache is smaller than that
   TIERCEL_RETURN_IF_ERROR(lease->grow(kTokens));
   const SequenceChunk chunk{.tokens = tokens, .block_table = lease->block_table(), .arithmetic = Arithmetic::Prefill};
-  const auto start = std::chrono::steady_clock::now();
-  if (auto computed = model.step({&chunk, 1}, cache.block(0)); !computed.ok()) return computed.status();
-  cache.report_prefill(kTokens, 0, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  // The second time: the first one also reads the weights from their file.
+  double seconds = 0;
+  for (int i = 0; i < 2; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    if (auto computed = model.step({&chunk, 1}, cache.block(0)); !computed.ok()) return computed.status();
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  cache.report_prefill(kTokens, 0, seconds);
   return {};
 }
 

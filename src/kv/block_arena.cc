@@ -25,6 +25,8 @@ Result<BlockArena> BlockArena::reserve(std::size_t blocks, std::size_t block_byt
     return Status::unavailable(fmt::format("the system does not reserve {} bytes for the KV arena: {}", bytes,
                                            std::generic_category().message(errno)));
   }
+  // Fewer faults when blocks are first written, fewer translations when they are read. A wish, not a need.
+  static_cast<void>(madvise(start, bytes, MADV_HUGEPAGE));
   BlockArena arena;
   arena.start_ = static_cast<std::byte*>(start);
   arena.mapped_bytes_ = bytes;

@@ -415,6 +415,7 @@ void TierWorker::copy_batch(const TierWrite& write, std::size_t first, std::size
                          .tenant = write.tenant,
                          .tokens = own_tokens,
                          .bytes = std::span(staging_).subspan((i - first) * block_bytes, block_bytes),
+                         .position = static_cast<std::uint32_t>(i),
                          .copyable = index.is_copyable(write.blocks[i])});
     }
   }

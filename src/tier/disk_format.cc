@@ -76,6 +76,7 @@ FooterEntry entry_of(const RecordHeader& header, std::uint64_t offset) {
           .flags = header.flags,
           .codec = header.codec,
           .zero = 0,
+          .position = header.position,
           .zeros = {}};
 }
 

@@ -56,7 +56,9 @@ struct RecordHeader {
   std::array<std::byte, 16> tag;
   std::uint64_t token_hash;
   std::uint64_t payload_hash;
-  std::array<std::uint64_t, 4> zero;
+  std::uint32_t position;
+  std::uint32_t zero_position;
+  std::array<std::uint64_t, 3> zero;
   std::uint64_t hash;
 
   // Of the record: header and tokens; payload; both, padded to pages.
@@ -83,7 +85,8 @@ struct FooterEntry {
   std::uint8_t flags;
   Codec codec;
   std::uint8_t zero;
-  std::array<std::uint32_t, 3> zeros;
+  std::uint32_t position;
+  std::array<std::uint32_t, 2> zeros;
 
   std::size_t head_bytes() const { return padded(sizeof(RecordHeader) + std::size_t{tokens} * sizeof(TokenId)); }
   std::size_t record_bytes() const { return head_bytes() + padded(payload_bytes); }

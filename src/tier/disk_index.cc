@@ -47,9 +47,26 @@ void DiskIndex::insert(const std::shared_ptr<Segment>& segment, const FooterEntr
   places_.insert_or_assign(entry.key, Place{.segment = segment, .entry = entry});
 }
 
-const DiskIndex::Place* DiskIndex::find(const BlockKey& key) const {
+const DiskIndex::Place* DiskIndex::at(const BlockKey& key) const {
   const auto found = places_.find(key);
   return found == places_.end() ? nullptr : &found->second;
+}
+
+bool DiskIndex::is_complete(const Place& place) const {
+  for (const Place* block = &place; block->entry.position > 0;) {
+    const Place* parent = at(block->entry.parent);
+    const bool goes_on = parent != nullptr && parent->entry.sequence < block->entry.sequence &&
+                         parent->entry.position + 1 == block->entry.position;
+    if (!goes_on) return false;
+    block = parent;
+  }
+  return true;
+}
+
+const DiskIndex::Place* DiskIndex::find(const BlockKey& key, const BlockKey& parent, std::size_t tokens) const {
+  const Place* place = at(key);
+  const bool is_it = place != nullptr && place->entry.parent == parent && place->entry.tokens == tokens;
+  return is_it && is_complete(*place) ? place : nullptr;
 }
 
 void DiskIndex::remove(const BlockKey& key, std::uint64_t sequence) {
@@ -61,7 +78,7 @@ std::vector<FooterEntry> DiskIndex::used_in(const Segment& segment, std::span<co
   std::vector<FooterEntry> used;
   for (const FooterEntry& entry : entries) {
     if (entry.kind != RecordKind::Block || entry.fingerprint != fingerprint_) continue;
-    const Place* place = find(entry.key);
+    const Place* place = at(entry.key);
     if (place != nullptr && place->used && place->segment.get() == &segment && place->entry.page == entry.page) {
       used.push_back(entry);
     }
@@ -76,8 +93,12 @@ std::size_t DiskIndex::remove_segment(const Segment& segment) {
 std::size_t DiskIndex::use_leading(std::span<const BlockKey> keys) const {
   std::size_t known = 0;
   for (; known < keys.size(); ++known) {
-    const Place* place = find(keys[known]);
+    const Place* place = at(keys[known]);
     if (place == nullptr) break;
+    const bool goes_on = known == 0 ? is_complete(*place)
+                                    : place->entry.parent == keys[known - 1] &&
+                                          place->entry.sequence > at(keys[known - 1])->entry.sequence;
+    if (!goes_on) break;
     place->used = true;
   }
   return known;

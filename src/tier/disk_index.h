@@ -21,6 +21,7 @@ struct Segment {
   std::shared_ptr<File> file;
   std::uint64_t bytes = 0;   // of the file
   bool unsynced = false;     // since it was closed
+  bool may_be_lost = false;  // a sync failed: what it was to save may be gone, whatever later ones say
   bool told_damage = false;  // logged once for each
 };
 
@@ -48,8 +49,8 @@ class DiskIndex {
 
   // Replaces what is there under that key.
   void insert(const std::shared_ptr<Segment>& segment, const FooterEntry& entry);
-  // Null: not here.
-  const Place* find(const BlockKey& key) const;
+  // Null: not here, or not with all blocks before it, or another block of that key.
+  const Place* find(const BlockKey& key, const BlockKey& parent, std::size_t tokens) const;
   // Removes a block if it is still the one of that record.
   void remove(const BlockKey& key, std::uint64_t sequence);
   // Of the segment's records, the blocks that are still here and were used since they were written.
@@ -72,6 +73,11 @@ class DiskIndex {
   std::uint64_t highest_sequence() const { return highest_sequence_; }
 
  private:
+  // Null: no record of that key.
+  const Place* at(const BlockKey& key) const;
+  // Whether all blocks before it are here, each older than the one behind it.
+  bool is_complete(const Place& place) const;
+
   Fingerprint fingerprint_;
   std::uint32_t encryption_key_;
   std::unordered_map<BlockKey, Place, KeyHash> places_;

@@ -24,7 +24,7 @@ RecordHeader header_in(std::span<const std::byte> head) {
 
 }  // namespace
 
-Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::uint64_t number, std::uint64_t from) {
+Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::uint64_t number, bool verify) {
   auto size = file.size();
   if (!size.ok()) return size.status();
   AlignedBuffer buffer;
@@ -36,7 +36,6 @@ Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::ui
   if (!is_good(segment, number)) return Status(StatusCode::Corruption, "no segment of this number and version");
 
   SegmentRecords records;
-  records.end = from;
   if (*size >= 2 * kPage && *size % kPage == 0) {
     TIERCEL_RETURN_IF_ERROR(read_bytes(files, file, *size - kPage, page));
     FooterTrailer trailer;
@@ -53,6 +52,7 @@ Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::ui
       }
     }
   }
+  AlignedBuffer record_buffer;
   while (records.end + kPage <= *size) {
     if (const Status status = read_bytes(files, file, records.end, page); !status.ok()) {
       if (status.code() == StatusCode::NotFound) break;  // cut off meanwhile
@@ -60,7 +60,9 @@ Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::ui
     }
     const RecordHeader header = header_in(page);
     if (!is_good(header) || header.record_bytes() > *size - records.end) break;
-    records.entries.push_back(entry_of(header, records.end));
+    const FooterEntry entry = entry_of(header, records.end);
+    if (verify && !read_record(files, file, entry, record_buffer.take(entry.record_bytes())).ok()) break;
+    records.entries.push_back(entry);
     records.end += header.record_bytes();
   }
   return records;

@@ -19,10 +19,10 @@ struct SegmentRecords {
 };
 
 // The records of a segment: from its footer, else by going from header to header up to the first that is damaged, or
-// that the file does not hold as a whole, from `from` on. Corruption where it is no segment of that number and of this
-// version; other statuses as FileSystem's. May throw std::bad_alloc.
-Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::uint64_t number,
-                                    std::uint64_t from = kPage);
+// that the file does not hold as a whole. With `verify` the latter are read as a whole: what a loss of power tore ends
+// the list. (A footer is written when its records are safe.) Corruption where it is no segment of that number and of
+// this version; other statuses as FileSystem's. May throw std::bad_alloc.
+Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::uint64_t number, bool verify);
 
 // The keys of an ErasedKeys record; Corruption where they are not what was written.
 Result<std::vector<BlockKey>> read_erased_keys(FileSystem& files, const File& file, const FooterEntry& entry);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <new>
 #include <system_error>
 #include <utility>
@@ -95,6 +96,8 @@ Status DiskStore::open(const KvLayout& layout, const Fingerprint& fingerprint) t
                                                 kLeastSegments * (2 * record_bytes + 2 * disk::kPage)));
   }
   TIERCEL_RETURN_IF_ERROR(files_->make_directory(options_.directory));
+  const std::string above = std::filesystem::path(options_.directory).parent_path().string();
+  TIERCEL_RETURN_IF_ERROR(files_->sync_directory(above.empty() ? "." : above));
   auto lock = files_->lock(disk::lock_path(options_.directory));
   if (!lock.ok()) {
     if (lock.status().code() != StatusCode::Rejected) return lock.status();
@@ -132,7 +135,7 @@ Status DiskStore::load_directory(std::unique_ptr<disk::SegmentLog> segments) {
     segment->number = number;
     segment->file = *std::move(file);
     if (const auto size = segment->file->size(); size.ok()) segment->bytes = *size;
-    auto records = disk::read_segment(*files_, *segment->file, number);
+    auto records = disk::read_segment(*files_, *segment->file, number, /*verify=*/segments != nullptr);
     if (!records.ok()) {
       if (records.status().code() != StatusCode::Corruption && records.status().code() != StatusCode::NotFound) {
         return records.status();
@@ -206,9 +209,8 @@ void DiskStore::read(std::span<TierRead> reads) try {
   {
     const std::lock_guard lock(index_mutex_);
     for (TierRead& read : reads) {
-      const disk::DiskIndex::Place* place = index_ ? index_->find(read.key) : nullptr;
-      const bool fits = place != nullptr && place->entry.parent == read.parent &&
-                        place->entry.tokens == read.tokens.size() && read.bytes.size() == block_bytes_;
+      const auto* place = index_ ? index_->find(read.key, read.parent, read.tokens.size()) : nullptr;
+      const bool fits = place != nullptr && read.bytes.size() == block_bytes_;
       read.status = fits ? Status() : not_found();
       if (!fits) {
         ++counts_.missed_blocks;

@@ -67,6 +67,7 @@ class DiskStore final : public TierStore {
   Status append_whole(const disk::RecordHeader& header, std::span<const std::byte> tokens,
                       std::span<const std::byte> payload);
   Status give_back_oldest(bool keep_used);
+  Status erase_all_locked();
   Status append_erasure(disk::RecordKind kind, std::uint64_t tenant, std::span<const BlockKey> keys);
   Status append_erased(disk::RecordHeader& header, std::span<const std::byte> keys);
   Result<std::vector<TokenId>> read_tokens(const disk::DiskIndex::Place& place);

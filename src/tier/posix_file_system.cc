@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include "tier/batch_reader.h"
 #include "tier/file_system.h"
 
 namespace tiercel {
@@ -49,7 +50,8 @@ class Descriptor {
 
 class PosixFile final : public File {
  public:
-  PosixFile(Descriptor descriptor, std::string path) : descriptor_(std::move(descriptor)), path_(std::move(path)) {}
+  PosixFile(Descriptor descriptor, Descriptor direct, std::string path)
+      : descriptor_(std::move(descriptor)), direct_(std::move(direct)), path_(std::move(path)) {}
 
   Result<std::uint64_t> size() const override {
     struct stat about {};
@@ -89,20 +91,12 @@ class PosixFile final : public File {
     return ::ftruncate(*descriptor_, static_cast<off_t>(size)) == 0 ? Status() : system_error("truncate", path_);
   }
 
-  Status read(std::uint64_t offset, std::span<std::byte> bytes) const {
-    while (!bytes.empty()) {
-      const ssize_t count = ::pread(*descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) return system_error("read", path_);
-      if (count == 0) return Status(StatusCode::NotFound, {});
-      bytes = bytes.subspan(static_cast<std::size_t>(count));
-      offset += static_cast<std::uint64_t>(count);
-    }
-    return {};
-  }
+  int buffered() const { return *descriptor_; }
+  int direct() const { return *direct_; }
 
  private:
   const Descriptor descriptor_;
+  const Descriptor direct_;  // of the same file with O_DIRECT; empty where the file system has none
   const std::string path_;
 };
 
@@ -121,11 +115,22 @@ class PosixFileSystem final : public FileSystem {
     if (mode == OpenMode::CreateNew) flags |= O_CREAT | O_EXCL;
     Descriptor descriptor(::open(path.c_str(), flags, S_IRUSR | S_IWUSR));
     if (!descriptor) return system_error(mode == OpenMode::CreateNew ? "create" : "open", path);
-    return std::unique_ptr<File>(std::make_unique<PosixFile>(std::move(descriptor), path));
+    Descriptor direct(::open(path.c_str(), O_CLOEXEC | O_RDONLY | O_DIRECT));
+    return std::unique_ptr<File>(std::make_unique<PosixFile>(std::move(descriptor), std::move(direct), path));
   }
 
   void read(std::span<FileRead> reads) override {
-    for (FileRead& read : reads) read.status = static_cast<const PosixFile*>(read.file)->read(read.offset, read.bytes);
+    std::vector<BatchRead> batch;
+    batch.reserve(reads.size());
+    for (const FileRead& read : reads) {
+      const auto& file = static_cast<const PosixFile&>(*read.file);
+      batch.push_back({.buffered_descriptor = file.buffered(),
+                       .direct_descriptor = file.direct(),
+                       .offset = read.offset,
+                       .bytes = read.bytes});
+    }
+    reader_.read(batch);
+    for (std::size_t i = 0; i < reads.size(); ++i) reads[i].status = std::move(batch[i].status);
   }
 
   Status remove(const std::string& path) override {
@@ -173,6 +178,9 @@ class PosixFileSystem final : public FileSystem {
     // Given back with the descriptor.
     return descriptor && ::flock(*descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
   }
+
+ private:
+  BatchReader reader_;
 };
 
 }  // namespace

@@ -18,7 +18,9 @@ std::size_t footer_bytes(std::size_t entries) {
   return padded(sizeof(FooterHeader) + entries * sizeof(FooterEntry) + sizeof(FooterTrailer));
 }
 
+// A footer vouches for its records, so they are made safe first.
 Status write_footer(File& file, std::span<const FooterEntry> entries, std::uint64_t offset) {
+  TIERCEL_RETURN_IF_ERROR(file.sync());
   const std::string footer = make_footer(entries, offset);
   const std::span<const std::byte> bytes = std::as_bytes(std::span(footer));
   return file.write(offset, {&bytes, 1});
@@ -34,6 +36,8 @@ void SegmentLog::adopt(const std::shared_ptr<Segment>& segment, const SegmentRec
     if (!closed.ok()) log().warn("a segment of the disk tier stays without its footer: {}", closed.message());
     if (const auto size = segment->file->size(); size.ok()) segment->bytes = *size;
   }
+  // Its process may not have synced it.
+  segment->unsynced = files_changed_ = true;
   segments_.push_back(segment);
   closed_bytes_ += segment->bytes;
   last_number_ = std::max(last_number_, segment->number);
@@ -56,8 +60,8 @@ Status SegmentLog::drop_oldest() {
   if (!removed.ok() && removed.code() != StatusCode::NotFound) return removed;
   segments_.pop_front();
   closed_bytes_ -= segment->bytes;
-  files_changed_ = true;
-  return {};
+  // A later segment may hold the erasure of what was in this one: it must not go before this one is gone for good.
+  return files_.sync_directory(directory_);
 }
 
 Status SegmentLog::begin_segment() {
@@ -96,7 +100,8 @@ Result<SegmentLog::Appended> SegmentLog::append(const RecordHeader& header, std:
   const std::array<std::span<const std::byte>, 3> buffers = {
       head, payload, std::span(kZeros).first(padded(payload.size()) - payload.size())};
   if (Status failed = open_->file->write(end_, buffers); !failed.ok()) {
-    // A part of it may be there. Nothing may follow what is not whole.
+    // A part of it may be there, or all of it. Nothing may follow what is not whole.
+    has_unknown_records_ = true;
     if (!open_->file->truncate(end_).ok()) abandon_open_segment();
     return failed;
   }
@@ -127,10 +132,20 @@ void SegmentLog::seal() {
   abandon_open_segment();
 }
 
+Status SegmentLog::sync_segment(Segment& segment) {
+  if (segment.may_be_lost) {
+    return Status::unavailable(
+        fmt::format("the system could not keep all of {}", segment_path(directory_, segment.number)));
+  }
+  Status synced = segment.file->sync();
+  segment.may_be_lost = !synced.ok();
+  return synced;
+}
+
 Status SegmentLog::sync() {
-  if (open_) TIERCEL_RETURN_IF_ERROR(open_->file->sync());
+  if (open_) TIERCEL_RETURN_IF_ERROR(sync_segment(*open_));
   for (const auto& segment : segments_) {
-    if (segment->unsynced) TIERCEL_RETURN_IF_ERROR(segment->file->sync());
+    if (segment->unsynced) TIERCEL_RETURN_IF_ERROR(sync_segment(*segment));
     segment->unsynced = false;
   }
   if (files_changed_) TIERCEL_RETURN_IF_ERROR(files_.sync_directory(directory_));

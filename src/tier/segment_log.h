@@ -47,6 +47,8 @@ class SegmentLog {
   // Gives the open segment its footer; the next record begins another.
   void seal();
 
+  // A write failed, so a record that nobody knows of may be in a file, and be found when the directory is opened again.
+  bool has_unknown_records() const { return has_unknown_records_; }
   std::size_t segment_bytes() const { return segment_bytes_; }
   std::size_t file_bytes() const { return closed_bytes_ + end_; }
 
@@ -55,6 +57,7 @@ class SegmentLog {
   bool fits(std::size_t record_bytes) const;
   Status begin_segment();
   void abandon_open_segment();
+  Status sync_segment(Segment& segment);
 
   FileSystem& files_;
   const std::string directory_;
@@ -68,6 +71,7 @@ class SegmentLog {
   std::uint64_t end_ = 0;          // of the open one's last record
   std::vector<FooterEntry> entries_;
   bool files_changed_ = false;  // since sync()
+  bool has_unknown_records_ = false;
   AlignedBuffer head_;
 };
 

@@ -41,8 +41,13 @@ struct DiskBlock {
     return {.low = (path << 32) + number, .high = number == 0 ? 1 : path ^ (number << 20)};
   }
   TierRecord record(std::uint64_t tenant = 5) const {
-    return {
-        .key = key, .parent = parent, .tenant = tenant, .tokens = tokens, .bytes = bytes, .copyable = number % 2 == 0};
+    return {.key = key,
+            .parent = parent,
+            .tenant = tenant,
+            .tokens = tokens,
+            .bytes = bytes,
+            .position = static_cast<std::uint32_t>(number - 1),
+            .copyable = number % 2 == 0};
   }
 
   std::uint64_t path, number;

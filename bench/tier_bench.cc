@@ -1,0 +1,190 @@
+// What the tiers below the hot arena cost and save: codecs, and host memory as a tier.
+//
+// KV of a real model comes from the file named by TIERCEL_KV_DUMP: f32, [layer][K|V][kv_head][token][head_dim], of the
+// shape of SmolLM2-135M (30 layers, 3 KV heads of 64 values), for as many tokens as there are. Without it, KV is made
+// up with channels of widely different spread, and each benchmark's label says so.
+//
+// Speeds are of decoded KV, beside memcpy of the same blocks in the same run. `left` is what remains of the size.
+#include <benchmark/benchmark.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tier/codec.h"
+
+namespace tiercel {
+namespace {
+
+constexpr KvLayout layout_of(DType dtype) {
+  return {.layers = 30, .kv_heads = 3, .head_dim = 64, .block_tokens = 32, .dtype = dtype};
+}
+constexpr std::size_t kRows = 30 * 2 * 3;
+
+struct Kv {
+  std::vector<float> values;  // as in the dump
+  std::size_t tokens = 0;
+  bool real = false;
+};
+
+Kv made_up_kv() {
+  Kv kv{.values = {}, .tokens = 512};
+  std::mt19937_64 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> spread(64), centre(64);
+  for (std::size_t row = 0; row < kRows; ++row) {
+    for (std::size_t i = 0; i < 64; ++i) {
+      spread[i] = std::exp(0.6f * normal(random));
+      centre[i] = row / 3 % 2 == 0 ? 2 * spread[i] * normal(random) : 0;  // K has constant parts, V does not
+    }
+    for (std::size_t token = 0; token < kv.tokens; ++token) {
+      for (std::size_t i = 0; i < 64; ++i) kv.values.push_back(centre[i] + spread[i] * normal(random));
+    }
+  }
+  return kv;
+}
+
+const Kv& test_kv() {
+  static const Kv kv = [] {
+    const char* path = std::getenv("TIERCEL_KV_DUMP");
+    if (path == nullptr) return made_up_kv();
+    std::FILE* file = std::fopen(path, "rb");
+    if (file == nullptr) std::fprintf(stderr, "tier_bench: cannot open %s\n", path), std::exit(1);
+    Kv read{.values = {}, .real = true};
+    std::fseek(file, 0, SEEK_END);
+    read.values.resize(static_cast<std::size_t>(std::ftell(file)) / sizeof(float));
+    std::rewind(file);
+    if (std::fread(read.values.data(), sizeof(float), read.values.size(), file) != read.values.size()) std::exit(1);
+    std::fclose(file);
+    read.tokens = read.values.size() / (kRows * 64);
+    return read;
+  }();
+  return kv;
+}
+
+std::uint16_t bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+// Rounded to nearest in f32's own bits; KV is neither tiny nor huge.
+std::uint16_t f16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
+  if (magnitude < 0x38800000u) return static_cast<std::uint16_t>(sign | std::lrint(std::fabs(value) * 0x1p24f));
+  return static_cast<std::uint16_t>(sign | (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
+}
+
+using Blocks = std::vector<std::vector<std::byte>>;
+
+const Blocks& test_blocks(DType dtype) {
+  static Blocks all[3];
+  Blocks& blocks = all[static_cast<std::size_t>(dtype)];
+  const KvLayout layout = layout_of(dtype);
+  for (std::size_t first = 0; blocks.size() < test_kv().tokens / layout.block_tokens; first += layout.block_tokens) {
+    std::vector<std::byte> block;
+    block.reserve(layout.block_bytes());
+    for (std::size_t row = 0; row < kRows; ++row) {
+      for (std::size_t i = 0; i < layout.head_stride(); ++i) {
+        const float value = test_kv().values[(row * test_kv().tokens + first) * layout.head_dim + i];
+        const std::uint32_t bits = dtype == DType::F32   ? std::bit_cast<std::uint32_t>(value)
+                                   : dtype == DType::F16 ? f16(value)
+                                                         : bf16(value);
+        for (std::size_t b = 0; b < size_of(dtype); ++b) block.push_back(static_cast<std::byte>(bits >> 8 * b));
+      }
+    }
+    blocks.push_back(std::move(block));
+  }
+  return blocks;
+}
+
+void report(benchmark::State& state, DType dtype, std::size_t blocks_per_iteration) {
+  state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations() * blocks_per_iteration) *
+                          static_cast<std::int64_t>(layout_of(dtype).block_bytes()));
+  state.SetLabel(test_kv().real ? "KV of a model" : "made-up KV");
+}
+
+void copy(benchmark::State& state, DType dtype) {
+  const Blocks& blocks = test_blocks(dtype);
+  std::vector<std::byte> target(blocks[0].size());
+  for (auto _ : state) {
+    for (const auto& block : blocks) {
+      std::memcpy(target.data(), block.data(), block.size());
+      benchmark::ClobberMemory();
+    }
+  }
+  report(state, dtype, blocks.size());
+}
+
+void encode(benchmark::State& state, Codec codec, DType dtype) {
+  const Blocks& blocks = test_blocks(dtype);
+  const auto coder = make_codec(codec, layout_of(dtype)).value();
+  const auto workspace = coder->make_workspace();
+  std::vector<std::byte> encoded(coder->max_encoded_bytes());
+  std::size_t stored_bytes = 0;
+  for (auto _ : state) {
+    stored_bytes = 0;
+    for (const auto& block : blocks) stored_bytes += coder->encode(block, encoded, *workspace);
+  }
+  report(state, dtype, blocks.size());
+  state.counters["left"] =
+      static_cast<double>(stored_bytes) / static_cast<double>(blocks.size() * layout_of(dtype).block_bytes());
+}
+
+void decode(benchmark::State& state, Codec codec, DType dtype) {
+  const Blocks& blocks = test_blocks(dtype);
+  const auto coder = make_codec(codec, layout_of(dtype)).value();
+  const auto workspace = coder->make_workspace();
+  Blocks encoded;
+  for (const auto& block : blocks) {
+    encoded.emplace_back(coder->max_encoded_bytes());
+    encoded.back().resize(coder->encode(block, encoded.back(), *workspace));
+  }
+  std::vector<std::byte> target(blocks[0].size());
+  for (auto _ : state) {
+    for (const auto& block : encoded) {
+      if (!coder->decode(block, target, *workspace).ok()) std::abort();
+    }
+  }
+  report(state, dtype, blocks.size());
+  // How far lossy codecs are off, as a share of the root mean square.
+  double off = 0, all = 0;
+  const Blocks& source = dtype == DType::BF16 ? blocks : test_blocks(DType::BF16);
+  if (dtype == DType::BF16) {
+    for (std::size_t b = 0; b < blocks.size(); ++b) {
+      if (!coder->decode(encoded[b], target, *workspace).ok()) std::abort();
+      for (std::size_t i = 0; i < target.size(); i += 2) {
+        std::uint16_t now, was;
+        std::memcpy(&now, target.data() + i, 2);
+        std::memcpy(&was, source[b].data() + i, 2);
+        const double x = std::bit_cast<float>(std::uint32_t{was} << 16);
+        const double y = std::bit_cast<float>(std::uint32_t{now} << 16);
+        off += (x - y) * (x - y);
+        all += x * x;
+      }
+    }
+    state.counters["error"] = std::sqrt(off / all);
+  }
+}
+
+const int registered = [] {
+  for (const DType dtype : {DType::BF16, DType::F16, DType::F32}) {
+    const std::string type(to_string(dtype));
+    benchmark::RegisterBenchmark(("memcpy/" + type).c_str(), copy, dtype)->Unit(benchmark::kMillisecond);
+    for (const Codec codec : {Codec::Raw, Codec::Lossless, Codec::Int8, Codec::Int4}) {
+      const std::string name = std::string(to_string(codec)) + "/" + type;
+      benchmark::RegisterBenchmark(("encode/" + name).c_str(), encode, codec, dtype)->Unit(benchmark::kMillisecond);
+      benchmark::RegisterBenchmark(("decode/" + name).c_str(), decode, codec, dtype)->Unit(benchmark::kMillisecond);
+    }
+  }
+  return 0;
+}();
+
+}  // namespace
+}  // namespace tiercel
