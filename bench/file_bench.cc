@@ -3,6 +3,8 @@
 // 61 records of an envelope and a block, which is some 2,000 tokens of a small model. `direct` is a plain sequential
 // read with O_DIRECT, `uncached` what BatchReader makes of the same bytes after they left the page cache; `copy` is
 // memcpy, `cached` what BatchReader makes of bytes in the page cache.
+//
+// Disks drift, so compare with --benchmark_enable_random_interleaving=true --benchmark_repetitions=15.
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <unistd.h>

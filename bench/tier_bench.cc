@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "tier/codec.h"
+#include "tiercel/tier_store.h"
 
 namespace tiercel {
 namespace {
@@ -154,15 +155,14 @@ void decode(benchmark::State& state, Codec codec, DType dtype) {
   }
   report(state, dtype, blocks.size());
   // How far lossy codecs are off, as a share of the root mean square.
-  double off = 0, all = 0;
-  const Blocks& source = dtype == DType::BF16 ? blocks : test_blocks(DType::BF16);
   if (dtype == DType::BF16) {
+    double off = 0, all = 0;
     for (std::size_t b = 0; b < blocks.size(); ++b) {
       if (!coder->decode(encoded[b], target, *workspace).ok()) std::abort();
       for (std::size_t i = 0; i < target.size(); i += 2) {
         std::uint16_t now, was;
         std::memcpy(&now, target.data() + i, 2);
-        std::memcpy(&was, source[b].data() + i, 2);
+        std::memcpy(&was, blocks[b].data() + i, 2);
         const double x = std::bit_cast<float>(std::uint32_t{was} << 16);
         const double y = std::bit_cast<float>(std::uint32_t{now} << 16);
         off += (x - y) * (x - y);
@@ -173,6 +173,74 @@ void decode(benchmark::State& state, Codec codec, DType dtype) {
   }
 }
 
+// A memory tier with `count` blocks of the test's, and what stands for them.
+struct FilledTier {
+  FilledTier(Codec codec, DType dtype, std::size_t capacity_bytes, std::size_t count)
+      : store(memory_tier({.capacity_bytes = capacity_bytes, .codec = codec}).value()), tokens(32) {
+    if (!store->open(layout_of(dtype), {}).ok()) std::abort();
+    const Blocks& blocks = test_blocks(dtype);
+    for (std::uint64_t i = 0; i < count; ++i) {
+      const TierRecord record{.key = {i, i}, .parent = {}, .tokens = tokens, .bytes = blocks[i % blocks.size()]};
+      if (!store->write({&record, 1}).ok()) std::abort();
+    }
+  }
+  std::shared_ptr<TierStore> store;
+  std::vector<TokenId> tokens;
+};
+
+// 1 GiB of KV, so that it is read from memory and not from the processor's caches: to be compared with promote/raw.
+constexpr std::size_t kManyBytes = std::size_t{1} << 30;
+
+void copy_many(benchmark::State& state, DType dtype) {
+  const std::size_t bytes = layout_of(dtype).block_bytes();
+  const std::vector<std::byte> source(kManyBytes / bytes * bytes, std::byte{1});
+  std::vector<std::byte> target(16 * bytes);
+  std::size_t at = 0;
+  for (auto _ : state) {
+    std::memcpy(target.data() + at % target.size(), source.data() + at, bytes);
+    benchmark::ClobberMemory();
+    at = (at + bytes) % source.size();
+  }
+  report(state, dtype, 1);
+}
+
+// Block after block from the store into a hot arena of 16.
+void promote(benchmark::State& state, Codec codec, DType dtype) {
+  const std::size_t bytes = layout_of(dtype).block_bytes(), count = kManyBytes / bytes;
+  const FilledTier tier(codec, dtype, kManyBytes + kManyBytes / 8, count);
+  std::vector<std::byte> target(16 * bytes);
+  std::uint64_t next = 0;
+  for (auto _ : state) {
+    TierRead read{.key = {next, next},
+                  .parent = {},
+                  .tokens = tier.tokens,
+                  .bytes = std::span(target).subspan(next % 16 * bytes, bytes)};
+    tier.store->read({&read, 1});
+    if (!read.status.ok()) std::abort();
+    next = (next + 1) % count;
+  }
+  report(state, dtype, 1);
+}
+
+void demote(benchmark::State& state, Codec codec, DType dtype) {
+  const std::size_t bytes = layout_of(dtype).block_bytes(), count = kManyBytes / bytes / 4;
+  const FilledTier tier(codec, dtype, kManyBytes / 4, 4 * count);  // full, and all its memory used before
+  const Blocks& blocks = test_blocks(dtype);
+  std::uint64_t next = 4 * count;
+  for (auto _ : state) {
+    const TierRecord record{
+        .key = {next, next}, .parent = {}, .tokens = tier.tokens, .bytes = blocks[next % blocks.size()]};
+    if (!tier.store->write({&record, 1}).ok()) std::abort();
+    ++next;
+  }
+  report(state, dtype, 1);
+  // How many bare blocks of 2 bytes per value there would be room for.
+  const TierStats stats = tier.store->stats();
+  state.counters["gain"] = static_cast<double>(stats.stored_blocks) *
+                           static_cast<double>(layout_of(DType::BF16).block_bytes()) /
+                           static_cast<double>(stats.capacity_bytes);
+}
+
 const int registered = [] {
   for (const DType dtype : {DType::BF16, DType::F16, DType::F32}) {
     const std::string type(to_string(dtype));
@@ -181,6 +249,15 @@ const int registered = [] {
       const std::string name = std::string(to_string(codec)) + "/" + type;
       benchmark::RegisterBenchmark(("encode/" + name).c_str(), encode, codec, dtype)->Unit(benchmark::kMillisecond);
       benchmark::RegisterBenchmark(("decode/" + name).c_str(), decode, codec, dtype)->Unit(benchmark::kMillisecond);
+    }
+  }
+  for (const DType dtype : {DType::BF16, DType::F16}) {
+    const std::string type(to_string(dtype));
+    benchmark::RegisterBenchmark(("memcpy_1GiB/" + type).c_str(), copy_many, dtype)->Unit(benchmark::kMicrosecond);
+    for (const Codec codec : {Codec::Raw, Codec::Lossless, Codec::Int8, Codec::Int4}) {
+      const std::string name = std::string(to_string(codec)) + "/" + type;
+      benchmark::RegisterBenchmark(("promote/" + name).c_str(), promote, codec, dtype)->Unit(benchmark::kMicrosecond);
+      benchmark::RegisterBenchmark(("demote/" + name).c_str(), demote, codec, dtype)->Unit(benchmark::kMicrosecond);
     }
   }
   return 0;

@@ -1,4 +1,4 @@
-# What the tiers of tiercel::kv link: tiercel::zstd, OpenSSL::Crypto, and tiercel::uring where it is found (else disks are
+# What the tiers of tiercel::kv link: tiercel::zstd, tiercel::crypto (OpenSSL), and tiercel::uring where it is found (else disks are
 # read by a thread pool). Also installed, for find_package(tiercel). Without pkg-config, which tiercel::kv does not need.
 #
 # TIERCEL_TIER_LIBRARIES_MISSING: what to install, empty where nothing is missing.
@@ -23,8 +23,9 @@ _tiercel_import(zstd zstd zstd.h)
 if(NOT TARGET tiercel::zstd)
   list(APPEND TIERCEL_TIER_LIBRARIES_MISSING "zstd (Debian: libzstd-dev)")
 endif()
-find_package(OpenSSL 3.0 QUIET COMPONENTS Crypto)
-if(NOT TARGET OpenSSL::Crypto)
-  list(APPEND TIERCEL_TIER_LIBRARIES_MISSING "OpenSSL 3 (Debian: libssl-dev)")
+# Not by find_package(OpenSSL), which calls pkg-config's functions even where these are switched off.
+_tiercel_import(crypto crypto openssl/evp.h)
+if(NOT TARGET tiercel::crypto)
+  list(APPEND TIERCEL_TIER_LIBRARIES_MISSING "OpenSSL (Debian: libssl-dev)")
 endif()
 _tiercel_import(uring uring liburing.h)

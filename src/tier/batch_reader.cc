@@ -1,5 +1,7 @@
 #include "tier/batch_reader.h"
 
+#include <algorithm>
+#include <thread>
 #include <vector>
 
 #include "base/thread_team.h"
@@ -9,11 +11,12 @@
 namespace tiercel {
 namespace {
 
-constexpr std::size_t kCopyThreads = 2;
+// One core does not get all of what memory gives, two do: see file_bench.
+std::size_t copy_threads() { return std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 2); }
 
 }  // namespace
 
-BatchReader::BatchReader(Method method) : copy_team_(std::make_unique<ThreadTeam>(kCopyThreads)) {
+BatchReader::BatchReader(Method method) : copy_team_(std::make_unique<ThreadTeam>(copy_threads())) {
   if (method == Method::Fastest) piece_reader_ = uring_reader();
   uses_uring_ = piece_reader_ != nullptr;
   if (!uses_uring_) piece_reader_ = thread_reader();

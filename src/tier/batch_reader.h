@@ -25,12 +25,14 @@ struct BatchRead {
   // With `bytes`, all multiples of kDirectAlignment: else the direct descriptor is not used.
   std::uint64_t offset = 0;
   std::span<std::byte> bytes;
-  // Out. Ok: all bytes were read. NotFound: the file ends before. Unavailable: what the system said.
+  // Out. Ok: all bytes were read. NotFound: the file ends before. Unavailable: what the system said, of these bytes or
+  // of neighbours that were read in one operation with them.
   Status status = {};
 };
 
 // Thread-safety: read() may be called from any thread and by several at once; what is not in the page cache is read for
-// one call after the other. Throws std::bad_alloc only, and before the first byte is read.
+// one call after the other. Throws std::bad_alloc only, when nothing is in flight; the constructor also throws what
+// std::thread does.
 class BatchReader {
  public:
   enum class Method : std::uint8_t {

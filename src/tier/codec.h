@@ -1,4 +1,4 @@
-// How the bytes of a KV block are made smaller and made again. docs/disk_format.md pins what is written.
+// How the bytes of a KV block are made smaller and made again. docs/codecs.md pins what is written.
 //
 // Measured in bench/tier_bench.cc on the KV of a real model; quality in docs/benchmarks.md.
 #pragma once

@@ -104,7 +104,8 @@ std::size_t DiskIndex::use_leading(std::span<const BlockKey> keys) const {
   for (; known < keys.size(); ++known) {
     const Place* place = at(keys[known]);
     const bool is_there =
-        place != nullptr && (known == 0 ? is_complete(*place) : follows(*place, *at(keys[known - 1])));
+        place != nullptr &&
+        (known == 0 || place->entry.position == 0 ? is_complete(*place) : follows(*place, *at(keys[known - 1])));
     if (!is_there) break;
     place->used = true;
   }

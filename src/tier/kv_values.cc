@@ -31,7 +31,7 @@ inline float finite(std::uint32_t bits) {
 }
 
 inline std::uint32_t bounded(std::uint32_t magnitude, std::uint32_t largest) {
-  return magnitude > largest && magnitude < kInfinity ? largest : magnitude;
+  return magnitude < largest ? magnitude : largest;
 }
 
 // Either of two values computed already, by mask: of a choice between them GCC 12 makes a branch, and no vector code.
@@ -51,21 +51,23 @@ inline float from_f16(std::uint32_t half) {
   return std::bit_cast<float>((half & 0x8000u) << 16 | either(exponent == 0x7c00u, 0, value));
 }
 
-// After F. Giesen, "float_to_half_fast3_rtne", 2012 (public domain), without its branches. NaN and infinity become NaN.
+// After M. Dukhan, FP16 (github.com/Maratyszcza/FP16), fp16_ieee_from_fp32_value: adding a power of two that is 2^13
+// times as large as the last bit to keep rounds to it, for normal and denormal results alike. NaN and infinity become
+// NaN.
 inline std::uint16_t to_f16(std::uint32_t bits) {
   const std::uint32_t magnitude = bounded(bits & kMagnitude, kLargestF16);
-  constexpr std::uint32_t kDenormalMagic = ((127u - 15u) + (23u - 10u) + 1u) << 23;
-  const float shifted = std::bit_cast<float>(magnitude) + std::bit_cast<float>(kDenormalMagic);
-  const std::uint32_t denormal = std::bit_cast<std::uint32_t>(shifted) - kDenormalMagic;
-  const std::uint32_t normal = (magnitude - kExponentOffset + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
-  const std::uint32_t value = either(magnitude < kSmallestNormalF16, denormal, normal);
-  return static_cast<std::uint16_t>((bits & kSign) >> 16 | either(magnitude >= kInfinity, 0x7e00u, value));
+  const std::uint32_t exponent = magnitude & kInfinity;
+  const std::uint32_t bias = exponent < kSmallestNormalF16 ? kSmallestNormalF16 : exponent;
+  const auto sum =
+      std::bit_cast<std::uint32_t>(4 * std::bit_cast<float>(magnitude) + std::bit_cast<float>(bias + (15u << 23)));
+  const std::uint32_t value = (sum >> 13 & 0x7c00u) + (sum & 0xfffu);
+  return static_cast<std::uint16_t>((bits & kSign) >> 16 | value);
 }
 
 inline std::uint16_t to_bf16(std::uint32_t bits) {
   const std::uint32_t magnitude = bounded(bits & kMagnitude, kLargestBF16);
   const std::uint32_t value = (magnitude + 0x7fffu + (magnitude >> 16 & 1u)) >> 16;
-  return static_cast<std::uint16_t>((bits & kSign) >> 16 | (magnitude >= kInfinity ? 0x7fc0u : value));
+  return static_cast<std::uint16_t>((bits & kSign) >> 16 | value);
 }
 
 TIERCEL_VECTOR_CLONES void load_f32(const std::byte* __restrict values, std::size_t count, float* __restrict floats) {

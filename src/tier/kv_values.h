@@ -13,7 +13,7 @@ namespace tiercel {
 // so that differences and multiples by 15 of these stay finite.
 void load_finite(std::span<const std::byte> values, DType dtype, float* floats);
 
-// Rounded to nearest, ties to even; finite values beyond what `dtype` holds become its largest.
+// Rounded to nearest, ties to even; what is beyond the largest value of f16 or bf16, or NaN, becomes that.
 void store_values(const float* floats, DType dtype, std::span<std::byte> values);
 
 }  // namespace tiercel

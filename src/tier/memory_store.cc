@@ -1,19 +1,68 @@
 #include "tier/memory_store.h"
 
 #include <algorithm>
-#include <cstring>
-#include <limits>
+#include <bit>
 #include <new>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 namespace tiercel {
+namespace {
+
+// About 1/64 of a block: what the last chunk of a block wastes is little then, and so are the links.
+std::size_t chunk_bytes_for(const KvLayout& layout) {
+  const std::size_t usual = std::clamp<std::size_t>(std::bit_floor(layout.block_bytes() / 64), 256, 4096);
+  return std::min(usual, BlockArena::stride_of(layout.block_bytes()));
+}
+
+bool same(const KvLayout& a, const KvLayout& b) {
+  return a.layers == b.layers && a.kv_heads == b.kv_heads && a.head_dim == b.head_dim &&
+         a.block_tokens == b.block_tokens && a.dtype == b.dtype;
+}
+
+}  // namespace
 
 Result<std::shared_ptr<TierStore>> memory_tier(const MemoryTierOptions& options) try {
   if (options.capacity_bytes == 0)
     return Status::invalid_argument("capacity_bytes is 0; give room for at least one KV block");
-  return std::shared_ptr<TierStore>(std::make_shared<MemoryStore>(options.capacity_bytes));
+  return std::shared_ptr<TierStore>(std::make_shared<MemoryStore>(options));
+} catch (const std::bad_alloc&) {
+  return Status::unavailable("the system gives no memory for a memory tier");
+}
+
+std::size_t MemoryStore::taken_bytes(std::size_t encoded_bytes, const KvLayout& layout) {
+  // A list node, an index node and a bucket or two, the tokens; and what an allocator puts before each of three.
+  constexpr std::size_t kAllocation = 16;
+  constexpr std::size_t kListNode = 2 * sizeof(void*) + sizeof(Block) + kAllocation;
+  constexpr std::size_t kIndexNode = sizeof(Index::value_type) + 3 * sizeof(void*) + kAllocation;
+  const std::size_t envelope_bytes = kListNode + kIndexNode + layout.block_tokens * sizeof(TokenId) + kAllocation;
+  return envelope_bytes + ChunkArena::taken_bytes(encoded_bytes, chunk_bytes_for(layout));
+}
+
+Status MemoryStore::open(const KvLayout& layout, const Fingerprint&) try {
+  const std::lock_guard turn(turn_);
+  if (coder_ && same(coder_->layout, layout)) return {};
+  auto codec = make_codec(options_.codec, layout);
+  if (!codec.ok()) return codec.status();
+  const std::size_t longest = (*codec)->max_encoded_bytes();
+  if (taken_bytes(longest, layout) > options_.capacity_bytes)
+    return Status::resource_exhausted("the memory tier has no room for one KV block; raise its capacity");
+  auto arena = ChunkArena::reserve(options_.capacity_bytes, chunk_bytes_for(layout));
+  if (!arena.ok()) return arena.status();
+  auto workspace = (*codec)->make_workspace();
+  Coder coder{.layout = layout,
+              .codec = *std::move(codec),
+              .workspace = std::move(workspace),
+              .arena = *std::move(arena),
+              .encoded = std::vector<std::byte>(longest)};
+  coder_.reset();
+  coder_.emplace(std::move(coder));
+  const std::lock_guard lock(mutex_);
+  by_key_.clear();
+  blocks_.clear();
+  counts_ = {.capacity_bytes = options_.capacity_bytes};
+  return {};
 } catch (const std::bad_alloc&) {
   return Status::unavailable("the system gives no memory for a memory tier");
 }
@@ -21,122 +70,163 @@ Result<std::shared_ptr<TierStore>> memory_tier(const MemoryTierOptions& options)
 std::size_t MemoryStore::leading(std::span<const BlockKey> keys) const {
   const std::lock_guard lock(mutex_);
   std::size_t known = 0;
-  while (known < keys.size() && by_key_.contains(keys[known])) ++known;
+  const Block* before = nullptr;
+  for (; known < keys.size(); ++known) {
+    const auto found = by_key_.find(keys[known]);
+    if (found == by_key_.end()) break;
+    const Block& block = *found->second;
+    const bool goes_on = before == nullptr || block.position == 0
+                             ? is_complete(block)
+                             : block.parent == before->key && block.sequence > before->sequence;
+    if (!goes_on) break;
+    before = &block;
+  }
   // The first block last, so that it stays longest.
   for (std::size_t i = known; i-- > 0;) blocks_.splice(blocks_.begin(), blocks_, by_key_.find(keys[i])->second);
   return known;
 }
 
-void MemoryStore::read(std::span<TierRead> reads) {
+bool MemoryStore::is_complete(const Block& block) const {
+  for (const Block* next = &block; next->position > 0;) {
+    const auto parent = by_key_.find(next->parent);
+    if (parent == by_key_.end() || parent->second->sequence >= next->sequence) return false;
+    next = &*parent->second;
+  }
+  return true;
+}
+
+std::optional<MemoryStore::Blocks::iterator> MemoryStore::find(const BlockKey& key, const BlockKey& parent,
+                                                               std::span<const TokenId> tokens) {
   const std::lock_guard lock(mutex_);
-  for (TierRead& read : reads) read.status = read_block(read);
+  const auto known = by_key_.find(key);
+  const bool is_it = known != by_key_.end() && known->second->parent == parent &&
+                     std::ranges::equal(known->second->tokens, tokens) && is_complete(*known->second);
+  return is_it ? std::optional(known->second) : std::nullopt;
+}
+
+void MemoryStore::read(std::span<TierRead> reads) {
+  const std::lock_guard turn(turn_);
+  for (TierRead& read : reads) {
+    read.status = read_block(read);
+    const std::lock_guard lock(mutex_);
+    if (read.status.code() == StatusCode::NotFound) ++counts_.missed_blocks;
+    if (read.status.code() == StatusCode::Corruption) ++counts_.corrupt_blocks;
+  }
 }
 
 Status MemoryStore::read_block(TierRead& read) {
-  const auto known = by_key_.find(read.key);
-  if (known == by_key_.end() || known->second->parent != read.parent || read.bytes.size() != block_bytes_ ||
-      !std::ranges::equal(known->second->tokens, read.tokens)) {
-    ++counts_.missed_blocks;
-    return Status(StatusCode::NotFound, {});
-  }
-  std::memcpy(read.bytes.data(), arena_->block(known->second->place), block_bytes_);
+  if (!coder_ || read.bytes.size() != coder_->layout.block_bytes()) return Status(StatusCode::NotFound, {});
+  const auto block = find(read.key, read.parent, read.tokens);
+  if (!block) return Status(StatusCode::NotFound, {});
+  const Block& found = **block;
+  const bool is_raw = options_.codec == Codec::Raw;
+  const std::span<std::byte> encoded = is_raw ? read.bytes : std::span(coder_->encoded).first(found.encoded_bytes);
+  coder_->arena.get(found.place, encoded);
   // Of the copy: what is handed out is what was checked.
-  if (XXH3_64bits(read.bytes.data(), block_bytes_) != known->second->checksum) {
-    ++counts_.corrupt_blocks;
-    remove(known->second);
-    return Status(StatusCode::Corruption, {});
+  Status status;
+  if (XXH3_64bits(encoded.data(), encoded.size()) != found.checksum) {
+    status = Status(StatusCode::Corruption, {});
+  } else if (!is_raw) {
+    status = coder_->codec->decode(encoded, read.bytes, *coder_->workspace);
+  }
+  const std::lock_guard lock(mutex_);
+  if (!status.ok()) {
+    remove(*block);
+    return status;
   }
   ++counts_.read_blocks;
-  counts_.read_bytes += block_bytes_;
-  read.copyable = known->second->copyable;
+  counts_.read_bytes += found.encoded_bytes;
+  read.copyable = found.copyable;
   return {};
 }
 
 Status MemoryStore::write(std::span<const TierRecord> records) try {
-  const std::lock_guard lock(mutex_);
-  for (const TierRecord& record : records) {
-    if (Status failed = write_block(record); !failed.ok()) return failed;
-  }
+  const std::lock_guard turn(turn_);
+  for (const TierRecord& record : records) TIERCEL_RETURN_IF_ERROR(write_block(record));
   return {};
 } catch (const std::bad_alloc&) {
   return Status(StatusCode::Unavailable, {});
 }
 
 Status MemoryStore::write_block(const TierRecord& record) {
-  if (record.bytes.size() != block_bytes_) {
+  if (!coder_ || record.bytes.size() != coder_->layout.block_bytes() ||
+      record.tokens.size() != coder_->layout.block_tokens) {
     return Status::invalid_argument("a memory tier holds blocks of one size; give each KV layout a tier of its own");
   }
-  if (const auto known = by_key_.find(record.key); known != by_key_.end()) {
-    if (known->second->parent == record.parent && std::ranges::equal(known->second->tokens, record.tokens)) {
-      blocks_.splice(blocks_.begin(), blocks_, known->second);
-      return {};
-    }
-    remove(known->second);  // equal key, other content: the newer one
+  if (const auto known = find(record.key, record.parent, record.tokens)) {
+    const std::lock_guard lock(mutex_);
+    blocks_.splice(blocks_.begin(), blocks_, *known);
+    return {};
   }
-  if (free_.empty()) {
-    remove(std::prev(blocks_.end()));
-    ++counts_.evicted_blocks;
+  std::span<const std::byte> encoded = record.bytes;
+  if (options_.codec != Codec::Raw) {
+    encoded =
+        std::span(coder_->encoded).first(coder_->codec->encode(record.bytes, coder_->encoded, *coder_->workspace));
   }
   Blocks added;
   added.push_back({.key = record.key,
                    .parent = record.parent,
                    .tenant = record.tenant,
                    .tokens = {record.tokens.begin(), record.tokens.end()},
-                   .checksum = XXH3_64bits(record.bytes.data(), record.bytes.size()),
-                   .copyable = record.copyable,
-                   .place = free_.back()});
-  by_key_.emplace(record.key, added.begin());
-  blocks_.splice(blocks_.begin(), added);
-  std::memcpy(arena_->block(free_.back()), record.bytes.data(), record.bytes.size());
-  free_.pop_back();
-  ++counts_.written_blocks;
-  counts_.written_bytes += block_bytes_;
-  return {};
-}
-
-Status MemoryStore::open(const KvLayout& layout, const Fingerprint&) try {
+                   .checksum = XXH3_64bits(encoded.data(), encoded.size()),
+                   .encoded_bytes = static_cast<std::uint32_t>(encoded.size()),
+                   .position = record.position,
+                   .sequence = ++sequence_,
+                   .copyable = record.copyable});
+  const std::size_t taken = taken_bytes(encoded.size(), coder_->layout);
+  {
+    const std::lock_guard lock(mutex_);
+    // Equal key, other content or without what was before it: the newer one.
+    if (const auto known = by_key_.find(record.key); known != by_key_.end()) remove(known->second);
+    while (counts_.stored_bytes + taken > counts_.capacity_bytes) {
+      remove(std::prev(blocks_.end()));
+      ++counts_.evicted_blocks;
+    }
+  }
+  added.front().place = coder_->arena.put(encoded);
   const std::lock_guard lock(mutex_);
-  const std::size_t block_bytes = layout.block_bytes();
-  const std::size_t stride = BlockArena::stride_of(block_bytes);
-  const std::size_t blocks =
-      stride == 0 ? 0 : std::min<std::size_t>(capacity_bytes_ / stride, std::numeric_limits<std::int32_t>::max());
-  if (blocks == 0)
-    return Status::resource_exhausted("the memory tier has no room for one KV block; raise its capacity");
-  auto arena = BlockArena::reserve(blocks, block_bytes);
-  if (!arena.ok()) return arena.status();
-  free_.reserve(blocks);
-  by_key_.reserve(blocks);
-  for (std::size_t i = blocks; i-- > 0;) free_.push_back(static_cast<BlockId>(i));
-  arena_ = *std::move(arena);
-  block_bytes_ = block_bytes;
-  counts_.capacity_bytes = blocks * block_bytes;
+  try {
+    by_key_.emplace(record.key, added.begin());
+  } catch (const std::bad_alloc&) {
+    coder_->arena.give_back(added.front().place);
+    throw;
+  }
+  blocks_.splice(blocks_.begin(), added);
+  ++counts_.stored_blocks;
+  counts_.stored_bytes += taken;
+  ++counts_.written_blocks;
+  counts_.written_bytes += encoded.size();
   return {};
-} catch (const std::bad_alloc&) {
-  return Status::unavailable("the system gives no memory for a memory tier");
 }
 
 void MemoryStore::remove(Blocks::iterator block) {
-  free_.push_back(block->place);  // has room for all
+  coder_->arena.give_back(block->place);
+  --counts_.stored_blocks;
+  counts_.stored_bytes -= taken_bytes(block->encoded_bytes, coder_->layout);
   by_key_.erase(block->key);
   blocks_.erase(block);
 }
 
 template <class Matches>
 Status MemoryStore::erase_where(const Matches& matches, bool descendants) try {
+  const std::lock_guard turn(turn_);
   const std::lock_guard lock(mutex_);
-  std::unordered_set<BlockKey, KeyHash> gone;
-  for (bool more = true; more;) {
-    more = false;
-    for (auto block = blocks_.begin(); block != blocks_.end();) {
-      const auto next = std::next(block);
-      if (matches(*block) || gone.contains(block->parent)) {
-        if (descendants) more = gone.insert(block->key).second || more;
-        remove(block);
-        ++counts_.erased_blocks;
-      }
-      block = next;
+  std::vector<Blocks::iterator> gone;
+  std::unordered_multimap<BlockKey, Blocks::iterator, KeyHash> others;  // by parent
+  for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
+    if (matches(*block)) {
+      gone.push_back(block);
+    } else if (descendants) {
+      others.emplace(block->parent, block);
     }
   }
+  for (std::size_t i = 0; i < gone.size() && descendants; ++i) {
+    const auto [first, last] = others.equal_range(gone[i]->key);
+    for (auto child = first; child != last; ++child) gone.push_back(child->second);
+    others.erase(first, last);
+  }
+  for (const auto block : gone) remove(block);
+  counts_.erased_blocks += gone.size();
   return {};
 } catch (const std::bad_alloc&) {
   return Status(StatusCode::Unavailable, {});
@@ -161,16 +251,14 @@ Status MemoryStore::erase_all() {
 
 TierStats MemoryStore::stats() const {
   const std::lock_guard lock(mutex_);
-  TierStats stats = counts_;
-  stats.stored_blocks = blocks_.size();
-  stats.stored_bytes = blocks_.size() * block_bytes_;
-  return stats;
+  return counts_;
 }
 
 std::byte* MemoryStore::stored_bytes(const BlockKey& key) {
+  const std::lock_guard turn(turn_);
   const std::lock_guard lock(mutex_);
   const auto known = by_key_.find(key);
-  return known == by_key_.end() ? nullptr : arena_->block(known->second->place);
+  return known == by_key_.end() ? nullptr : coder_->arena.chunk(known->second->place);
 }
 
 }  // namespace tiercel

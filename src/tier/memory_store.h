@@ -1,30 +1,35 @@
-// Host memory below the hot arena: one reservation, cut into blocks when the first one shows their size.
+// Host memory below the hot arena: encoded blocks in chunks of one reservation.
 //
 // Least recently used first; of a path that is used as a whole, the end leaves before the beginning, because a block
-// without those before it is of no use. Each block has an XXH3-64 of its bytes, checked on every read: memory that is
-// read back hours later is worth the check, and a tier must never answer wrongly.
+// without those before it is of no use. Each block has an XXH3-64 of its bytes as stored, checked on every read: memory
+// that is read back hours later is worth the check, and a tier must never answer wrongly.
+//
+// Reads, writes and erasures take turns. What blocks there are has a mutex of its own, never held while bytes are
+// copied or coded: leading() and stats() do not wait for these.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
-#include "kv/block_arena.h"
+#include "tier/chunk_arena.h"
+#include "tier/codec.h"
 #include "tiercel/tier_store.h"
 
 namespace tiercel {
 
 class MemoryStore final : public TierStore {
  public:
-  // At least 1 byte; room for less than one block stores nothing.
-  explicit MemoryStore(std::size_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
+  explicit MemoryStore(const MemoryTierOptions& options) : options_(options) {}
 
   std::string_view name() const override { return "memory"; }
   bool is_durable() const override { return false; }
+  // A second time: keeps what is here where the layout is the same, else forgets it.
   Status open(const KvLayout& layout, const Fingerprint& fingerprint) override;
   std::size_t leading(std::span<const BlockKey> keys) const override;
   void read(std::span<TierRead> reads) override;
@@ -35,7 +40,9 @@ class MemoryStore final : public TierStore {
   Status flush() override { return {}; }
   TierStats stats() const override;
 
-  // The bytes kept for a block, or null. For tests that damage them.
+  // What a block of `encoded_bytes` takes of the capacity, its envelope included.
+  static std::size_t taken_bytes(std::size_t encoded_bytes, const KvLayout& layout);
+  // The first bytes kept for a block, all of them where it is small; or null. For tests that damage them.
   std::byte* stored_bytes(const BlockKey& key);
 
  private:
@@ -45,29 +52,46 @@ class MemoryStore final : public TierStore {
     std::uint64_t tenant = 0;
     std::vector<TokenId> tokens;
     std::uint64_t checksum = 0;
+    ChunkArena::ChunkId place = kNoBlock;
+    std::uint32_t encoded_bytes = 0;
+    std::uint32_t position = 0;  // blocks before it
+    std::uint64_t sequence = 0;  // counts what was written
     bool copyable = true;
-    BlockId place = kNoBlock;
   };
   using Blocks = std::list<Block>;
   struct KeyHash {
     std::size_t operator()(const BlockKey& key) const { return static_cast<std::size_t>(key.low); }
   };
+  using Index = std::unordered_map<BlockKey, Blocks::iterator, KeyHash>;
+  // What there is of blocks of one layout, once open.
+  struct Coder {
+    KvLayout layout;
+    std::unique_ptr<BlockCodec> codec;
+    std::unique_ptr<BlockCodec::Workspace> workspace;
+    ChunkArena arena;
+    std::vector<std::byte> encoded;  // one block
+  };
 
   Status read_block(TierRead& read);
   Status write_block(const TierRecord& record);
+  // Whether all blocks before it are here, each older than the one behind it. With mutex_ locked.
+  bool is_complete(const Block& block) const;
+  // The block, if it is the one with this parent and these tokens.
+  std::optional<Blocks::iterator> find(const BlockKey& key, const BlockKey& parent, std::span<const TokenId> tokens);
   void remove(Blocks::iterator block);
   // Removes the blocks for which matches(block) holds, and with `descendants` all behind those.
   template <class Matches>
   Status erase_where(const Matches& matches, bool descendants);
 
-  const std::size_t capacity_bytes_;
-  mutable std::mutex mutex_;  // guards everything below
-  std::optional<BlockArena> arena_;
-  std::size_t block_bytes_ = 0;
-  std::vector<BlockId> free_;
-  mutable Blocks blocks_;  // most recently used first
-  std::unordered_map<BlockKey, Blocks::iterator, KeyHash> by_key_;
-  TierStats counts_;
+  const MemoryTierOptions options_;
+  std::mutex turn_;  // taken before mutex_; guards coder_ and the bytes of blocks
+  std::optional<Coder> coder_;
+
+  mutable std::mutex mutex_;  // guards what follows; blocks come and go only with turn_ held as well
+  mutable Blocks blocks_;     // most recently used first
+  Index by_key_;
+  TierStats counts_;  // with what is stored now
+  std::uint64_t sequence_ = 0;
 };
 
 }  // namespace tiercel

@@ -5,6 +5,8 @@
 // no fused multiply-add: both versions compute the same bits.
 #pragma once
 
+#include <cstddef>  // for __GLIBC__
+
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
 #define TIERCEL_NO_VECTOR_CLONES

@@ -95,7 +95,7 @@ std::vector<std::vector<TokenId>> random_prompts(std::mt19937& random, std::size
 }
 
 TEST(StepLoop, WhatLeftTheHotArenaComesBackFromATier) {
-  Harness harness({.blocks = 20, .tiers = {memory_tier(std::size_t{8} << 20).value()}});
+  Harness harness({.blocks = 20, .tiers = {memory_tier({.capacity_bytes = std::size_t{8} << 20}).value()}});
   std::mt19937 random(7);
   const auto prompts = random_prompts(random, 60);
   for (int round = 0; round < 3; ++round) {

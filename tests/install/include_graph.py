@@ -34,7 +34,7 @@ LIBRARIES = {
     PUBLIC: [],
     "src/base": ["fmt/", "spdlog/"],
     "src/kv": ["fmt/", "spdlog/", "xxhash.h"],
-    "src/tier": ["xxhash.h"],
+    "src/tier": ["xxhash.h", "liburing.h"],
     "kernels": ["hwy/"],
     "src/gguf": ["fmt/"],
     "src/text": ["fmt/", "pcre2.h", "nlohmann/"],

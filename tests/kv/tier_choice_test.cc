@@ -35,7 +35,7 @@ class TierChoice : public TierFixture {
 
 TEST_F(TierChoice, WhatIsFasterToComputeIsNotWaitedFor) {
   for (const double seconds : {0.05, 0.2}) {
-    store = std::make_shared<FaultyStore>(bytes(1000));
+    store = std::make_shared<FaultyStore>(tier_bytes(1000));
     KvCache cache = open_tiered(64, {.tier_deadline_ms = 100'000});
     set_read_time(*store, seconds);
     measure(cache);
@@ -104,7 +104,7 @@ TEST_F(TierChoice, ASlowTierIsTriedAgainWithoutWaiting) {
 }
 
 TEST_F(TierChoice, TheFastTiersPartIsLoadedAndTheSlowTiersComputed) {
-  const auto slow = std::make_shared<FaultyStore>(bytes(1000));
+  const auto slow = std::make_shared<FaultyStore>(tier_bytes(1000));
   const Tokens tokens = numbers(1, 40);
   {
     KvCache earlier = open_tiered(64, {.tiers = {slow}});
@@ -169,7 +169,7 @@ TEST_F(TierChoice, AFailingWriteHoldsNoBlocks) {
 }
 
 TEST_F(TierChoice, WhatATierGaveIsWrittenToTheFasterOnes) {
-  const auto slow = std::make_shared<FaultyStore>(bytes(1000));
+  const auto slow = std::make_shared<FaultyStore>(tier_bytes(1000));
   KvCache cache = open_tiered(64, {.tiers = {store, slow}});
   const Tokens tokens = numbers(1, 16);
   run_and_store(cache, tokens);

@@ -15,7 +15,7 @@ namespace tiercel {
 // A store that goes wrong on demand.
 class FaultyStore final : public TierStore {
  public:
-  explicit FaultyStore(std::size_t capacity_bytes) : inner(capacity_bytes) {}
+  explicit FaultyStore(std::size_t capacity_bytes) : inner({.capacity_bytes = capacity_bytes, .codec = Codec::Raw}) {}
   std::string_view name() const override { return "faulty"; }
   bool is_durable() const override { return durable; }
   Status open(const KvLayout& layout, const Fingerprint& fingerprint) override {
@@ -74,8 +74,12 @@ class FaultyStore final : public TierStore {
 class TierFixture : public KvCacheFixture {
  protected:
   double now_s = 1000;  // the tiers' clock
-  std::shared_ptr<FaultyStore> store = std::make_shared<FaultyStore>(bytes(1000));
+  std::shared_ptr<FaultyStore> store = std::make_shared<FaultyStore>(tier_bytes(1000));
 
+  // Of a tier that holds so many blocks.
+  static std::size_t tier_bytes(std::size_t blocks) {
+    return blocks * MemoryStore::taken_bytes(kLayout.block_bytes(), kLayout);
+  }
   KvCache open_tiered(std::size_t blocks, KvCacheOptions options = {}) {
     options.capacity_bytes = bytes(blocks);
     options.eviction = lru();

@@ -79,7 +79,7 @@ TEST_F(TierManagerTest, ALoadIsNoUseOfWhatItFinds) {
 }
 
 TEST_F(TierManagerTest, TiersAreAskedOneAfterTheOther) {
-  const auto second = std::make_shared<FaultyStore>(bytes(100));
+  const auto second = std::make_shared<FaultyStore>(tier_bytes(100));
   KvCacheOptions options;
   options.tiers = {store, second};
   const Tokens tokens = numbers(1, 24);
@@ -267,7 +267,7 @@ TEST_F(TierManagerTest, ABlockThatIsNotThereEndsTheLoad) {
 TEST_F(TierManagerTest, AFaultyStoreCostsHitsAndNothingElse) {
   const Tokens tokens = numbers(1, 28);
   const auto loaded = [&](unsigned FaultyStore::*fault, bool on_write) {
-    store = std::make_shared<FaultyStore>(bytes(100));
+    store = std::make_shared<FaultyStore>(tier_bytes(100));
     KvCache cache = open_tiered(64);
     if (on_write) (*store).*fault = 1;
     run_and_store(cache, tokens);
@@ -305,7 +305,7 @@ TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(seed);
-    store = std::make_shared<FaultyStore>(bytes(60));
+    store = std::make_shared<FaultyStore>(tier_bytes(60));
     store->random.seed(seed);
     if (seed % 2 == 0) {
       store->damage_one_in = store->wrong_tokens_one_in = 12;
@@ -382,7 +382,8 @@ TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
 TEST(TierManagerThreads, EveryHitHasTheRightBytes) {
   const KvLayout layout{.layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = 4, .dtype = DType::F16};
   const std::size_t stride = BlockArena::stride_of(layout.block_bytes());
-  const auto store = std::make_shared<MemoryStore>(100 * stride);
+  const auto store = std::make_shared<MemoryStore>(MemoryTierOptions{
+      .capacity_bytes = 100 * MemoryStore::taken_bytes(layout.block_bytes(), layout), .codec = Codec::Raw});
   std::atomic<std::uint64_t> wrong_answers = 0;
   std::uint64_t loaded = 0;
   Lease survivor;

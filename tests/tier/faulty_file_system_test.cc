@@ -165,6 +165,9 @@ TEST(FaultyFileSystem, AKillCutsTheLastWriteAtAnyByte) {
   EXPECT_EQ(sizes, (std::set<std::size_t>{2048, 2049, 2050, 2051}));
   ASSERT_TRUE(file->sync().ok());
   for (std::uint64_t seed = 0; seed < 20; ++seed) EXPECT_EQ(files.kill(seed)->contents("a"), files.contents("a"));
+  ASSERT_TRUE(write(*file, 0, filled(10, 4)).ok());
+  ASSERT_TRUE(file->truncate(5).ok());
+  for (std::uint64_t seed = 0; seed < 20; ++seed) EXPECT_EQ(files.kill(seed)->contents("a"), filled(5, 4));
 }
 
 TEST(FaultyFileSystem, WhatAKillLeftIsNotSynced) {

@@ -1,0 +1,57 @@
+#include "tier/chunk_arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <utility>
+
+namespace tiercel {
+
+Result<ChunkArena> ChunkArena::reserve(std::size_t capacity_bytes, std::size_t chunk_bytes) {
+  assert(BlockArena::stride_of(chunk_bytes) == chunk_bytes);
+  const std::size_t chunks = std::min<std::size_t>(capacity_bytes / (chunk_bytes + sizeof(ChunkId)), kNoBlock);
+  assert(chunks > 0);
+  auto arena = BlockArena::reserve(chunks, chunk_bytes);
+  if (!arena.ok()) return arena.status();
+  // Chunks of a block lie anywhere after a while: with large pages each is found sooner. Only a wish.
+  madvise(arena->block(0), chunks * chunk_bytes, MADV_HUGEPAGE);
+  return ChunkArena(*std::move(arena), chunks, chunk_bytes);
+}
+
+ChunkArena::ChunkId ChunkArena::put(std::span<const std::byte> bytes) {
+  ChunkId first = kNoBlock;
+  ChunkId* link = &first;  // next_ does not move: it was reserved
+  while (!bytes.empty()) {
+    if (free_ != kNoBlock) {
+      *link = std::exchange(free_, next_[free_]);
+    } else {
+      assert(next_.size() < next_.capacity());
+      *link = static_cast<ChunkId>(next_.size());
+      next_.push_back(kNoBlock);
+    }
+    const std::size_t here = std::min(bytes.size(), chunk_bytes_);
+    std::memcpy(chunk(*link), bytes.data(), here);
+    bytes = bytes.subspan(here);
+    link = &next_[*link];
+  }
+  *link = kNoBlock;
+  return first;
+}
+
+void ChunkArena::get(ChunkId first, std::span<std::byte> bytes) const {
+  for (ChunkId id = first; !bytes.empty(); id = next_[id]) {
+    const std::size_t here = std::min(bytes.size(), chunk_bytes_);
+    std::memcpy(bytes.data(), chunk(id), here);
+    bytes = bytes.subspan(here);
+  }
+}
+
+void ChunkArena::give_back(ChunkId first) {
+  ChunkId last = first;
+  while (next_[last] != kNoBlock) last = next_[last];
+  next_[last] = std::exchange(free_, first);
+}
+
+}  // namespace tiercel
