@@ -26,7 +26,7 @@ struct Segment {
 
 struct KeyHash {
   std::size_t operator()(const BlockKey& key) const {
-    return static_cast<std::size_t>((key.low ^ (key.high * 0x9e3779b97f4a7c15u)) * 0xff51afd7ed558ccdu >> 16);
+    return static_cast<std::size_t>(((key.low * 0xc4ceb9fe1a85ec53u) ^ key.high) * 0xff51afd7ed558ccdu >> 16);
   }
 };
 

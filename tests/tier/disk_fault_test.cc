@@ -40,6 +40,7 @@ TEST_F(DiskFault, WhatIsUsedIsThereWheneverTheProcessIsKilled) {
     ASSERT_EQ(leading(*store, 1, 4), 4u);
   }
   EXPECT_GT(store->stats().evicted_blocks, 40u);
+  files->set_faults({});
   EXPECT_GT(remains.size(), 200u);
   for (std::size_t i = 0; i < remains.size(); ++i) {
     const auto after = open_on(remains[i]);
