@@ -20,11 +20,12 @@ namespace tiercel {
 struct DiskTierOptions {
   // Created where it is missing, its parent must exist. Required.
   std::string directory = {};
-  // Most bytes of all files together, of all models. When it is reached, the oldest segment is given back; of its
-  // blocks, those that were used since they were written are kept, up to half of it. At least four segments. Default
-  // 16 GiB.
+  // Most bytes of all files together, of all models. When it is reached, the oldest segment is given back; those of its
+  // blocks that were used since they were written are kept, up to half of it. Room for at least 8 blocks as written.
+  // Default 16 GiB.
   std::size_t capacity_bytes = std::size_t{16} << 30;
-  // Bytes of one file: 1 MiB .. 4 GiB; raised to the size of 8 records where it holds fewer. Default 64 MiB.
+  // Bytes of one file: 1 MiB .. 4 GiB. Raised to 8 blocks and to 1/256 of the capacity, lowered to 1/4 of it. Default
+  // 64 MiB.
   std::size_t segment_bytes = std::size_t{64} << 20;
   Codec codec = Codec::Raw;
   // 32 bytes: tokens and KV are encrypted with AES-256-GCM. Empty: they are not. Blocks written with another key, or

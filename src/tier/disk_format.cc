@@ -51,6 +51,10 @@ bool is_good(const SegmentHeader& header, std::uint64_t number) {
          header.hash == hash_before_last(header);
 }
 
+bool is_whole(const SegmentHeader& header) {
+  return header.magic == kSegmentMagic && header.hash == hash_before_last(header);
+}
+
 void seal(RecordHeader& header) {
   header.magic = kRecordMagic;
   header.version = kVersion;

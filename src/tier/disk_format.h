@@ -112,6 +112,8 @@ std::uint64_t hash_of(std::span<const std::byte> bytes);
 
 SegmentHeader make_segment_header(std::uint64_t number);
 bool is_good(const SegmentHeader& header, std::uint64_t number);
+// Whether it is the header of some segment, of whatever number and version.
+bool is_whole(const SegmentHeader& header);
 
 // Sets magic, version and hash.
 void seal(RecordHeader& header);

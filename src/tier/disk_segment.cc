@@ -33,9 +33,12 @@ Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::ui
   TIERCEL_RETURN_IF_ERROR(read_bytes(files, file, 0, page));
   SegmentHeader segment;
   std::memcpy(&segment, page.data(), sizeof segment);
-  if (!is_good(segment, number)) return Status(StatusCode::Corruption, "no segment of this number and version");
-
   SegmentRecords records;
+  records.header_is_good = is_good(segment, number);
+  if (!records.header_is_good && is_whole(segment)) {
+    return Status(StatusCode::Corruption, "it is a segment of another number or version");
+  }
+
   if (*size >= 2 * kPage && *size % kPage == 0) {
     TIERCEL_RETURN_IF_ERROR(read_bytes(files, file, *size - kPage, page));
     FooterTrailer trailer;
@@ -65,6 +68,7 @@ Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::ui
     records.entries.push_back(entry);
     records.end += header.record_bytes();
   }
+  if (!records.header_is_good && records.entries.empty()) return Status(StatusCode::Corruption, "it is no segment");
   return records;
 }
 
@@ -74,6 +78,16 @@ bool is_head_of(std::span<const std::byte> head, const FooterEntry& entry) {
   const FooterEntry own = entry_of(header, entry.offset());
   return std::memcmp(&own, &entry, sizeof own) == 0 &&
          hash_of(head.subspan(sizeof header, std::size_t{header.tokens} * sizeof(TokenId))) == header.token_hash;
+}
+
+Result<RecordHeader> read_head(FileSystem& files, const File& file, const FooterEntry& entry,
+                               std::span<std::byte> bytes) {
+  Status status = read_bytes(files, file, entry.offset(), bytes);
+  if (status.code() == StatusCode::NotFound || (status.ok() && !is_head_of(bytes, entry))) {
+    return Status(StatusCode::Corruption, "the record is damaged");
+  }
+  if (!status.ok()) return status;
+  return header_in(bytes);
 }
 
 Result<StoredRecord> read_record(FileSystem& files, const File& file, const FooterEntry& entry,

@@ -16,6 +16,7 @@ struct SegmentRecords {
   std::vector<FooterEntry> entries;  // in order
   std::uint64_t end = kPage;         // of the last one
   bool sealed = false;               // they come from a footer
+  bool header_is_good = true;        // else its page is damaged, and the records are told by themselves
 };
 
 // The records of a segment: from its footer, else by going from header to header up to the first that is damaged, or
@@ -23,6 +24,11 @@ struct SegmentRecords {
 // the list. (A footer is written when its records are safe.) Corruption where it is no segment of that number and of
 // this version; other statuses as FileSystem's. May throw std::bad_alloc.
 Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::uint64_t number, bool verify);
+
+// Header and tokens of one record, verified by their hashes. `bytes` has entry.head_bytes(). Corruption where they are
+// damaged or another record's.
+Result<RecordHeader> read_head(FileSystem& files, const File& file, const FooterEntry& entry,
+                               std::span<std::byte> bytes);
 
 // The keys of an ErasedKeys record; Corruption where they are not what was written.
 Result<std::vector<BlockKey>> read_erased_keys(FileSystem& files, const File& file, const FooterEntry& entry);

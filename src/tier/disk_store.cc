@@ -20,9 +20,10 @@ using disk::FooterEntry;
 using disk::RecordHeader;
 using disk::RecordKind;
 
-constexpr std::chrono::seconds kRefreshInterval{1};
+constexpr std::chrono::milliseconds kRefreshInterval{1000};
+constexpr int kRefreshShare = 20;              // looking takes at most one part in so many of a reader's time
 constexpr std::size_t kLeastSegments = 4;      // of a capacity
-constexpr std::size_t kMostSegments = 256;     // each is an open file
+constexpr std::size_t kMostSegments = 256;     // so that a directory is opened fast
 constexpr std::size_t kRecordsPerSegment = 8;  // at least
 constexpr std::size_t kMostSegmentBytes = std::size_t{4} << 30;
 
@@ -33,7 +34,7 @@ Status no_memory() { return Status(StatusCode::Unavailable, {}); }
 }  // namespace
 
 DiskStore::DiskStore(DiskTierOptions options, std::shared_ptr<FileSystem> files)
-    : options_(std::move(options)), files_(std::move(files)) {
+    : options_(std::move(options)), files_(std::move(files), options_.directory) {
   if (!options_.encryption_key.empty()) cipher_.emplace(options_.encryption_key);
 }
 
@@ -99,10 +100,9 @@ Status DiskStore::open(const KvLayout& layout, const Fingerprint& fingerprint) t
                                                 options_.capacity_bytes, block_bytes_,
                                                 kLeastSegments * (2 * record_bytes + 2 * disk::kPage)));
   }
-  TIERCEL_RETURN_IF_ERROR(files_->make_directory(options_.directory));
-  const std::string above = std::filesystem::path(options_.directory).parent_path().string();
-  TIERCEL_RETURN_IF_ERROR(files_->sync_directory(above.empty() ? "." : above));
-  auto lock = files_->lock(disk::lock_path(options_.directory));
+  FileSystem& system = files_.system();
+  TIERCEL_RETURN_IF_ERROR(system.make_directory(options_.directory));
+  auto lock = system.lock(disk::lock_path(options_.directory));
   if (!lock.ok()) {
     if (lock.status().code() != StatusCode::Rejected) return lock.status();
     return Status(StatusCode::Rejected,
@@ -111,12 +111,19 @@ Status DiskStore::open(const KvLayout& layout, const Fingerprint& fingerprint) t
                               options_.directory));
   }
   lock_ = *std::move(lock);
+  // So that the directory itself survives the loss of power.
+  const std::string parent = std::filesystem::path(options_.directory + "/.").parent_path().parent_path().string();
+  if (const Status synced = system.sync_directory(parent.empty() ? "." : parent); !synced.ok()) {
+    log().warn("the directory of the disk tier may be lost with the power: {}", synced.message());
+  }
   {
     const std::lock_guard index_lock(index_mutex_);
     counts_.capacity_bytes = options_.capacity_bytes;
   }
-  return load_directory(
-      std::make_unique<disk::SegmentLog>(*files_, options_.directory, options_.capacity_bytes, segment_bytes));
+  TIERCEL_RETURN_IF_ERROR(
+      load_directory(std::make_unique<disk::SegmentLog>(files_, options_.capacity_bytes, segment_bytes)));
+  while (log_->is_over_capacity() && log_->oldest()) TIERCEL_RETURN_IF_ERROR(give_back_oldest(/*keep_used=*/false));
+  return {};
 } catch (const std::bad_alloc&) {
   return Status::unavailable("the system gives no memory for a disk tier");
 } catch (const std::system_error&) {
@@ -124,43 +131,11 @@ Status DiskStore::open(const KvLayout& layout, const Fingerprint& fingerprint) t
 }
 
 Status DiskStore::load_directory(std::unique_ptr<disk::SegmentLog> segments) {
-  auto numbers = disk::list_segments(*files_, options_.directory);
+  auto numbers = disk::list_segments(files_.system(), options_.directory);
   if (!numbers.ok()) return numbers.status();
-  const auto mode = segments ? FileSystem::OpenMode::ReadWrite : FileSystem::OpenMode::Read;
   disk::DiskIndex index(fingerprint_, cipher_ ? cipher_->key_name() : 0);
   for (const std::uint64_t number : *numbers) {
-    const std::string path = disk::segment_path(options_.directory, number);
-    auto file = files_->open(path, mode);
-    if (!file.ok()) {
-      if (file.status().code() == StatusCode::NotFound) continue;  // the writer gave it back meanwhile
-      return file.status();
-    }
-    auto segment = std::make_shared<disk::Segment>();
-    segment->number = number;
-    segment->file = *std::move(file);
-    if (const auto size = segment->file->size(); size.ok()) segment->bytes = *size;
-    auto records = disk::read_segment(*files_, *segment->file, number, /*verify=*/segments != nullptr);
-    if (!records.ok()) {
-      if (records.status().code() != StatusCode::Corruption && records.status().code() != StatusCode::NotFound) {
-        return records.status();
-      }
-      // Left where it is; counts, and is given back in its turn.
-      log().warn("the disk tier cannot use {}: {}", path, records.status().message());
-      if (segments) segments->adopt(segment, {.entries = {}, .end = segment->bytes, .sealed = true});
-      continue;
-    }
-    for (const FooterEntry& entry : records->entries) {
-      index.load(segment, entry);
-      if (entry.kind != RecordKind::ErasedKeys || entry.fingerprint != fingerprint_) continue;
-      auto keys = disk::read_erased_keys(*files_, *segment->file, entry);
-      if (keys.ok()) {
-        index.load_erased(*keys, entry.sequence);
-      } else {
-        // Which blocks were to be forgotten is not known any more: all of that time are.
-        index.load_erased_all(entry.sequence);
-      }
-    }
-    if (segments) segments->adopt(segment, *records);
+    TIERCEL_RETURN_IF_ERROR(load_segment(number, number == numbers->back(), index, segments.get()));
   }
   index.settle();
   if (segments) {
@@ -173,6 +148,40 @@ Status DiskStore::load_directory(std::unique_ptr<disk::SegmentLog> segments) {
   return {};
 }
 
+Status DiskStore::load_segment(std::uint64_t number, bool is_last, disk::DiskIndex& index, disk::SegmentLog* segments) {
+  FileSystem& system = files_.system();
+  const std::string path = disk::segment_path(options_.directory, number);
+  auto file = system.open(path, FileSystem::OpenMode::Read);
+  if (!file.ok()) {
+    // NotFound: the writer gave it back meanwhile.
+    return file.status().code() == StatusCode::NotFound ? Status() : file.status();
+  }
+  const auto segment = std::make_shared<disk::Segment>();
+  segment->number = number;
+  if (const auto size = (*file)->size(); size.ok()) segment->bytes = *size;
+  auto records = disk::read_segment(system, **file, number, /*verify=*/segments != nullptr);
+  if (!records.ok()) {
+    const StatusCode code = records.status().code();
+    if (code != StatusCode::Corruption && code != StatusCode::NotFound) return records.status();
+    log().warn("the disk tier cannot use {}: {}", path, records.status().message());
+    if (segments != nullptr) segments->adopt_unusable(segment);
+    return {};
+  }
+  for (const FooterEntry& entry : records->entries) {
+    index.load(segment, entry);
+    if (entry.kind != RecordKind::ErasedKeys || entry.fingerprint != fingerprint_) continue;
+    auto keys = disk::read_erased_keys(system, **file, entry);
+    if (keys.ok()) {
+      index.load_erased(*keys, entry.sequence);
+    } else {
+      // Which blocks were to be forgotten is not known any more: all of that time are.
+      index.load_erased_all(entry.sequence);
+    }
+  }
+  if (segments != nullptr) segments->adopt(segment, *records, is_last);
+  return {};
+}
+
 void DiskStore::refresh_now_and_then() {
   std::unique_lock lock(index_mutex_);
   while (!closing_) {
@@ -180,6 +189,7 @@ void DiskStore::refresh_now_and_then() {
     if (closing_) return;
     missed_ = false;
     lock.unlock();
+    const auto began = std::chrono::steady_clock::now();
     try {
       if (const Status loaded = load_directory(nullptr); !loaded.ok()) {
         log().warn("the disk tier cannot look for new blocks: {}", loaded.message());
@@ -187,8 +197,9 @@ void DiskStore::refresh_now_and_then() {
     } catch (const std::bad_alloc&) {
       // Tried again when the next one is missed.
     }
+    const auto took = std::chrono::ceil<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
     lock.lock();
-    changed_.wait_for(lock, kRefreshInterval, [&] { return closing_; });
+    changed_.wait_for(lock, std::max(kRefreshInterval, kRefreshShare * took), [&] { return closing_; });
   }
 }
 
@@ -212,8 +223,9 @@ void DiskStore::read(std::span<TierRead> reads) try {
   std::size_t buffer_bytes = 0;
   {
     const std::lock_guard lock(index_mutex_);
+    const disk::DiskIndex::Place* place = nullptr;
     for (TierRead& read : reads) {
-      const auto* place = index_ ? index_->find(read.key, read.parent, read.tokens.size()) : nullptr;
+      place = index_ ? index_->find(read.key, read.parent, read.tokens.size(), place) : nullptr;
       const bool fits = place != nullptr && read.bytes.size() == block_bytes_;
       read.status = fits ? Status() : not_found();
       if (!fits) {
@@ -221,7 +233,7 @@ void DiskStore::read(std::span<TierRead> reads) try {
         continue;
       }
       place->used = true;
-      readings.push_back({.read = &read, .place = *place, .head = {}, .payload = {}});
+      readings.push_back({.read = &read, .place = *place, .file = {}, .head = {}, .payload = {}});
       buffer_bytes += is_in_place(place->entry) ? place->entry.head_bytes() : place->entry.record_bytes();
     }
   }
@@ -232,21 +244,30 @@ void DiskStore::read(std::span<TierRead> reads) try {
     return taken;
   };
   std::vector<FileRead> file_reads;
+  std::vector<Reading*> opened;
   file_reads.reserve(2 * readings.size());
+  opened.reserve(readings.size());
   for (Reading& reading : readings) {
     const FooterEntry& entry = reading.place.entry;
-    const File* file = reading.place.segment->file.get();
+    auto file = files_.open(reading.place.segment->number);
+    if (!file.ok()) {
+      reading.read->status = file.status();  // NotFound: given back meanwhile
+      continue;
+    }
+    reading.file = *std::move(file);
+    opened.push_back(&reading);
     reading.head = take(entry.head_bytes());
     reading.payload = is_in_place(entry) ? reading.read->bytes : take(disk::padded(entry.payload_bytes));
-    file_reads.push_back({.file = file, .offset = entry.offset(), .bytes = reading.head});
-    file_reads.push_back({.file = file, .offset = entry.offset() + reading.head.size(), .bytes = reading.payload});
+    file_reads.push_back({.file = reading.file.get(), .offset = entry.offset(), .bytes = reading.head});
+    file_reads.push_back(
+        {.file = reading.file.get(), .offset = entry.offset() + reading.head.size(), .bytes = reading.payload});
   }
-  files_->read(file_reads);
-  team_->run(readings.size(), [&](std::size_t i, std::size_t thread) {
+  files_.system().read(file_reads);
+  team_->run(opened.size(), [&](std::size_t i, std::size_t thread) {
     Status status = std::move(file_reads[2 * i].status);
     if (status.ok()) status = std::move(file_reads[2 * i + 1].status);
     if (status.code() == StatusCode::NotFound) status = corrupt();  // the file ends within the record
-    readings[i].read->status = status.ok() ? verify(readings[i], thread) : std::move(status);
+    opened[i]->read->status = status.ok() ? verify(*opened[i], thread) : std::move(status);
   });
   for (const Reading& reading : readings) settle_read(reading);
 } catch (const std::bad_alloc&) {
@@ -267,28 +288,12 @@ Status DiskStore::verify(Reading& reading, std::size_t thread) {
         cipher_->decrypt(header.nonce, reading.head.first(disk::kAssociatedBytes), tokens, payload, header.tag));
   }
   TierRead& read = *reading.read;
-  if (std::memcmp(tokens.data(), read.tokens.data(), tokens.size()) != 0) return not_found();
+  if (!std::ranges::equal(tokens, std::as_bytes(read.tokens))) return not_found();
   read.copyable = (entry.flags & disk::kCopyable) != 0;
   if (payload.data() == read.bytes.data()) return {};
   const auto codec = static_cast<std::size_t>(entry.codec);
   if (codec >= std::size(codec_of_)) return corrupt();
   return codec_of_[codec]->decode(payload, read.bytes, *read_workspaces_[codec][thread]);
-}
-
-Result<std::vector<TokenId>> DiskStore::read_tokens(const disk::DiskIndex::Place& place) {
-  const FooterEntry& entry = place.entry;
-  AlignedBuffer buffer;
-  auto record = disk::read_record(*files_, *place.segment->file, entry, buffer.take(entry.record_bytes()));
-  if (!record.ok()) return record.status();
-  const auto bytes = record->head.subspan(sizeof(RecordHeader), entry.tokens * sizeof(TokenId));
-  if ((entry.flags & disk::kEncrypted) != 0) {
-    const auto payload = record->payload.first(entry.payload_bytes);
-    TIERCEL_RETURN_IF_ERROR(cipher_->decrypt(record->header.nonce, record->head.first(disk::kAssociatedBytes), bytes,
-                                             payload, record->header.tag));
-  }
-  std::vector<TokenId> tokens(entry.tokens);
-  std::memcpy(tokens.data(), bytes.data(), bytes.size());
-  return tokens;
 }
 
 void DiskStore::settle_read(const Reading& reading) {
@@ -305,7 +310,7 @@ void DiskStore::settle_read(const Reading& reading) {
       case StatusCode::NotFound: ++counts_.missed_blocks; break;
       case StatusCode::Corruption:
         ++counts_.corrupt_blocks;
-        index_->remove(entry.key, entry.sequence);
+        index_->lose(entry.key, entry.sequence);
         tell = !std::exchange(reading.place.segment->told_damage, true);
         break;
       default: ++counts_.errors;

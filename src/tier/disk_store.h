@@ -2,9 +2,10 @@
 //
 // Nothing that is read is trusted: record header, fingerprint, key, parent, tokens and hashes must be right, else it is
 // a miss. Space is given back by the oldest segment (first in, first out, with a second chance for what was used since:
-// CLOCK, Corbato 1968, over a log as in Rosenblum and Ousterhout 1991), so the disk is written in one direction only.
+// CLOCK, Corbato 1968, over a log as in Rosenblum and Ousterhout 1991), so the disk is written in one direction only,
+// and an erasure is never older than what it erases.
 //
-// Locks: write_mutex_ before index_mutex_. Files are read and written without index_mutex_.
+// Locks: read_mutex_ or write_mutex_ before index_mutex_. Files are read and written without index_mutex_.
 #pragma once
 
 #include <condition_variable>
@@ -48,13 +49,14 @@ class DiskStore final : public TierStore {
   struct Reading {
     TierRead* read = nullptr;
     disk::DiskIndex::Place place;
+    std::shared_ptr<const File> file;
     std::span<std::byte> head;
     std::span<std::byte> payload;  // as stored: the block itself where it needs no decoding
-    std::size_t reads = 0;         // FileReads for it
   };
 
   // Builds the index anew from the files; a writer's log too.
   Status load_directory(std::unique_ptr<disk::SegmentLog> segments);
+  Status load_segment(std::uint64_t number, bool is_last, disk::DiskIndex& index, disk::SegmentLog* segments);
   void refresh_now_and_then();  // the thread of a reader
 
   bool is_in_place(const disk::FooterEntry& entry) const;
@@ -69,13 +71,16 @@ class DiskStore final : public TierStore {
   Status append_whole(const disk::RecordHeader& header, std::span<const std::byte> tokens,
                       std::span<const std::byte> payload);
   Status give_back_oldest(bool keep_used);
-  Status erase_all_locked();
+  // Appends the used ones of those records again, as far as they may; returns how many.
+  std::size_t move_used(const disk::Segment& segment, std::span<const disk::FooterEntry> entries);
+  Status sync();
   Status append_erasure(disk::RecordKind kind, std::uint64_t tenant, std::span<const BlockKey> keys);
   Status append_erased(disk::RecordHeader& header, std::span<const std::byte> keys);
-  Result<std::vector<TokenId>> read_tokens(const disk::DiskIndex::Place& place);
+  // Whether the block's tokens begin with those, or cannot be read any more.
+  bool may_begin_with(const disk::DiskIndex::Place& place, std::span<const TokenId> tokens);
 
   const DiskTierOptions options_;
-  const std::shared_ptr<FileSystem> files_;
+  disk::SegmentFiles files_;
   std::optional<RecordCipher> cipher_;  // empty: not encrypted
   std::size_t block_bytes_ = 0;
   Fingerprint fingerprint_;
@@ -90,7 +95,7 @@ class DiskStore final : public TierStore {
   std::unique_ptr<FileLock> lock_;
   std::unique_ptr<disk::SegmentLog> log_;  // null: read_only
   std::unique_ptr<BlockCodec::Workspace> write_workspace_;
-  AlignedBuffer encoded_, copied_;
+  AlignedBuffer encoded_, copied_, head_;
   std::uint64_t sequence_ = 0;
 
   mutable std::mutex index_mutex_;  // guards everything below

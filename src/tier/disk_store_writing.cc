@@ -17,14 +17,16 @@ using disk::RecordKind;
 
 Status no_memory() { return Status(StatusCode::Unavailable, {}); }
 
-std::span<const std::byte> bytes_of(std::span<const TokenId> tokens) { return std::as_bytes(tokens); }
-
 }  // namespace
 
 Status DiskStore::write(std::span<const TierRecord> records) try {
   if (options_.read_only) return {};
   const std::lock_guard write_lock(write_mutex_);
   for (const TierRecord& record : records) {
+    if (record.bytes.size() != block_bytes_) {
+      return Status::invalid_argument(
+          fmt::format("a KV block of {} bytes does not fit the layout of the disk tier", record.bytes.size()));
+    }
     {
       const std::lock_guard lock(index_mutex_);
       if (index_->find(record.key, record.parent, record.tokens.size()) != nullptr) continue;
@@ -37,10 +39,6 @@ Status DiskStore::write(std::span<const TierRecord> records) try {
 }
 
 Status DiskStore::write_block(const TierRecord& record) {
-  if (record.bytes.size() != block_bytes_) {
-    return Status::invalid_argument(
-        fmt::format("a KV block of {} bytes does not fit the layout of the disk tier", record.bytes.size()));
-  }
   const BlockCodec& codec = *codec_of_[static_cast<std::size_t>(options_.codec)];
   std::span<const std::byte> payload = record.bytes;
   if (options_.codec != Codec::Raw) {
@@ -56,7 +54,7 @@ Status DiskStore::write_block(const TierRecord& record) {
   header.tokens = static_cast<std::uint32_t>(record.tokens.size());
   header.codec = options_.codec;
   header.position = record.position;
-  TIERCEL_RETURN_IF_ERROR(append(header, bytes_of(record.tokens), payload));
+  TIERCEL_RETURN_IF_ERROR(append(header, std::as_bytes(record.tokens), payload));
   const std::lock_guard lock(index_mutex_);
   ++counts_.written_blocks;
   counts_.written_bytes += header.record_bytes();
@@ -106,46 +104,76 @@ Status DiskStore::append_whole(const RecordHeader& header, std::span<const std::
     TIERCEL_RETURN_IF_ERROR(give_back_oldest(/*keep_used=*/true));
   }
   auto appended = log_->append(header, tokens, payload);
-  if (!appended.ok()) return appended.status();
+  if (header.kind == RecordKind::Block) {
+    const std::lock_guard lock(index_mutex_);
+    if (appended.ok()) {
+      index_->insert(appended->segment, appended->entry);
+    } else {
+      index_->insert_lost(disk::entry_of(header, 0));  // all of it may be there
+    }
+  }
+  Status status = appended.status();
+  if (status.ok() && log_->is_sync_due()) status = sync();
   const std::lock_guard lock(index_mutex_);
-  if (header.kind == RecordKind::Block) index_->insert(appended->segment, appended->entry);
   counts_.stored_bytes = log_->file_bytes();
-  return {};
+  return status;
 }
 
 Status DiskStore::give_back_oldest(bool keep_used) {
   const std::shared_ptr<disk::Segment> segment = log_->oldest();
-  auto records = disk::read_segment(*files_, *segment->file, segment->number, /*verify=*/false);
-  std::vector<FooterEntry> used;
+  std::vector<FooterEntry> entries;
+  if (const auto file = files_.open(segment->number); file.ok()) {
+    auto records = disk::read_segment(files_.system(), **file, segment->number, /*verify=*/false);
+    if (records.ok()) entries = std::move(records->entries);
+  }
+  const std::size_t moved = keep_used ? move_used(*segment, entries) : 0;
+  // What was moved is safe before it goes from here.
+  if (moved > 0) TIERCEL_RETURN_IF_ERROR(sync());
   {
     const std::lock_guard lock(index_mutex_);
-    if (keep_used && records.ok()) used = index_->used_in(*segment, records->entries);
-    counts_.evicted_blocks += index_->remove_segment(*segment) - used.size();
+    counts_.evicted_blocks +=
+        entries.empty() ? index_->remove_segment(*segment) : index_->remove(index_->keys_in(*segment, entries));
   }
-  // It can be read until nobody has it open any more.
   TIERCEL_RETURN_IF_ERROR(log_->drop_oldest());
-  // At most half of it, so that room is made in any case. Parents come before their children, and are kept first.
-  std::size_t room = segment->bytes / 2;
-  for (const FooterEntry& entry : used) {
-    const bool fits = entry.record_bytes() <= room && !log_->needs_room(entry.record_bytes());
-    auto record = fits ? disk::read_record(*files_, *segment->file, entry, copied_.take(entry.record_bytes()))
-                       : Result<disk::StoredRecord>(Status(StatusCode::NotFound, {}));
-    if (record.ok()) {
-      room -= entry.record_bytes();
-      const auto tokens = record->head.subspan(sizeof(RecordHeader), entry.tokens * sizeof(TokenId));
-      auto appended = log_->append(record->header, tokens, record->payload.first(entry.payload_bytes));
-      const std::lock_guard lock(index_mutex_);
-      if (appended.ok()) {
-        index_->insert(appended->segment, appended->entry);
-        continue;
-      }
-    }
-    const std::lock_guard lock(index_mutex_);
-    ++counts_.evicted_blocks;
-  }
   const std::lock_guard lock(index_mutex_);
   counts_.stored_bytes = log_->file_bytes();
   return {};
+}
+
+std::size_t DiskStore::move_used(const disk::Segment& segment, std::span<const FooterEntry> entries) {
+  std::vector<FooterEntry> used;
+  {
+    const std::lock_guard lock(index_mutex_);
+    used = index_->used_in(segment, entries);
+  }
+  const auto file = files_.open(segment.number);
+  if (used.empty() || !file.ok()) return 0;
+  // At most half of it, so that room is made in any case. Parents come before their children, and are kept first.
+  std::size_t moved = 0, room = segment.bytes / 2;
+  for (const FooterEntry& entry : used) {
+    if (entry.record_bytes() > room) break;
+    auto record = disk::read_record(files_.system(), **file, entry, copied_.take(entry.record_bytes()));
+    if (!record.ok()) continue;
+    const auto tokens = record->head.subspan(sizeof(RecordHeader), entry.tokens * sizeof(TokenId));
+    auto appended = log_->append(record->header, tokens, record->payload.first(entry.payload_bytes));
+    if (!appended.ok()) break;
+    room -= entry.record_bytes();
+    ++moved;
+    const std::lock_guard lock(index_mutex_);
+    index_->insert(appended->segment, appended->entry);
+  }
+  return moved;
+}
+
+Status DiskStore::sync() {
+  std::vector<disk::SegmentLog::Lost> lost;
+  Status status = log_->sync(lost);
+  if (status.ok()) return status;
+  log().error("the disk tier cannot be synced: {}; what was written since is computed again", status.message());
+  const std::lock_guard lock(index_mutex_);
+  ++counts_.errors;
+  for (const auto& part : lost) index_->lose_from(*part.segment, part.from);
+  return status;
 }
 
 // ---- Forgetting
@@ -159,45 +187,63 @@ Status DiskStore::erase(const BlockKey& parent, std::span<const TokenId> tokens)
   }
   std::vector<BlockKey> keys;
   for (const disk::DiskIndex::Place& child : children) {
-    // What cannot be read any more is forgotten in any case.
-    const auto own = read_tokens(child);
-    const bool begins =
-        !own.ok() || (own->size() >= tokens.size() && std::ranges::equal(std::span(*own).first(tokens.size()), tokens));
-    if (begins) keys.push_back(child.entry.key);
+    if (may_begin_with(child, tokens)) keys.push_back(child.entry.key);
   }
   {
     const std::lock_guard lock(index_mutex_);
     keys = index_->with_descendants(std::move(keys));
-    counts_.erased_blocks += index_->erase(keys);
+    counts_.erased_blocks += index_->lose(keys);
   }
-  if (log_ && log_->has_unknown_records()) return erase_all_locked();  // more than was asked, never less
-  return keys.empty() ? Status() : append_erasure(RecordKind::ErasedKeys, 0, keys);
+  if (keys.empty()) return {};
+  TIERCEL_RETURN_IF_ERROR(append_erasure(RecordKind::ErasedKeys, 0, keys));
+  const std::lock_guard lock(index_mutex_);
+  index_->remove(keys);
+  return {};
 } catch (const std::bad_alloc&) {
   return no_memory();
+}
+
+bool DiskStore::may_begin_with(const disk::DiskIndex::Place& place, std::span<const TokenId> tokens) {
+  if (tokens.empty() || place.lost) return true;
+  const FooterEntry& entry = place.entry;
+  if (entry.tokens < tokens.size()) return false;
+  const auto file = files_.open(place.segment->number);
+  if (!file.ok()) return true;
+  const std::span<std::byte> head = head_.take(entry.head_bytes());
+  const auto header = disk::read_head(files_.system(), **file, entry, head);
+  if (!header.ok()) return true;
+  const std::span<std::byte> own = head.subspan(sizeof(RecordHeader), entry.tokens * sizeof(TokenId));
+  if ((entry.flags & disk::kEncrypted) != 0 &&
+      !cipher_->decrypt_unproven(header->nonce, head.first(disk::kAssociatedBytes), own)) {
+    return true;
+  }
+  return std::ranges::equal(own.first(tokens.size_bytes()), std::as_bytes(tokens));
 }
 
 Status DiskStore::erase_tenant(std::uint64_t tenant) try {
   const std::lock_guard write_lock(write_mutex_);
   {
     const std::lock_guard lock(index_mutex_);
-    counts_.erased_blocks += index_->erase_tenant(tenant);
+    counts_.erased_blocks += index_->lose_tenant(tenant);
   }
-  return append_erasure(RecordKind::ErasedTenant, tenant, {});
+  TIERCEL_RETURN_IF_ERROR(append_erasure(RecordKind::ErasedTenant, tenant, {}));
+  const std::lock_guard lock(index_mutex_);
+  index_->remove_lost_of_tenant(tenant);
+  return {};
 } catch (const std::bad_alloc&) {
   return no_memory();
 }
 
-Status DiskStore::erase_all_locked() {
-  {
-    const std::lock_guard lock(index_mutex_);
-    counts_.erased_blocks += index_->erase_all();
-  }
-  return append_erasure(RecordKind::ErasedFingerprint, 0, {});
-}
-
 Status DiskStore::erase_all() try {
   const std::lock_guard write_lock(write_mutex_);
-  return erase_all_locked();
+  {
+    const std::lock_guard lock(index_mutex_);
+    counts_.erased_blocks += index_->lose_all();
+  }
+  TIERCEL_RETURN_IF_ERROR(append_erasure(RecordKind::ErasedFingerprint, 0, {}));
+  const std::lock_guard lock(index_mutex_);
+  index_->remove_all_lost();
+  return {};
 } catch (const std::bad_alloc&) {
   return no_memory();
 }
@@ -219,7 +265,7 @@ Status DiskStore::append_erasure(RecordKind kind, std::uint64_t tenant, std::spa
     TIERCEL_RETURN_IF_ERROR(append_erased(header, std::as_bytes(part)));
     keys = keys.subspan(part.size());
   } while (!keys.empty());
-  return log_->sync();
+  return sync();
 }
 
 Status DiskStore::append_erased(RecordHeader& header, std::span<const std::byte> keys) {
@@ -236,7 +282,7 @@ Status DiskStore::append_erased(RecordHeader& header, std::span<const std::byte>
 Status DiskStore::flush() try {
   if (options_.read_only) return {};
   const std::lock_guard write_lock(write_mutex_);
-  return log_ ? log_->sync() : Status();
+  return log_ ? sync() : Status();
 } catch (const std::bad_alloc&) {
   return no_memory();
 }

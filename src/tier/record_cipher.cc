@@ -78,4 +78,10 @@ Status RecordCipher::decrypt(const Nonce& nonce, std::span<const std::byte> asso
   return whole ? Status() : Status(StatusCode::Corruption, {});
 }
 
+bool RecordCipher::decrypt_unproven(const Nonce& nonce, std::span<const std::byte> associated,
+                                    std::span<std::byte> first) const {
+  const Context context = begin(false, key_, nonce, associated);
+  return context && update(context.get(), first);
+}
+
 }  // namespace tiercel

@@ -30,6 +30,8 @@ class RecordCipher {
   // Corruption where anything of it is not what was encrypted with this key.
   Status decrypt(const Nonce& nonce, std::span<const std::byte> associated, std::span<std::byte> first,
                  std::span<std::byte> second, Tag tag) const;
+  // The first part alone, unproven: good for choosing what to forget, and for nothing else. False where OpenSSL fails.
+  bool decrypt_unproven(const Nonce& nonce, std::span<const std::byte> associated, std::span<std::byte> first) const;
 
  private:
   const std::string key_;
