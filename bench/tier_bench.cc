@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "tier/codec.h"
+#include "tier/reading_team.h"
 #include "tiercel/tier_store.h"
 
 namespace tiercel {
@@ -188,38 +189,48 @@ struct FilledTier {
   std::vector<TokenId> tokens;
 };
 
-// 1 GiB of KV, so that it is read from memory and not from the processor's caches: to be compared with promote/raw.
+// 1 GiB of KV, so that it is read from memory and not from the processor's caches: to be compared with promote/raw. As
+// many blocks at a time, on as many threads.
 constexpr std::size_t kManyBytes = std::size_t{1} << 30;
+constexpr std::size_t kBatchBlocks = 8;  // as the tier manager's worker
 
 void copy_many(benchmark::State& state, DType dtype) {
-  const std::size_t bytes = layout_of(dtype).block_bytes();
-  const std::vector<std::byte> source(kManyBytes / bytes * bytes, std::byte{1});
-  std::vector<std::byte> target(16 * bytes);
+  const std::size_t bytes = layout_of(dtype).block_bytes(), batch_bytes = kBatchBlocks * bytes;
+  const std::vector<std::byte> source(kManyBytes / batch_bytes * batch_bytes, std::byte{1});
+  std::vector<std::byte> target(2 * batch_bytes);
+  const std::unique_ptr<ThreadTeam> team = reading_team();
   std::size_t at = 0;
   for (auto _ : state) {
-    std::memcpy(target.data() + at % target.size(), source.data() + at, bytes);
+    team->run(kBatchBlocks, [&](std::size_t i, std::size_t) {
+      std::memcpy(target.data() + at % target.size() + i * bytes, source.data() + at + i * bytes, bytes);
+    });
     benchmark::ClobberMemory();
-    at = (at + bytes) % source.size();
+    at = (at + batch_bytes) % source.size();
   }
-  report(state, dtype, 1);
+  report(state, dtype, kBatchBlocks);
 }
 
-// Block after block from the store into a hot arena of 16.
+// Batch after batch from the store into a hot arena of two.
 void promote(benchmark::State& state, Codec codec, DType dtype) {
-  const std::size_t bytes = layout_of(dtype).block_bytes(), count = kManyBytes / bytes;
+  const std::size_t bytes = layout_of(dtype).block_bytes(), count = kManyBytes / bytes / kBatchBlocks * kBatchBlocks;
   const FilledTier tier(codec, dtype, kManyBytes + kManyBytes / 8, count);
-  std::vector<std::byte> target(16 * bytes);
+  std::vector<std::byte> target(2 * kBatchBlocks * bytes);
   std::uint64_t next = 0;
   for (auto _ : state) {
-    TierRead read{.key = {next, next},
-                  .parent = {},
-                  .tokens = tier.tokens,
-                  .bytes = std::span(target).subspan(next % 16 * bytes, bytes)};
-    tier.store->read({&read, 1});
-    if (!read.status.ok()) std::abort();
-    next = (next + 1) % count;
+    std::vector<TierRead> reads;
+    for (std::size_t i = 0; i < kBatchBlocks; ++i, ++next) {
+      reads.push_back({.key = {next, next},
+                       .parent = {},
+                       .tokens = tier.tokens,
+                       .bytes = std::span(target).subspan(next % (2 * kBatchBlocks) * bytes, bytes)});
+    }
+    tier.store->read(reads);
+    for (const TierRead& read : reads) {
+      if (!read.status.ok()) std::abort();
+    }
+    next %= count;
   }
-  report(state, dtype, 1);
+  report(state, dtype, kBatchBlocks);
 }
 
 void demote(benchmark::State& state, Codec codec, DType dtype) {
