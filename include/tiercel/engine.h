@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +25,9 @@
 namespace tiercel {
 
 class EngineState;  // internal
+
+// Told now and then, on the thread that called, how many of how many requests have been answered.
+using BatchProgress = std::function<void(std::size_t done, std::size_t total)>;
 
 class Engine {
  public:
@@ -41,10 +45,16 @@ class Engine {
 
   // Queues a request and returns at once. A request that cannot be run is answered through the future:
   //   InvalidArgument    the prompt, a sampling option or a limit cannot be used; the message says what to change
-  //   Rejected           max_queued_requests are waiting
+  //   Rejected           max_queued_requests are waiting; Status::retry_after_ms() says when there may be room
+  //                      (tiercel/retry.h)
   //   ResourceExhausted  the KV cache could not hold prompt and max_tokens even if it were empty
+  //   DeadlineExceeded   it did not end within its timeout_ms, or by its deadline
   //   Cancelled          cancel() or the engine's end came first
   ResponseFuture process_request(Request request);
+
+  // Answers many prompts at full throughput, and returns when all are answered, in their order. Waits where the queue
+  // is full instead of being Rejected. For the most tokens per second set EngineOptions::target_step_ms high.
+  std::vector<Result<Response>> process_batch(std::span<const Request> requests, const BatchProgress& progress = {});
 
   // Ends every request in flight with Cancelled, joins the step thread, and keeps what is cached in the durable tiers.
   // Later requests are answered Cancelled. Idempotent.

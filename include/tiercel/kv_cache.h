@@ -89,6 +89,12 @@ struct KvCacheStats {
   std::vector<KvTierStats> tiers = {};         // in order of speed; none where there was no memory
 };
 
+// What a scheduler asks at every step.
+struct KvRoom {
+  std::size_t free_blocks = 0;       // hold nothing, and are promised to nobody
+  std::size_t grantable_blocks = 0;  // these, and cached ones that could be evicted: what admit() could promise now
+};
+
 class KvCacheState;    // internal
 struct LeaseState;     // internal
 struct ExpectedState;  // internal
@@ -222,6 +228,7 @@ class KvCache {
   std::byte* block(BlockId id) const;
   const KvLayout& layout() const;
   KvCacheStats stats() const;
+  KvRoom room() const;
 
  private:
   friend class KvCacheState;

@@ -82,6 +82,18 @@ struct EngineOptions {
   // Requests that may wait for a place in the batch; one more is Rejected at once. At least 1.
   std::uint32_t max_queued_requests = 4096;
 
+  // Longest step while streams run, in milliseconds: prompts are computed in pieces that keep to it, so that a long
+  // prompt does not stall the others. 0: twice what the streams take without it. Large values favour throughput.
+  // Finite, at least 0. Default 0.
+  double target_step_ms = 0;
+  // Waiting so long counts as much as one level of priority, in milliseconds. At least 1. Default 10,000.
+  std::uint64_t aging_ms = 10'000;
+  // Most bytes of weights, KV, compressed KV in memory and a step's workspace together. The KV arena is made smaller
+  // where they would be more. 0: no limit.
+  std::size_t memory_limit_bytes = 0;
+  // Cores, by the system's numbers, that the engine's threads may run on. Empty: those of the thread that opens it.
+  std::vector<std::uint32_t> cpus = {};
+
   // InvalidArgument naming the field, its value and its range; does not touch the file system.
   Status validate() const;
 };

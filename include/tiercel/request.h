@@ -50,13 +50,17 @@ struct TokenEvent {
   // Text that became certain with this token: valid UTF-8 wherever the model's output is, never half a character, never
   // the start of a stop string. May be empty. The pieces of a request join to Response::text.
   std::string_view text = {};
-  float logprob = 0.0f;  // natural log of the token's probability before sampling options
+  float logprob = 0.0f;      // natural log of the token's probability before sampling options
+  std::uint32_t choice = 0;  // of Request::n
 };
 
 struct Request {
   // The prompt: exactly one of `text` (as it is), `messages` (through the model's chat template) or `tokens`.
   std::string text = {};
-  // Higher goes first among waiting requests; equal ones in order of arrival.
+  // Higher goes first among waiting requests, and takes the place of running ones of lower priority where there is no
+  // room for both; those go on later. Waiting as long as EngineOptions::aging_ms counts as much as one level, so
+  // nobody waits forever. Equal ones go in order of arrival; where room is scarce, one whose prefix is cached before
+  // one that would evict it.
   int priority = 0;
   std::vector<ChatMessage> messages = {};
   std::vector<TokenId> tokens = {};
@@ -68,6 +72,8 @@ struct Request {
   SamplingOptions sampling = {};
   // Output ends before the first of these; none may be empty.
   std::vector<std::string> stop = {};
+  // Output ends before any of these tokens.
+  std::vector<TokenId> stop_tokens = {};
   // Go on past the model's end-of-text token.
   bool ignore_end_of_text = false;
   // Also answer with the log-probability of each prompt token. Computes the whole prompt: nothing is reused.
@@ -79,9 +85,28 @@ struct Request {
   std::string cache_salt = {};
   // How long and how badly to keep the KV of this request.
   Retention retention = {};
+  // Choices to draw from one prompt, which is computed once; each has a seed of its own. 1 .. 64; above 1 with a
+  // temperature above 0 only. Default 1.
+  std::uint32_t n = 1;
+  // Draw so many, and answer with the n whose tokens are the likeliest on average. At least n. 0: n.
+  std::uint32_t best_of = 0;
+  // Longest time from arrival to the end, and the moment by which it must have ended; the earlier one holds. Past it
+  // the request ends at its next step with DeadlineExceeded. 0 and empty: none.
+  std::uint64_t timeout_ms = 0;
+  std::optional<std::chrono::steady_clock::time_point> deadline = {};
+  // Dropping the future before the response is there cancels the request.
+  bool cancel_when_dropped = false;
   // Called on the engine's thread for every output token, in order, before the future is ready. Keep it short: the
   // whole batch waits. Must not throw or call close().
   std::function<void(const TokenEvent&)> on_token = {};
+};
+
+// One of several answers to a prompt.
+struct Choice {
+  std::string text = {};
+  std::vector<TokenId> tokens = {};
+  std::vector<float> logprobs = {};
+  FinishReason finish_reason = FinishReason::Length;
 };
 
 struct Response {
@@ -94,9 +119,13 @@ struct Response {
   // Of these, by where they were when the request came: "hot", then the tiers by name. Add up to reused_tokens.
   std::vector<std::pair<std::string, std::uint32_t>> reused_by_tier = {};
   FinishReason finish_reason = FinishReason::Length;
-  double queue_ms = 0;  // arrival to the first step it took part in
-  double ttft_ms = 0;   // arrival to the first output token; 0 if there is none
-  double total_ms = 0;  // arrival to the end
+  // Where more than one was asked for: all n, in order, or likeliest first with best_of. The fields above that a choice
+  // has are the first one's.
+  std::vector<Choice> choices = {};
+  std::uint32_t preemptions = 0;  // how often it gave its place to a request of higher priority
+  double queue_ms = 0;            // arrival to the first step it took part in
+  double ttft_ms = 0;             // arrival to the first output token; 0 if there is none
+  double total_ms = 0;            // arrival to the end
 };
 
 namespace internal {
@@ -107,6 +136,7 @@ class ResponseState {
   virtual void wait() = 0;
   virtual bool wait_for(std::chrono::milliseconds timeout) = 0;
   virtual void cancel() = 0;
+  virtual void abandon() = 0;                                 // nobody will take the response
   virtual void on_ready(std::function<void()> callback) = 0;  // runs at once where it is ready already
   virtual bool ready() const = 0;
   virtual Result<Response> take() = 0;
@@ -114,11 +144,21 @@ class ResponseState {
 }  // namespace internal
 
 // The answer to come. Movable; every method may be called from any thread, one taker in all: get(), then() or co_await
-// once. Dropping a Future does not stop the request; cancel() does.
+// once. Dropping a Future does not stop the request, unless it asked for that (Request::cancel_when_dropped); cancel()
+// does.
 class ResponseFuture {
  public:
   ResponseFuture() = default;
   explicit ResponseFuture(std::shared_ptr<internal::ResponseState> state) : state_(std::move(state)) {}
+  ResponseFuture(ResponseFuture&&) noexcept = default;
+  ResponseFuture& operator=(ResponseFuture&& other) noexcept {
+    if (state_ && state_ != other.state_) state_->abandon();
+    state_ = std::move(other.state_);
+    return *this;
+  }
+  ~ResponseFuture() {
+    if (state_) state_->abandon();
+  }
 
   bool valid() const { return state_ != nullptr; }
   bool ready() const { return state_->ready(); }

@@ -39,12 +39,18 @@ class [[nodiscard]] Status {
   bool ok() const { return code_ == StatusCode::Ok; }
   StatusCode code() const { return code_; }
   const std::string& message() const { return message_; }
+  // Of Rejected: after how long the same call may succeed, by what has been seen so far. 0: not known.
+  std::uint64_t retry_after_ms() const { return retry_after_ms_; }
   // "InvalidArgument: temperature is NaN; give a number of at least 0", or "Ok".
   std::string to_string() const;
 
   static Status invalid_argument(std::string m) { return {StatusCode::InvalidArgument, std::move(m)}; }
   static Status not_found(std::string m) { return {StatusCode::NotFound, std::move(m)}; }
-  static Status rejected(std::string m) { return {StatusCode::Rejected, std::move(m)}; }
+  static Status rejected(std::string m, std::uint64_t retry_after_ms = 0) {
+    Status status(StatusCode::Rejected, std::move(m));
+    status.retry_after_ms_ = retry_after_ms;
+    return status;
+  }
   static Status deadline_exceeded(std::string m) { return {StatusCode::DeadlineExceeded, std::move(m)}; }
   static Status cancelled(std::string m) { return {StatusCode::Cancelled, std::move(m)}; }
   static Status corruption(std::string m) { return {StatusCode::Corruption, std::move(m)}; }
@@ -55,6 +61,7 @@ class [[nodiscard]] Status {
  private:
   StatusCode code_ = StatusCode::Ok;
   std::string message_;
+  std::uint64_t retry_after_ms_ = 0;
 };
 
 // A T, or the Status that says why there is none. Reading the value of a failed Result is a programming error: it

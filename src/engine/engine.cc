@@ -1,6 +1,5 @@
 #include "tiercel/engine.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,7 +9,9 @@
 
 #include <fmt/format.h>
 
+#include "base/cpu_affinity.h"
 #include "base/logging.h"
+#include "engine/engine_batch.h"
 #include "engine/request_check.h"
 #include "engine/stats_recorder.h"
 #include "engine/step_loop.h"
@@ -26,13 +27,6 @@ namespace {
 
 // Rows of logits beyond one for each sequence: prompts that are scored go through them chunk by chunk.
 constexpr std::size_t kScoringRows = 64;
-
-std::uint32_t usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return static_cast<std::uint32_t>(std::max(1, CPU_COUNT(&set)));
-}
 
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");
@@ -68,6 +62,27 @@ Status measure_prefill(ModelRunner& model, KvCache& cache) {
   return {};
 }
 
+// The cache's options, with a hot arena as large as the memory limit leaves room for.
+Result<KvCacheOptions> fit_memory_limit(const EngineOptions& options, const ModelMemory& model,
+                                        const KvLayout& layout) {
+  KvCacheOptions cache = options.cache;
+  if (options.memory_limit_bytes == 0) return cache;
+  const std::size_t others =
+      model.packed_bytes + model.mapped_bytes + model.workspace_bytes + options.cache.memory_tier_bytes;
+  const std::size_t tokens = std::max(options.context_tokens, layout.block_tokens);
+  const std::size_t least = (tokens + layout.block_tokens - 1) / layout.block_tokens * layout.block_bytes();
+  if (options.memory_limit_bytes < others + least) {
+    return Status::resource_exhausted(
+        fmt::format("memory_limit_bytes is {}, but weights take {}, a step's workspace {}, the memory tier {} and the "
+                    "KV of {} tokens "
+                    "{}; give at least {}",
+                    options.memory_limit_bytes, model.packed_bytes + model.mapped_bytes, model.workspace_bytes,
+                    options.cache.memory_tier_bytes, tokens, least, others + least));
+  }
+  cache.capacity_bytes = std::min(cache.capacity_bytes, options.memory_limit_bytes - others);
+  return cache;
+}
+
 }  // namespace
 
 // Members are destroyed from the last to the first: the loop ends before what it uses.
@@ -80,6 +95,7 @@ class EngineState {
         model(std::move(model_)),
         cache(std::move(cache_)),
         info(std::move(info_)),
+        most_queued(loop_options.max_queued_requests),
         loop(loop_options, *model, cache, tokenizer, stats) {}
 
   RequestContext request_context() const { return {tokenizer, chat_template, info.vocabulary, info.context_tokens}; }
@@ -89,6 +105,7 @@ class EngineState {
   std::unique_ptr<ModelRunner> model;
   KvCache cache;
   EngineInfo info;
+  std::size_t most_queued;
   StatsRecorder stats;
   StepLoop loop;
 };
@@ -96,6 +113,9 @@ class EngineState {
 Result<Engine> Engine::open(const EngineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   TIERCEL_RETURN_IF_ERROR(options.validate());
+  // Every thread of the engine is started below, and stays on these cores.
+  const auto affinity = CpuAffinity::set(options.cpus);
+  if (!affinity.ok()) return affinity.status();
   auto file = GgufFile::open(options.model);
   if (!file.ok()) return file.status();
   auto config = read_llama_config(*file);
@@ -139,7 +159,9 @@ Result<Engine> Engine::open(const EngineOptions& options) {
   }
   auto model = load_llama(std::move(*file), model_options);
   if (!model.ok()) return model.status();
-  auto cache = KvCache::open(options.cache, layout, (*model)->fingerprint());
+  auto cache_options = fit_memory_limit(options, (*model)->memory(), layout);
+  if (!cache_options.ok()) return cache_options.status();
+  auto cache = KvCache::open(*cache_options, layout, (*model)->fingerprint());
   if (!cache.ok()) return cache.status();
   std::vector<std::string> tier_names;
   for (const KvTierStats& tier : cache->stats().tiers) tier_names.push_back(tier.name);
@@ -168,7 +190,9 @@ Result<Engine> Engine::open(const EngineOptions& options) {
   const StepLoopOptions loop_options{.limits = {.max_sequences = options.max_batch_sequences,
                                                 .max_tokens = options.max_batch_tokens,
                                                 .max_logit_rows = model_options.max_logit_rows,
-                                                .deterministic = options.deterministic},
+                                                .deterministic = options.deterministic,
+                                                .target_step_s = options.target_step_ms / 1e3,
+                                                .aging_s = static_cast<double>(options.aging_ms) / 1e3},
                                      .max_queued_requests = options.max_queued_requests,
                                      .tier_names = std::move(tier_names)};
   return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model),
@@ -189,12 +213,16 @@ ResponseFuture Engine::process_request(Request request) {
     promise->set(prompt.status());
     return ResponseFuture(std::move(promise));
   }
-  auto sequence = std::make_unique<Sequence>(std::move(request), std::move(*prompt), state_->info.vocabulary,
-                                             state_->info.context_tokens);
-  sequence->arrival = arrival;
-  ResponseFuture future(sequence->promise);
-  state_->loop.submit(std::move(sequence));
+  auto choices = make_sequences(std::move(request), std::move(*prompt), state_->info.context_tokens, arrival);
+  ResponseFuture future(choices.front()->promise);
+  state_->loop.submit(std::move(choices));
   return future;
+}
+
+std::vector<Result<Response>> Engine::process_batch(std::span<const Request> requests, const BatchProgress& progress) {
+  constexpr std::size_t kEnoughInFlight = 512;  // for several batches
+  const auto process = [this](Request request) { return process_request(std::move(request)); };
+  return tiercel::process_batch(requests, std::min(kEnoughInFlight, state_->most_queued), process, progress);
 }
 
 void Engine::close() {

@@ -27,6 +27,28 @@ Result<std::vector<TokenId>> prompt_of(const Request& request, const RequestCont
   return context.tokenizer.encode(chat->text, std::string_view(chat->trusted));
 }
 
+constexpr std::uint32_t kMostChoices = 64;
+
+Status check_choices(const Request& request) {
+  const std::uint32_t drawn = std::max(request.n, request.best_of);
+  if (request.n < 1 || drawn > kMostChoices) {
+    return Status::invalid_argument(
+        fmt::format("n is {} and best_of {}; give 1 to {}", request.n, request.best_of, kMostChoices));
+  }
+  if (request.best_of > 0 && request.best_of < request.n) {
+    return Status::invalid_argument(fmt::format("best_of is {}, less than n, which is {}", request.best_of, request.n));
+  }
+  if (drawn == 1) return {};
+  if (request.sampling.temperature == 0) {
+    return Status::invalid_argument(
+        fmt::format("{} choices are asked for, but temperature is 0, so that all would be equal; raise it", drawn));
+  }
+  if (request.max_tokens == 0 || request.prompt_logprobs) {
+    return Status::invalid_argument("several choices go neither with max_tokens 0 nor with prompt_logprobs; ask twice");
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::vector<TokenId>> check_request(const Request& request, const RequestContext& context) {
@@ -38,6 +60,7 @@ Result<std::vector<TokenId>> check_request(const Request& request, const Request
   for (std::size_t i = 0; i < request.stop.size(); ++i) {
     if (request.stop[i].empty()) return Status::invalid_argument(fmt::format("stop[{}] is empty; leave it out", i));
   }
+  TIERCEL_RETURN_IF_ERROR(check_choices(request));
   auto prompt = prompt_of(request, context);
   if (!prompt.ok()) return prompt;
   if (prompt->empty()) return Status::invalid_argument("the prompt has no tokens; give it some text");

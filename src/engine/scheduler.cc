@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 namespace tiercel {
@@ -13,91 +14,86 @@ constexpr std::size_t kExactTailSequences = 4;
 
 // Waiting requests, from the front of the queue, that the cache knows of and that may overtake each other.
 constexpr std::size_t kExpectedPrompts = 64;
+// How often a request lets others pass whose prefix is cached.
+constexpr std::uint32_t kMostOvertaken = 16;
 
 }  // namespace
 
+Scheduler::Scheduler(const SchedulerLimits& limits, KvCache& cache)
+    : limits_(limits), cache_(cache), budget_(limits.target_step_s) {
+  running_.reserve(limits.max_sequences);
+  // A prompt and its tail for each sequence.
+  step_.parts.reserve(2 * limits.max_sequences);
+  sorted_parts_.reserve(2 * limits.max_sequences);
+}
+
 void Scheduler::enqueue(std::unique_ptr<Sequence> sequence) {
-  const auto place = std::ranges::upper_bound(waiting_, sequence->request.priority, std::greater(),
-                                              [](const auto& waiting) { return waiting->request.priority; });
+  sequence->rank_s = std::chrono::duration<double>(sequence->arrival.time_since_epoch()).count() -
+                     sequence->request.priority * limits_.aging_s;
+  insert(std::move(sequence));
+}
+
+void Scheduler::insert(std::unique_ptr<Sequence> sequence) {
+  const auto place = std::ranges::upper_bound(waiting_, sequence->rank_s, std::less(),
+                                              [](const auto& waiting) { return waiting->rank_s; });
   waiting_.insert(place, std::move(sequence));
 }
+
+void Scheduler::add_running(std::unique_ptr<Sequence> sequence) { running_.push_back(std::move(sequence)); }
 
 std::size_t Scheduler::prefill_boundary(const Sequence& sequence) const {
   const std::size_t block_tokens = cache_.layout().block_tokens;
   return (sequence.prompt_tokens - 1) / block_tokens * block_tokens;
 }
 
-Scheduler::Step Scheduler::next_step() {
-  Step step;
-  std::size_t budget = limits_.max_tokens;
-  logit_rows_ = 0;
-  tail_tokens_ = 0;
-  for (const bool generating : {true, false}) {
-    for (auto& sequence : running_) {
-      if (budget > 0 && generating == !sequence->in_prompt()) budget -= add_parts(*sequence, budget, step);
-    }
-  }
-  for (std::size_t i = 0; i < std::min(waiting_.size(), kExpectedPrompts); ++i) {
-    Sequence& sequence = *waiting_[i];
-    if (!std::exchange(sequence.announced, true)) {
-      sequence.expected = cache_.expect(sequence.tokens, admit_options(sequence));
-    }
-  }
-  admit_waiting(budget, step);
-  const bool few = tail_tokens_ <= kExactTailTokens && running_.size() <= kExactTailSequences;
-  if (!limits_.deterministic && !few) {
-    for (BatchPart& part : step.parts) {
-      if (part.arithmetic == Arithmetic::Decode) part.arithmetic = Arithmetic::Any;
-    }
-  }
-  // One group of rows for each arithmetic: a few matrix products a layer instead of one for each part.
-  std::ranges::stable_sort(step.parts, {}, [](const BatchPart& part) {
-    return part.arithmetic == Arithmetic::Prefill ? 0 : part.arithmetic == Arithmetic::Decode ? 1 : 2;
-  });
-  return step;
+std::size_t Scheduler::blocks_of(const Sequence& sequence) const {
+  const std::size_t block_tokens = cache_.layout().block_tokens;
+  return (sequence.most_tokens + block_tokens - 1) / block_tokens;
 }
 
-AdmitOptions Scheduler::admit_options(const Sequence& sequence) const {
-  const std::size_t boundary = prefill_boundary(sequence);
-  return {.max_tokens = sequence.most_tokens,
-          .max_matched_tokens = sequence.request.prompt_logprobs ? 0 : boundary,
-          .max_shared_tokens = boundary,
-          .scope = {.salt = sequence.request.cache_salt},
-          .retention = sequence.request.retention};
+Scheduler::Step& Scheduler::next_step() {
+  step_.parts.clear();
+  step_.admitted.clear();
+  step_.preempted.clear();
+  step_.refused.clear();
+  step_.streams = step_.prompt_tokens = 0;
+  logit_rows_ = tail_tokens_ = 0;
+  announce_waiting();
+  while (!waiting_.empty() && preempt_for(*waiting_.front())) {
+    if (admit(waiting_.begin()) == StatusCode::Rejected) break;
+  }
+  add_streams();
+  add_prompts();
+  admit_waiting();
+  settle_arithmetic();
+  return step_;
 }
 
-void Scheduler::admit_waiting(std::size_t budget, Step& step) {
-  std::size_t passed_over = 0;
-  while (budget > 0 && passed_over < std::min(waiting_.size(), kExpectedPrompts) &&
-         running_.size() < limits_.max_sequences) {
-    const auto place = waiting_.begin() + static_cast<std::ptrdiff_t>(passed_over);
-    Sequence& sequence = **place;
-    if (sequence.expected.in_flight()) {
-      ++passed_over;
-      continue;
-    }
-    auto lease = cache_.admit(sequence.tokens, admit_options(sequence));
-    if (lease.status().code() == StatusCode::Unavailable) break;  // until a running sequence gives blocks back
-    if (lease.status().code() == StatusCode::Rejected) {
-      ++passed_over;
-      continue;
-    }
-    sequence.expected = ExpectedPrompt();
-    if (!lease.ok()) {
-      step.refused.emplace_back(std::move(*place), lease.status());
-      waiting_.erase(place);
-      continue;
-    }
-    sequence.lease = std::move(*lease);
-    sequence.computed = sequence.lease.matched_tokens();
-    running_.push_back(std::move(*place));
-    waiting_.erase(place);
-    step.admitted.push_back(&sequence);
-    budget -= add_parts(sequence, budget, step);
+void Scheduler::measured(const Step& step, double seconds) {
+  budget_.measured(step.streams, step.prompt_tokens, seconds);
+}
+
+// ---- Running sequences
+
+void Scheduler::add_streams() {
+  const auto is_stream = [](const auto& sequence) { return sequence->is_stream(); };
+  step_.streams = static_cast<std::size_t>(std::ranges::count_if(running_, is_stream));
+  const bool prompts = step_.streams < running_.size() || !waiting_.empty();
+  const std::size_t room = limits_.max_tokens - std::min(limits_.max_tokens, step_.streams);
+  prompt_budget_ = prompts ? budget_.prompt_tokens(step_.streams, room) : 0;
+  for (const auto& sequence : running_) {
+    if (sequence->is_stream()) add_parts(*sequence, 1);
   }
 }
 
-std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget, Step& step) {
+void Scheduler::add_prompts() {
+  for (const auto& sequence : running_) {
+    if (prompt_budget_ == 0) return;
+    if (!sequence->is_stream()) prompt_budget_ -= add_parts(*sequence, prompt_budget_);
+  }
+}
+
+std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget) {
   const bool all_logits = sequence.request.prompt_logprobs && sequence.in_prompt();
   std::size_t room = std::min(sequence.pending(), budget);
   if (all_logits) {
@@ -105,6 +101,7 @@ std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget, Step& s
     const std::size_t most_rows = limits_.max_logit_rows - limits_.max_sequences;
     room = std::min(room, most_rows - std::min(logit_rows_, most_rows));
   }
+  if (!sequence.is_stream()) step_.prompt_tokens += room;
   const std::size_t boundary = prefill_boundary(sequence);
   std::size_t first = sequence.computed;
   const std::size_t end = first + room;
@@ -130,9 +127,132 @@ std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget, Step& s
     } else if (first == sequence.tokens.size()) {
       part.logits = Logits::Last;
     }
-    step.parts.push_back(part);
+    step_.parts.push_back(part);
   }
   return room;
+}
+
+void Scheduler::settle_arithmetic() {
+  const bool few = tail_tokens_ <= kExactTailTokens && running_.size() <= kExactTailSequences;
+  if (!limits_.deterministic && !few) {
+    for (BatchPart& part : step_.parts) {
+      if (part.arithmetic == Arithmetic::Decode) part.arithmetic = Arithmetic::Any;
+    }
+  }
+  // One group of rows for each arithmetic: a few matrix products a layer instead of one for each part.
+  sorted_parts_.clear();
+  for (const Arithmetic arithmetic : {Arithmetic::Prefill, Arithmetic::Decode, Arithmetic::Any}) {
+    std::ranges::copy_if(step_.parts, std::back_inserter(sorted_parts_),
+                         [&](const BatchPart& part) { return part.arithmetic == arithmetic; });
+  }
+  step_.parts.swap(sorted_parts_);
+}
+
+// ---- Waiting requests
+
+AdmitOptions Scheduler::admit_options(const Sequence& sequence) const {
+  const std::size_t boundary = prefill_boundary(sequence);
+  std::size_t matched = sequence.request.prompt_logprobs ? 0 : boundary;
+  // One that was preempted also finds what it had generated, where those blocks are shared.
+  if (matched > 0 && sequence.preempted() && !limits_.deterministic) matched = sequence.tokens.size() - 1;
+  return {.max_tokens = sequence.most_tokens,
+          .max_matched_tokens = matched,
+          .max_shared_tokens = boundary,
+          .scope = {.salt = sequence.request.cache_salt},
+          .retention = sequence.request.retention};
+}
+
+void Scheduler::announce_waiting() {
+  for (std::size_t i = 0; i < std::min(waiting_.size(), kExpectedPrompts); ++i) {
+    Sequence& sequence = *waiting_[i];
+    if (sequence.waits_for_choice()) continue;
+    if (!std::exchange(sequence.announced, true)) {
+      sequence.expected = cache_.expect(sequence.tokens, admit_options(sequence));
+    }
+  }
+}
+
+void Scheduler::admit_waiting() {
+  std::size_t passed_over = 0;
+  while (prompt_budget_ > 0 && passed_over < std::min(waiting_.size(), kExpectedPrompts) && has_room()) {
+    const auto place = waiting_.begin() + static_cast<std::ptrdiff_t>(passed_over);
+    if ((*place)->waits_for_choice() || (*place)->expected.in_flight()) {
+      ++passed_over;
+      continue;
+    }
+    const StatusCode code = admit(with_most_cached(place));
+    if (code == StatusCode::Unavailable) break;  // until a running sequence gives blocks back
+    if (code == StatusCode::Rejected) {
+      ++passed_over;
+    } else if (code == StatusCode::Ok) {
+      prompt_budget_ -= add_parts(*running_.back(), prompt_budget_);
+    }
+  }
+}
+
+StatusCode Scheduler::admit(Place place) {
+  Sequence& sequence = **place;
+  auto lease = cache_.admit(sequence.tokens, admit_options(sequence));
+  const StatusCode code = lease.status().code();
+  if (code == StatusCode::Unavailable || code == StatusCode::Rejected) return code;
+  sequence.expected = ExpectedPrompt();
+  if (lease.ok()) {
+    sequence.lease = std::move(*lease);
+    sequence.computed = sequence.lease.matched_tokens();
+    step_.admitted.push_back(&sequence);
+    running_.push_back(std::move(*place));
+  } else {
+    step_.refused.emplace_back(std::move(*place), lease.status());
+  }
+  waiting_.erase(place);
+  return code;
+}
+
+Scheduler::Place Scheduler::with_most_cached(Place place) {
+  Sequence& first = **place;
+  if (first.overtaken >= kMostOvertaken) return place;
+  const std::size_t cached = first.expected.cached_tokens(), block_tokens = cache_.layout().block_tokens;
+  if (blocks_of(first) - cached / block_tokens <= cache_.room().free_blocks) return place;
+  Place best = place;
+  std::size_t most_cached = cached;
+  const auto end = waiting_.begin() + static_cast<std::ptrdiff_t>(std::min(waiting_.size(), kExpectedPrompts));
+  for (Place other = place + 1; other < end && (*other)->request.priority == first.request.priority; ++other) {
+    if ((*other)->waits_for_choice() || (*other)->expected.in_flight()) continue;
+    const std::size_t tokens = (*other)->expected.cached_tokens();
+    if (tokens <= most_cached) continue;
+    most_cached = tokens;
+    best = other;
+  }
+  if (best != place) ++first.overtaken;
+  return best;
+}
+
+bool Scheduler::preempt_for(const Sequence& waiting) {
+  const auto gives_way = [&](const Sequence& running) {
+    return running.request.priority < waiting.request.priority && running.rank_s > waiting.rank_s;
+  };
+  const auto needed = blocks_of(waiting);
+  std::size_t blocks = cache_.room().grantable_blocks;
+  std::size_t after = blocks;  // if all that give way were gone
+  auto lowest = running_.end();
+  for (auto place = running_.begin(); place != running_.end(); ++place) {
+    const Sequence& running = **place;
+    if (!gives_way(running)) continue;
+    after += blocks_of(running);
+    const auto comes_first = [](const Sequence& a, const Sequence& b) {
+      return a.request.priority != b.request.priority ? a.request.priority < b.request.priority : a.started > b.started;
+    };
+    if (lowest == running_.end() || comes_first(running, **lowest)) lowest = place;
+  }
+  if (lowest == running_.end() || after < needed) return false;
+  if (has_room() && blocks >= needed) return false;  // it will be admitted as any other
+  if (waiting.waits_for_choice() || waiting.expected.in_flight()) return false;
+  std::unique_ptr<Sequence> preempted = std::move(*lowest);
+  running_.erase(lowest);
+  preempted->preempt();
+  step_.preempted.push_back(preempted.get());
+  insert(std::move(preempted));
+  return true;
 }
 
 }  // namespace tiercel

@@ -1,23 +1,36 @@
 // Who computes what in the next step: iteration-level scheduling (Yu et al., Orca, 2022) with chunked prefill (Agrawal
-// et al., Sarathi, 2023) under a token budget.
+// et al., Sarathi-Serve, 2024) under a token budget.
 //
-// Running sequences that generate take one token each; what is left of the budget goes to prompts, in order; then
-// waiting requests are admitted, higher priority first and otherwise in order of arrival, as long as the cache promises
-// every block that they may come to need. So a running sequence never lacks memory, and nothing has to be undone.
+//   streams    Running sequences that generate take one token each.
+//   prompts    What is left of the budget, as far as the streams' next tokens come in time (StepBudget), goes to
+//              prompts, in order.
+//   waiting    Then waiting requests are admitted, as long as the cache promises every block that they may come to
+//              need. So a running sequence never lacks memory.
+//   preempted  A request of higher priority that has no room takes the place of the running one of lowest priority, the
+//              youngest of these, unless that one has waited so long that it ranks before. Its blocks stay in the
+//              cache, or go to a tier, as those of any request that ended; it waits where it stood and goes on when
+//              there is room again.
+//
+// Who goes first: by priority and arrival, where waiting `aging_s` makes up for one level of priority. The difference
+// of two ranks never changes, so the queue stays sorted and nobody starves. Where room is scarce, a request whose
+// prefix is cached may overtake some of its own priority that would evict it.
 //
 // The first of the queue are announced to the cache, which keeps the blocks they will reuse. One whose prefix another
 // sequence is computing waits for it, so that it is computed once; one whose tenant is at its quota waits too. Those
 // behind them go first meanwhile.
 //
-// A state machine without threads, clock or I/O; the step loop drives it. Not thread-safe.
+// A state machine without threads, clock or I/O; the step loop drives it. No step allocates memory where no request
+// comes or goes. Not thread-safe.
 #pragma once
 
 #include <cstddef>
 #include <deque>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/sequence.h"
+#include "engine/step_budget.h"
 #include "model/model_runner.h"
 #include "tiercel/kv_cache.h"
 
@@ -28,6 +41,8 @@ struct SchedulerLimits {
   std::size_t max_tokens = 1024;
   std::size_t max_logit_rows = 192;  // above max_sequences
   bool deterministic = false;
+  double target_step_s = 0;  // StepBudget
+  double aging_s = 10;
 };
 
 // A run of one sequence's next tokens in a step.
@@ -43,43 +58,72 @@ struct BatchPart {
 class Scheduler {
  public:
   // `cache` outlives the scheduler.
-  Scheduler(const SchedulerLimits& limits, KvCache& cache) : limits_(limits), cache_(cache) {}
+  Scheduler(const SchedulerLimits& limits, KvCache& cache);
 
   void enqueue(std::unique_ptr<Sequence> sequence);
+  // Takes in a sequence that has its lease already. There must be a place: running() below max_sequences.
+  void add_running(std::unique_ptr<Sequence> sequence);
 
   struct Step {
     std::vector<BatchPart> parts;
-    std::vector<Sequence*> admitted;  // entered the batch in this step; their lease says what was reused
+    std::size_t streams = 0;           // sequences that take one token and give one
+    std::size_t prompt_tokens = 0;     // of all others
+    std::vector<Sequence*> admitted;   // entered the batch in this step; their lease says what was reused
+    std::vector<Sequence*> preempted;  // left it
     // Can never run, with the reason; no longer the scheduler's.
     std::vector<std::pair<std::unique_ptr<Sequence>, Status>> refused;
   };
-  // The next step. Empty parts only when nothing can run: nothing is here, or (with leases held by others) no memory.
-  Step next_step();
+  // The next step; valid until the next call. Empty parts only when nothing can run: nothing is here, or (with leases
+  // held by others) no memory.
+  Step& next_step();
+  // How long the step took.
+  void measured(const Step& step, double seconds);
 
   // Takes out every sequence, waiting or running, for which `leaves` is true.
   template <class Predicate>
   std::vector<std::unique_ptr<Sequence>> take_if(const Predicate& leaves);
 
+  std::vector<std::unique_ptr<Sequence>> take_running() { return std::exchange(running_, {}); }
+
   bool idle() const { return waiting_.empty() && running_.empty(); }
   std::size_t waiting() const { return waiting_.size(); }
   std::size_t running() const { return running_.size(); }
+  bool has_room() const { return running_.size() < limits_.max_sequences; }
 
  private:
+  using Place = std::deque<std::unique_ptr<Sequence>>::iterator;
+
+  void insert(std::unique_ptr<Sequence> sequence);
+  void add_streams();
+  void add_prompts();
+  void announce_waiting();
+  void admit_waiting();
+  // Admits the waiting one at `place`, or says why not; refuses it where it can never be admitted.
+  StatusCode admit(Place place);
+  // Which of the waiting ones goes before the one at `place`, itself if none does.
+  Place with_most_cached(Place place);
+  // Gives the place of a running sequence of lower priority to `waiting`. False: there is none, or it would not help.
+  bool preempt_for(const Sequence& waiting);
   // Gives `sequence` up to `budget` tokens; returns how many it took.
-  std::size_t add_parts(Sequence& sequence, std::size_t budget, Step& step);
-  void admit_waiting(std::size_t budget, Step& step);
+  std::size_t add_parts(Sequence& sequence, std::size_t budget);
+  void settle_arithmetic();
   AdmitOptions admit_options(const Sequence& sequence) const;
   // Leading prompt tokens that every run computes, or reuses, with prefill arithmetic: the prompt's full blocks,
   // without the one that holds its last token. What follows, the prompt's tail, is always computed.
   std::size_t prefill_boundary(const Sequence& sequence) const;
+  std::size_t blocks_of(const Sequence& sequence) const;
 
   SchedulerLimits limits_;
   KvCache& cache_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;  // by priority, then arrival
+  StepBudget budget_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;  // by rank
   std::vector<std::unique_ptr<Sequence>> running_;
-  // Of the step being built.
-  std::size_t logit_rows_ = 0;   // asked for
-  std::size_t tail_tokens_ = 0;  // of prompt tails with decode arithmetic
+  // The step being built.
+  Step step_;
+  std::vector<BatchPart> sorted_parts_;
+  std::size_t prompt_budget_ = 0;  // tokens that prompts may still take
+  std::size_t logit_rows_ = 0;     // asked for
+  std::size_t tail_tokens_ = 0;    // of prompt tails with decode arithmetic
 };
 
 template <class Predicate>

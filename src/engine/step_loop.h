@@ -1,8 +1,11 @@
 // The engine's one working thread: takes arrivals, asks the scheduler for a step, lets the model compute it, draws
 // tokens and ends what is done. Sleeps when there is nothing to do.
+//
+// step_loop.cc has arrivals and endings, step_loop_compute.cc what happens in a step.
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -20,6 +23,9 @@ struct StepLoopOptions {
   SchedulerLimits limits;
   std::size_t max_queued_requests = 4096;
   std::vector<std::string> tier_names = {};  // of the cache
+  // For simulations: no thread, run_one() is called by hand; and a clock of their own.
+  bool by_hand = false;
+  std::function<Sequence::Clock::time_point()> now = Sequence::Clock::now;
 };
 
 class StepLoop {
@@ -30,27 +36,43 @@ class StepLoop {
   // close()
   ~StepLoop();
 
-  // Takes the sequence in, or ends it at once: Rejected when the queue is full, Cancelled after close(). Any thread.
+  // Takes one request's sequences in (several for several choices), or ends the request at once: Rejected when the
+  // queue is full, Cancelled after close(). Any thread.
+  void submit(std::vector<std::unique_ptr<Sequence>> choices);
   void submit(std::unique_ptr<Sequence> sequence);
 
   // Ends everything with Cancelled and joins the thread. Idempotent; any thread but the loop's own.
   void close();
 
+  // Takes arrivals, ends what is to end, runs one step. False: there was nothing to compute.
+  bool run_one();
+  // By hand only. Nothing is here, or has arrived.
+  bool idle() const {
+    const std::lock_guard lock(mutex_);
+    return arrivals_.empty() && scheduler_.idle();
+  }
+
  private:
   void run();
+  void wait_for_work();
+  bool take_arrivals();  // false when closing
+  void end_cancelled();
+  void end_all();
   // False if there was nothing to compute.
   bool run_step();
-  bool take_arrivals();  // waits for work; false when closing
-  void end_cancelled();
+  void start(Sequence& sequence, Sequence::Clock::time_point now);
   void note_reuse(Sequence& sequence) const;
   void compute(const std::vector<BatchPart>& parts);
   void report_prefill(const std::vector<BatchPart>& parts, double seconds);
+  void account(Sequence& sequence);
   void advance(const BatchPart& part, std::span<float> logits);
   void record_prompt_logprobs(const BatchPart& part, std::span<const float> logits);
+  // Every other choice goes on from the prompt that `first` has computed.
+  void fork_choices(Sequence& first, std::span<const float> logits);
   void draw_token(Sequence& sequence, std::span<float> logits);
   void finish(Sequence& sequence, FinishReason reason);
   void fail_running(const Status& status);
-  void end(std::unique_ptr<Sequence> sequence, Status status, bool was_running);
+  void end(std::unique_ptr<Sequence> sequence, Status status);
 
   const StepLoopOptions options_;
   ModelRunner& model_;
@@ -58,18 +80,23 @@ class StepLoop {
   const Tokenizer& tokenizer_;
   StatsRecorder& stats_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable arrived_;
   std::vector<std::unique_ptr<Sequence>> arrivals_;
-  std::size_t queued_ = 0;  // arrivals and the scheduler's waiting ones
+  std::size_t queued_ = 0;  // sequences that have not entered the batch: arrivals and waiting ones
   bool closing_ = false;
+  double start_interval_s_ = 0;     // between two that enter the batch, lately; 0: not known
+  std::size_t rejected_since_ = 0;  // the last one did
 
   // The thread's own.
   Scheduler scheduler_;
+  std::vector<std::unique_ptr<Sequence>> taken_;  // arrivals
   std::vector<SequenceChunk> chunks_;
   std::vector<float> raw_logits_;
+  std::vector<float> choice_logits_;
   std::vector<Sequence*> finished_;
   bool waits_for_cache_ = false;  // requests are here, and the last step had nothing to compute
+  Sequence::Clock::time_point last_start_;
 
   std::mutex join_mutex_;
   std::thread thread_;

@@ -137,6 +137,7 @@ std::byte* KvCache::block(BlockId id) const { return state_->block(id); }
 
 const KvLayout& KvCache::layout() const { return state_->layout(); }
 
+KvRoom KvCache::room() const { return state_->room(); }
 KvCacheStats KvCache::stats() const { return state_->stats(); }
 
 }  // namespace tiercel

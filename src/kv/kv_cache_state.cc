@@ -167,6 +167,13 @@ std::vector<KvTierStats> KvCacheState::tier_stats() const try {
   return {};
 }
 
+KvRoom KvCacheState::room() const {
+  const std::lock_guard lock(mutex_);
+  const std::size_t free = pool_.free_blocks(), promised = pool_.promised_blocks();
+  return {.free_blocks = free - std::min(free, promised),
+          .grantable_blocks = free + pool_.cached_blocks() - promised};
+}
+
 KvCacheStats KvCacheState::stats() const {
   // Stores are asked without the lock.
   std::vector<KvTierStats> tiers = tier_stats();

@@ -140,6 +140,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   Status flush(std::uint64_t timeout_ms);
   void report_prefill(std::size_t tokens, std::size_t position, double seconds);
   KvCacheStats stats() const;
+  KvRoom room() const;
   std::byte* block(BlockId id) const { return arena_.block(id); }
   const KvLayout& layout() const { return layout_; }
 

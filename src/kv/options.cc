@@ -1,12 +1,15 @@
 #include "tiercel/options.h"
 
+#include <cmath>
+#include <string_view>
+
 #include <fmt/format.h>
 
 namespace tiercel {
 namespace {
 
 template <class Value, class Range>
-Status out_of_range(const char* field, const Value& value, const Range& range) {
+Status out_of_range(std::string_view field, const Value& value, const Range& range) {
   return Status::invalid_argument(fmt::format("{} is {}; give {}", field, value, range));
 }
 
@@ -51,6 +54,13 @@ Status EngineOptions::validate() const {
                         fmt::format("at least max_batch_sequences, which is {}", max_batch_sequences));
   }
   if (max_queued_requests < 1) return out_of_range("max_queued_requests", max_queued_requests, "at least 1");
+  if (!(target_step_ms >= 0) || !std::isfinite(target_step_ms)) {
+    return out_of_range("target_step_ms", target_step_ms, "0 (automatic) or a finite number above it");
+  }
+  if (aging_ms < 1) return out_of_range("aging_ms", aging_ms, "at least 1");
+  for (std::size_t i = 0; i < cpus.size(); ++i) {
+    if (cpus[i] >= 4096) return out_of_range(fmt::format("cpus[{}]", i), cpus[i], "0 to 4095");
+  }
   return {};
 }
 

@@ -17,8 +17,8 @@ KvCache make_cache(std::size_t blocks) {
 std::unique_ptr<Sequence> make_sequence(std::size_t prompt, std::uint32_t max_tokens, int priority = 0,
                                         bool score = false) {
   Request request{.priority = priority, .max_tokens = max_tokens, .prompt_logprobs = score};
-  return std::make_unique<Sequence>(
-      std::move(request), std::vector<TokenId>(prompt, static_cast<TokenId>(prompt % 256)), kFakeVocabulary, 4096);
+  return std::make_unique<Sequence>(std::move(request),
+                                    std::vector<TokenId>(prompt, static_cast<TokenId>(prompt % 256)), 4096);
 }
 
 // What the step loop does with a step, less the model: every part is computed and one token drawn where logits were
@@ -52,7 +52,7 @@ TEST(Scheduler, RandomHistoriesKeepEveryLimitAndEndEveryRequest) {
                                         static_cast<int>(random() % 3), random() % 5 == 0));
         ++submitted;
       }
-      const Scheduler::Step step = scheduler.next_step();
+      Scheduler::Step& step = scheduler.next_step();
       ended += step.refused.size();
       for (const auto& [sequence, status] : step.refused) {
         EXPECT_EQ(status.code(), StatusCode::ResourceExhausted);
@@ -134,20 +134,120 @@ TEST(Scheduler, WhoWaitsForACancelledPrefixComputesIt) {
   EXPECT_EQ(computed, 100u);
 }
 
-TEST(Scheduler, RunningSequencesGoBeforePrompts) {
-  KvCache cache = make_cache(200);
-  Scheduler scheduler({.max_sequences = 8, .max_tokens = 16, .max_logit_rows = 16}, cache);
-  scheduler.enqueue(make_sequence(4, 50));
-  apply(scheduler.next_step());
-  scheduler.enqueue(make_sequence(200, 5));
-  for (int i = 0; i < 10; ++i) {
-    const auto step = scheduler.next_step();
-    ASSERT_EQ(step.parts.size(), 2u);
-    ASSERT_EQ(step.parts.front().tokens, 15u);
-    ASSERT_EQ(step.parts.back().tokens, 1u) << "the stream was stalled by a long prompt";
-    ASSERT_EQ(step.parts.back().logits, Logits::Last);
-    apply(step);
+TEST(Scheduler, ALongPromptKeepsToTheStreamsTime) {
+  struct Case {
+    double target_s;
+    std::size_t least, most;  // prompt tokens of a step
+  };
+  // A step takes 10 ms and 1 ms for each token of a prompt.
+  for (const Case& c :
+       {Case{.target_s = 0, .least = 7, .most = 8}, Case{.target_s = 0.030, .least = 19, .most = 20},
+        Case{.target_s = 10, .least = 63, .most = 63}, Case{.target_s = 0.001, .least = 8, .most = 8}}) {
+    KvCache cache = make_cache(400);
+    Scheduler scheduler({.max_sequences = 8, .max_tokens = 64, .max_logit_rows = 16, .target_step_s = c.target_s},
+                        cache);
+    scheduler.enqueue(make_sequence(4, 2000));
+    const auto run = [&] {
+      auto& step = scheduler.next_step();
+      apply(step);
+      scheduler.measured(step, 0.010 + 0.001 * static_cast<double>(step.prompt_tokens));
+      return std::pair(step.streams, step.prompt_tokens);
+    };
+    EXPECT_EQ(run(), std::pair(std::size_t{0}, std::size_t{4}));
+    scheduler.enqueue(make_sequence(1000, 5));
+    EXPECT_EQ(run(), std::pair(std::size_t{1}, std::size_t{0})) << "what the stream takes alone was not known";
+    std::size_t total = 0;
+    for (int i = 0; total < 1000; ++i) {
+      const auto [streams, prompt_tokens] = run();
+      ASSERT_EQ(streams, 1u) << "the stream was stalled by a long prompt";
+      total += prompt_tokens;
+      if (i < 20 || total >= 1000 || prompt_tokens == 0) continue;  // learning; the rest; measuring again
+      ASSERT_GE(prompt_tokens, c.least) << c.target_s;
+      ASSERT_LE(prompt_tokens, c.most) << c.target_s;
+      ASSERT_LT(i, 1000) << "the prompt starves";
+    }
   }
+}
+
+std::vector<int> order_of_admission(Scheduler& scheduler, std::size_t count) {
+  std::vector<int> order;
+  for (int i = 0; i < 2000 && order.size() < count; ++i) {
+    auto& step = scheduler.next_step();
+    for (const Sequence* sequence : step.admitted) order.push_back(static_cast<int>(sequence->request.priority));
+    apply(step);
+    static_cast<void>(scheduler.take_if([](const Sequence& s) { return s.computed == s.tokens.size(); }));
+  }
+  return order;
+}
+
+TEST(Scheduler, WaitingCountsAsPriority) {
+  KvCache cache = make_cache(100);
+  Scheduler scheduler({.max_sequences = 1, .max_tokens = 64, .max_logit_rows = 16, .aging_s = 10}, cache);
+  const auto at = [&](double seconds, int priority) {
+    auto sequence = make_sequence(9, 0, priority);
+    sequence->arrival += std::chrono::duration_cast<Sequence::Clock::duration>(std::chrono::duration<double>(seconds));
+    scheduler.enqueue(std::move(sequence));
+  };
+  at(0, -7);
+  at(65, 1);   // as good as -7 at -15
+  at(65, 0);   // as -7 at -5
+  at(75, 0);   // as -7 at 5
+  at(1e4, 3);  // came too late to pass anybody
+  EXPECT_EQ(order_of_admission(scheduler, 5), (std::vector<int>{1, 0, -7, 0, 3}));
+}
+
+TEST(Scheduler, HigherPriorityTakesThePlaceOfTheYoungestOfTheLowest) {
+  KvCache cache = make_cache(30);
+  Scheduler scheduler({.max_sequences = 8, .max_tokens = 1024, .max_logit_rows = 16, .aging_s = 1e6}, cache);
+  const auto add = [&](int priority, std::size_t blocks, double started_s) {
+    auto sequence = make_sequence(8 * blocks - 4, 4, priority);
+    sequence->arrival += std::chrono::milliseconds(static_cast<int>(1e3 * started_s));
+    scheduler.enqueue(std::move(sequence));
+    std::vector<Sequence*> preempted;
+    for (int i = 0; i < 3; ++i) {  // one may be without prompts, to measure the streams
+      auto& step = scheduler.next_step();
+      for (Sequence* admitted : step.admitted) admitted->started = admitted->arrival;
+      preempted.insert(preempted.end(), step.preempted.begin(), step.preempted.end());
+      apply(step);
+    }
+    return preempted;
+  };
+  EXPECT_TRUE(add(1, 10, 1).empty());
+  EXPECT_TRUE(add(0, 9, 2).empty());
+  EXPECT_TRUE(add(0, 8, 3).empty());
+  EXPECT_EQ(scheduler.running(), 3u);
+  EXPECT_TRUE(add(0, 7, 4).empty()) << "equals wait for each other";
+  EXPECT_TRUE(add(2, 31, 5).empty()) << "nothing is gained where it can never fit";
+  const auto preempted = add(2, 11, 6);
+  ASSERT_EQ(preempted.size(), 1u) << "three blocks are free, and eight come back";
+  EXPECT_EQ(preempted[0]->most_tokens, 8 * 8u);
+  EXPECT_EQ(preempted[0]->computed, 0u);
+  EXPECT_EQ(preempted[0]->response.preemptions, 1u);
+  EXPECT_EQ(scheduler.running(), 3u);
+  EXPECT_EQ(scheduler.waiting(), 2u);
+}
+
+TEST(Scheduler, WhereRoomIsScarceACachedPrefixGoesFirstButNotForever) {
+  KvCache cache = make_cache(12);
+  const auto prompt_of = [](int kind) { return std::vector<TokenId>(70, static_cast<TokenId>(kind)); };
+  Scheduler scheduler({.max_sequences = 1, .max_tokens = 256, .max_logit_rows = 16}, cache);
+  const auto enqueue = [&](int kind) {
+    scheduler.enqueue(std::make_unique<Sequence>(Request{.max_tokens = 0}, prompt_of(kind), 4096));
+  };
+  enqueue(1);  // and stays in the cache, which has no room for another
+  apply_and_share(scheduler.next_step());
+  static_cast<void>(scheduler.take_if([](const Sequence&) { return true; }));
+  enqueue(2);
+  for (int i = 0; i < 40; ++i) enqueue(1);
+  std::vector<int> order;
+  while (!scheduler.idle()) {
+    auto& step = scheduler.next_step();
+    for (const Sequence* sequence : step.admitted) order.push_back(sequence->tokens[0]);
+    apply_and_share(step);
+    static_cast<void>(scheduler.take_if([](const Sequence& s) { return s.computed == s.tokens.size(); }));
+  }
+  const auto other = std::ranges::find(order, 2) - order.begin();
+  EXPECT_EQ(other, 16) << "those whose prefix is cached go first, sixteen times";
 }
 
 }  // namespace

@@ -26,6 +26,8 @@ struct Harness {
     std::size_t max_tokens = 64;
     std::size_t max_queued_requests = 10000;
     std::vector<std::shared_ptr<TierStore>> tiers = {};
+    bool by_hand = false;
+    std::function<Sequence::Clock::time_point()> now = Sequence::Clock::now;
   };
   Harness() : Harness(Options()) {}
   explicit Harness(const Options& options)
@@ -40,16 +42,17 @@ struct Harness {
                          .max_tokens = options.max_tokens,
                          .max_logit_rows = options.max_sequences + 8,
                          .deterministic = options.deterministic},
-              .max_queued_requests = options.max_queued_requests},
+              .max_queued_requests = options.max_queued_requests,
+              .by_hand = options.by_hand,
+              .now = options.now},
              model, cache, tokenizer, stats) {}
 
-  ResponseFuture submit(Request request) {
+  ResponseFuture submit(Request request, Sequence::Clock::time_point now = Sequence::Clock::now()) {
     auto prompt = check_request(request, {tokenizer, chat_template, kFakeVocabulary, 4096});
     EXPECT_TRUE(prompt.ok()) << prompt.status().to_string();
-    auto sequence = std::make_unique<Sequence>(std::move(request), std::move(*prompt), kFakeVocabulary, 4096);
-    sequence->arrival = Sequence::Clock::now();
-    ResponseFuture future(sequence->promise);
-    loop.submit(std::move(sequence));
+    auto choices = make_sequences(std::move(request), std::move(*prompt), 4096, now);
+    ResponseFuture future(choices.front()->promise);
+    loop.submit(std::move(choices));
     return future;
   }
 
@@ -327,6 +330,184 @@ TEST(StepLoop, CancelledAndClosedRequestsEndAndGiveEverythingBack) {
     EXPECT_EQ(harness.submit({.text = "after"}).get().ok(), seed % 2 == 1);
     harness.check_accounts();
   }
+}
+
+TEST(StepLoop, RequestsEndInTimeOrWithDeadlineExceeded) {
+  using Clock = Sequence::Clock;
+  Clock::time_point now = Clock::now();
+  Harness harness({.max_sequences = 2, .by_hand = true, .now = [&] { return now; }});
+  const auto ms = [](int n) { return std::chrono::milliseconds(n); };
+  // Two run, and one of them too long; one waits too long; one has a deadline that it keeps.
+  auto long_one =
+      harness.submit({.text = "one", .max_tokens = 1000, .ignore_end_of_text = true, .timeout_ms = 50}, now);
+  auto short_one =
+      harness.submit({.text = "two", .max_tokens = 5, .ignore_end_of_text = true, .deadline = now + ms(50)}, now);
+  auto endless = harness.submit({.text = "four", .priority = -1, .max_tokens = 1000, .ignore_end_of_text = true}, now);
+  auto waits = harness.submit({.text = "three", .priority = -2, .timeout_ms = 49}, now);
+  auto passed = harness.submit({.text = "late already", .deadline = now}, now);
+  for (int step = 0; step < 60; ++step, now += ms(1)) harness.loop.run_one();
+  EXPECT_EQ(passed.get().status().code(), StatusCode::DeadlineExceeded);
+  EXPECT_TRUE(short_one.get().ok());
+  EXPECT_EQ(waits.get().status().code(), StatusCode::DeadlineExceeded);
+  const auto ended = long_one.get();
+  EXPECT_EQ(ended.status().code(), StatusCode::DeadlineExceeded);
+  EXPECT_NE(ended.status().message().find("tokens drawn"), std::string::npos) << ended.status().message();
+  EXPECT_FALSE(endless.ready());
+  EXPECT_EQ(harness.cache.stats().leased_blocks, (3u + 58u) / 8 + 1) << "blocks of what ended are still held";
+  endless.cancel();
+  harness.loop.run_one();
+  EXPECT_EQ(endless.get().status().code(), StatusCode::Cancelled);
+  harness.check_accounts();
+}
+
+TEST(StepLoop, DroppingTheFutureCancelsWhereAskedFor) {
+  Harness harness({.by_hand = true});
+  for (const bool cancels : {true, false}) {
+    auto future =
+        harness.submit({.text = "drop", .max_tokens = 100, .ignore_end_of_text = true, .cancel_when_dropped = cancels});
+    harness.loop.run_one();
+    future =
+        harness.submit({.text = "next", .max_tokens = 2, .ignore_end_of_text = true, .cancel_when_dropped = cancels});
+    { const ResponseFuture moved = std::move(future); }
+    harness.loop.run_one();
+    EXPECT_EQ(harness.loop.idle(), cancels);
+  }
+  bool continued = false;
+  harness.submit({.text = "then", .max_tokens = 2, .cancel_when_dropped = true}).then([&](Result<Response> response) {
+    continued = response.ok();
+  });
+  while (!harness.loop.idle() || !continued) harness.loop.run_one();
+  EXPECT_TRUE(continued) << "a future that is continued is not dropped";
+  EXPECT_EQ(harness.stats.snapshot().cancelled, 2u);
+}
+
+TEST(StepLoop, ThePreemptedGoOnWithTheSameTokens) {
+  for (const bool deterministic : {false, true}) {
+    std::uint32_t preemptions = 0;
+    for (unsigned seed = 0; seed < 60; ++seed) {
+      std::mt19937 random(seed);
+      const bool tier = seed % 2 == 0;
+      Harness harness({.blocks = 20 + random() % 30,
+                       .deterministic = deterministic,
+                       .max_sequences = 2 + random() % 4,
+                       .tiers = tier ? std::vector{memory_tier({.capacity_bytes = std::size_t{1} << 20}).value()}
+                                     : std::vector<std::shared_ptr<TierStore>>(),
+                       .by_hand = true});
+      const auto prompts = random_prompts(random, 30);
+      std::vector<ResponseFuture> futures;
+      std::vector<std::vector<TokenId>> streamed(prompts.size());
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        Request request{.priority = static_cast<int>(random() % 4), .tokens = prompts[i], .max_tokens = 30};
+        request.prompt_logprobs = random() % 6 == 0;
+        request.on_token = [&streamed, i](const TokenEvent& event) { streamed[i].push_back(event.token); };
+        futures.push_back(harness.submit(std::move(request)));
+        for (unsigned steps = random() % 6; steps > 0; --steps) harness.loop.run_one();
+      }
+      for (int step = 0; step < 5000 && !harness.loop.idle(); ++step) harness.loop.run_one();
+      std::uint64_t reused = 0;
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        ASSERT_TRUE(futures[i].ready()) << "starved, seed " << seed;
+        const auto response = futures[i].get();
+        ASSERT_TRUE(response.ok()) << response.status().to_string();
+        const std::size_t boundary = (prompts[i].size() - 1) / 8 * 8;
+        ASSERT_EQ(response->tokens, FakeModel::expected_output(prompts[i], 30, boundary, deterministic)) << seed;
+        ASSERT_EQ(response->tokens, streamed[i]) << "a token was told twice, or not";
+        if (!response->prompt_logprobs.empty()) {
+          ASSERT_EQ(response->prompt_logprobs.size(), prompts[i].size() - 1);
+        }
+        preemptions += response->preemptions;
+        reused += response->reused_tokens;
+      }
+      harness.check_accounts();
+      ASSERT_EQ(harness.stats.snapshot().reused_tokens, reused);
+      std::size_t tokens = 0;
+      for (const auto& prompt : prompts) tokens += prompt.size();
+      ASSERT_EQ(harness.stats.snapshot().prompt_tokens, tokens) << "a prompt counts once, preempted or not";
+    }
+    EXPECT_GT(preemptions, 100u);
+  }
+}
+
+TEST(StepLoop, ChoicesShareThePromptAndDifferBySeed) {
+  for (const std::size_t blocks : {200u, 12u}) {  // 12: no room to fork; they go one after the other
+    Harness harness({.blocks = blocks, .max_sequences = 6, .by_hand = true});
+    Request request{.tokens = std::vector<TokenId>(50, 'x'), .max_tokens = 20};
+    request.sampling.temperature = 4;
+    request.ignore_end_of_text = true;
+    const auto answer_of = [&](const Request& asked) {
+      auto future = harness.submit(asked);
+      for (int step = 0; step < 500 && !harness.loop.idle(); ++step) harness.loop.run_one();
+      return future.get().value();
+    };
+    const Response alone = answer_of(request);
+    EXPECT_TRUE(alone.choices.empty());
+    std::vector<std::vector<TokenId>> streamed(5);
+    request.n = 5;
+    request.on_token = [&](const TokenEvent& event) { streamed[event.choice].push_back(event.token); };
+    request.cache_salt = "new";
+    const Response several = answer_of(request);
+    ASSERT_EQ(several.choices.size(), 5u);
+    EXPECT_EQ(several.tokens, alone.tokens) << "the first choice is what one alone would have been";
+    EXPECT_EQ(several.text, alone.text);
+    for (std::size_t i = 0; i < 5; ++i) {
+      EXPECT_EQ(several.choices[i].tokens, streamed[i]);
+      EXPECT_EQ(several.choices[i].tokens.size(), 20u);
+      for (std::size_t j = 0; j < i; ++j) EXPECT_NE(several.choices[i].tokens, several.choices[j].tokens);
+    }
+    EXPECT_EQ(harness.stats.snapshot().prompt_tokens, 100u) << "computed once for all choices";
+    EXPECT_EQ(harness.stats.snapshot().completed, 2u) << "one request, however many choices";
+    request.n = 2;
+    request.best_of = 5;
+    const Response best = answer_of(request);
+    ASSERT_EQ(best.choices.size(), 2u);
+    const auto mean = [](const Choice& choice) {
+      double sum = 0;
+      for (const float logprob : choice.logprobs) sum += static_cast<double>(logprob);
+      return sum / static_cast<double>(choice.logprobs.size());
+    };
+    std::vector<double> all;
+    for (const Choice& choice : several.choices) all.push_back(mean(choice));
+    std::ranges::sort(all, std::greater());
+    EXPECT_NEAR(mean(best.choices[0]), all[0], 1e-5);
+    EXPECT_NEAR(mean(best.choices[1]), all[1], 1e-5);
+    harness.check_accounts();
+  }
+}
+
+TEST(StepLoop, ChoicesAreCancelledTogether) {
+  Harness harness({.by_hand = true});
+  for (const int steps : {0, 1, 3}) {
+    Request request{.text = "several", .max_tokens = 50, .ignore_end_of_text = true, .n = 4};
+    request.sampling.temperature = 1;
+    auto future = harness.submit(std::move(request));
+    for (int i = 0; i < steps; ++i) harness.loop.run_one();
+    future.cancel();
+    harness.loop.run_one();
+    ASSERT_TRUE(future.ready());
+    EXPECT_EQ(future.get().status().code(), StatusCode::Cancelled);
+    EXPECT_TRUE(harness.loop.idle());
+  }
+  EXPECT_EQ(harness.stats.snapshot().cancelled, 3u);
+  harness.check_accounts();
+}
+
+TEST(StepLoop, AFullQueueSaysWhenToTryAgain) {
+  Sequence::Clock::time_point now = Sequence::Clock::now();
+  Harness harness({.max_sequences = 1, .max_queued_requests = 2, .by_hand = true, .now = [&] { return now; }});
+  const Request request{.text = "four steps", .max_tokens = 4, .ignore_end_of_text = true};
+  std::vector<ResponseFuture> futures;
+  for (int i = 0; i < 40; ++i, now += std::chrono::milliseconds(25)) {
+    if (i % 4 == 0) futures.push_back(harness.submit(request, now));
+    harness.loop.run_one();
+  }
+  futures.push_back(harness.submit(request, now));
+  for (int i = 0; i < 2; ++i) futures.push_back(harness.submit(request, now));
+  const Status first = harness.submit(request, now).get().status(),
+               second = harness.submit(request, now).get().status();
+  ASSERT_EQ(second.code(), StatusCode::Rejected);
+  EXPECT_GE(second.retry_after_ms(), 100u) << "a request takes 4 steps of 25 ms";
+  EXPECT_LE(first.retry_after_ms(), second.retry_after_ms());
+  EXPECT_LE(second.retry_after_ms(), 400u);
 }
 
 // The least of a coroutine: runs until it waits, resumes where the response is ready, ends by itself.

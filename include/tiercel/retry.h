@@ -1,0 +1,60 @@
+// Trying again, later and not all at once, what was refused because too much was going on.
+//
+//   auto answer = tiercel::retry({.attempts = 5}, [&] { return engine.process_request(request).get(); });
+//
+// Delays grow exponentially with full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015),
+// above the time that the refusal itself names (Status::retry_after_ms).
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <thread>
+
+#include "tiercel/status.h"
+
+namespace tiercel {
+
+struct RetryOptions {
+  std::uint32_t attempts = 5;           // in all. At least 1
+  std::uint64_t first_delay_ms = 20;    // the longest one before the second attempt; it doubles for each further one
+  std::uint64_t most_delay_ms = 5'000;  // of one attempt; what a refusal names may be more
+  std::uint64_t seed = 0;               // of the jitter. 0: another one each time
+};
+
+// The delays of one call. Not thread-safe.
+class RetryPolicy {
+ public:
+  explicit RetryPolicy(const RetryOptions& options = {});
+
+  // After a failed attempt: how long to wait before the next one. Empty where there is to be none: the attempts are
+  // used up, or another one cannot help (only Rejected and Unavailable may pass by themselves).
+  std::optional<std::chrono::milliseconds> next_delay(const Status& status);
+
+ private:
+  RetryOptions options_;
+  std::uint32_t failed_ = 0;
+  std::uint64_t random_;
+};
+
+// Calls `call`, which returns a Status or a Result, until it succeeds or there is no sense in it any more; returns its
+// last answer. Sleeps in between on the calling thread.
+template <class Call>
+auto retry(const RetryOptions& options, Call&& call) -> decltype(call()) {
+  const auto status_of = [](const auto& answer) -> Status {
+    if constexpr (requires { answer.status(); }) {
+      return answer.status();
+    } else {
+      return answer;
+    }
+  };
+  RetryPolicy policy(options);
+  for (;;) {
+    auto answer = call();
+    const auto delay = answer.ok() ? std::nullopt : policy.next_delay(status_of(answer));
+    if (!delay) return answer;
+    std::this_thread::sleep_for(*delay);
+  }
+}
+
+}  // namespace tiercel

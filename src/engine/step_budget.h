@@ -1,0 +1,47 @@
+// How many prompt tokens a step may take while streams run, so that each stream's next token comes in time: chunked
+// prefill (Agrawal et al., Sarathi-Serve, 2024) whose chunk is not a constant but follows from what steps have taken.
+//
+// Measured are steps of streams alone, by their number, and what a prompt token adds beside them. Where it is not known
+// what the streams take alone, or not any more, one step goes without prompts to show it.
+//
+// Without threads or clock. Not thread-safe.
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+namespace tiercel {
+
+class StepBudget {
+ public:
+  // 0: `kAutomaticTarget` times what the streams take alone.
+  explicit StepBudget(double target_step_s) : target_step_s_(target_step_s) {}
+
+  // For a step in which `streams` sequences take one token each. At most `most`; 0 where nothing was asked for, or for
+  // one step that is to be measured.
+  std::size_t prompt_tokens(std::size_t streams, std::size_t most);
+  void measured(std::size_t streams, std::size_t prompt_tokens, double seconds);
+
+ private:
+  // A stream's gap between tokens is then at most twice its shortest, with some room for what cannot be foreseen.
+  static constexpr double kAutomaticTarget = 1.75;
+  static constexpr std::size_t kLeastTokens = 8;     // of a prompt, however slow: it must end some day
+  static constexpr std::size_t kFirstTokens = 32;    // before anything is known
+  static constexpr std::size_t kStepsToTrust = 128;  // with prompts, after which streams are measured alone again
+
+  // Of so many streams, by powers of two.
+  struct Alone {
+    double seconds = 0;  // 0: not known
+    std::size_t steps_since = 0;
+    bool asked = false;  // for a step without prompts
+  };
+  Alone& alone(std::size_t streams);
+
+  double target_step_s_;
+  std::array<Alone, 16> alone_;
+  // Of what prompt tokens added beside streams, or took by themselves; the older, the less it counts.
+  double added_s_ = 0;
+  double added_tokens_ = 0;
+};
+
+}  // namespace tiercel

@@ -1,0 +1,210 @@
+#include <algorithm>
+#include <utility>
+
+#include "base/logging.h"
+#include "engine/step_loop.h"
+#include "engine/step_time.h"
+
+namespace tiercel {
+
+bool StepLoop::run_step() {
+  const auto start_time = options_.now();
+  Scheduler::Step& step = scheduler_.next_step();
+  for (auto& [sequence, status] : step.refused) end(std::move(sequence), std::move(status));
+  for (Sequence* sequence : step.preempted) {
+    stats_.on_preempted();
+    log().debug("a request of priority {} gives its place to one of higher priority", sequence->request.priority);
+  }
+  for (Sequence* sequence : step.admitted) {
+    if (sequence->was_admitted()) {
+      stats_.on_resumed();
+    } else {
+      start(*sequence, start_time);
+    }
+  }
+  if (step.parts.empty()) return !step.refused.empty() || !step.preempted.empty();
+  compute(step.parts);
+  const double seconds = std::chrono::duration<double>(options_.now() - start_time).count();
+  scheduler_.measured(step, seconds);
+  stats_.on_step(seconds);
+  report_prefill(step.parts, seconds);
+  return true;
+}
+
+void StepLoop::start(Sequence& sequence, Sequence::Clock::time_point now) {
+  sequence.start(now, model_.shape().vocabulary);
+  sequence.response.queue_ms = milliseconds(now - sequence.arrival);
+  note_reuse(sequence);
+  const bool counts = !sequence.group || !std::exchange(sequence.group->started, true);
+  if (sequence.choice == 0) sequence.accounted = sequence.computed;
+  if (counts) stats_.on_started(sequence.choice == 0 ? sequence.computed : 0, sequence.response.queue_ms);
+  const std::lock_guard lock(mutex_);
+  --queued_;
+  rejected_since_ = 0;
+  if (last_start_ != Sequence::Clock::time_point()) {
+    constexpr double kWeight = 0.1;
+    const double interval_s = std::chrono::duration<double>(now - last_start_).count();
+    start_interval_s_ += (start_interval_s_ == 0 ? 1 : kWeight) * (interval_s - start_interval_s_);
+  }
+  last_start_ = now;
+}
+
+void StepLoop::note_reuse(Sequence& sequence) const {
+  Response& response = sequence.response;
+  response.reused_tokens = static_cast<std::uint32_t>(sequence.computed);
+  std::uint32_t hot = response.reused_tokens;
+  for (std::size_t tier = 0; tier < options_.tier_names.size(); ++tier) {
+    const auto tokens = static_cast<std::uint32_t>(sequence.lease.matched_tokens_from(tier));
+    response.reused_by_tier.emplace_back(options_.tier_names[tier], tokens);
+    hot -= tokens;
+  }
+  response.reused_by_tier.emplace(response.reused_by_tier.begin(), "hot", hot);
+}
+
+// The cache weighs loading against computing by it. Only steps that do little else say what computing takes.
+void StepLoop::report_prefill(const std::vector<BatchPart>& parts, double seconds) {
+  constexpr std::size_t kLeastTokens = 64;
+  std::size_t tokens = 0, others = 0;
+  double positions = 0;
+  for (const BatchPart& part : parts) {
+    (part.arithmetic == Arithmetic::Prefill ? tokens : others) += part.tokens;
+    if (part.arithmetic != Arithmetic::Prefill) continue;
+    positions += static_cast<double>(part.tokens) * (static_cast<double>(part.first_token) + part.tokens / 2.0);
+  }
+  if (tokens < kLeastTokens || tokens < 8 * others) return;
+  const auto middle = static_cast<std::size_t>(positions / static_cast<double>(tokens));
+  cache_.report_prefill(tokens, middle - std::min(middle, tokens / 2), seconds);
+}
+
+void StepLoop::compute(const std::vector<BatchPart>& parts) {
+  for (const BatchPart& part : parts) {
+    // Within what admission promised, so it cannot fail.
+    if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens); !grown.ok())
+      return fail_running(grown);
+  }
+  chunks_.clear();
+  for (const BatchPart& part : parts) {
+    chunks_.push_back({.tokens = std::span(part.sequence->tokens).subspan(part.first_token, part.tokens),
+                       .first_position = part.first_token,
+                       .block_table = part.sequence->lease.block_table(),
+                       .logits = part.logits,
+                       .arithmetic = part.arithmetic});
+  }
+  Result<std::span<float>> computed = model_.step(chunks_, cache_.block(0));
+  if (!computed.ok()) {
+    log().error("{}", computed.status().message());
+    return fail_running(computed.status());
+  }
+
+  std::span<float> logits = *computed;
+  const std::size_t vocabulary = model_.shape().vocabulary;
+  for (const BatchPart& part : parts) {
+    const std::size_t rows = part.logits == Logits::None ? 0 : part.logits == Logits::Last ? 1 : part.tokens;
+    advance(part, logits.first(rows * vocabulary));
+    logits = logits.subspan(rows * vocabulary);
+  }
+  if (finished_.empty()) return;
+  for (auto& sequence :
+       scheduler_.take_if([&](const Sequence& s) { return std::ranges::find(finished_, &s) != finished_.end(); })) {
+    end(std::move(sequence), Status());
+  }
+  finished_.clear();
+}
+
+void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
+  Sequence& sequence = *part.sequence;
+  const auto computed = std::span<const TokenId>(sequence.tokens).subspan(part.first_token, part.tokens);
+  sequence.lease.commit(computed, part.share, /*copyable=*/part.arithmetic == Arithmetic::Prefill);
+  sequence.computed += part.tokens;
+  account(sequence);
+  if (part.logits == Logits::None) return;
+
+  if (part.logits == Logits::All) record_prompt_logprobs(part, logits);
+  if (sequence.computed < sequence.tokens.size()) return;
+  if (sequence.request.max_tokens == 0) return finish(sequence, FinishReason::Length);
+  const std::span<float> last = logits.last(model_.shape().vocabulary);
+  if (sequence.group && !sequence.group->forked) fork_choices(sequence, last);
+  draw_token(sequence, last);
+}
+
+// Every token of a prompt is computed or reused once, whatever its sequence went through.
+void StepLoop::account(Sequence& sequence) {
+  const std::size_t first = sequence.accounted;
+  if (sequence.computed <= first) return;
+  sequence.accounted = sequence.computed;
+  if (first >= sequence.prompt_tokens || sequence.choice > 0) return;
+  stats_.on_prompt_tokens_computed(std::min(sequence.computed, sequence.prompt_tokens) - first);
+}
+
+void StepLoop::fork_choices(Sequence& first, std::span<const float> logits) {
+  first.group->forked = true;
+  const auto waits = [&](const Sequence& s) { return s.group == first.group && !s.was_admitted(); };
+  for (auto& choice : scheduler_.take_if(waits)) {
+    auto lease = scheduler_.has_room() ? first.lease.fork(choice->most_tokens) : Result<Lease>(Status::unavailable({}));
+    if (!lease.ok()) {
+      scheduler_.enqueue(std::move(choice));  // as a request of its own, whose prompt is in the cache
+      continue;
+    }
+    Sequence& forked = *choice;
+    forked.lease = std::move(*lease);
+    forked.computed = forked.accounted = first.computed;
+    scheduler_.add_running(std::move(choice));
+    start(forked, options_.now());
+    std::ranges::copy(logits, choice_logits_.begin());
+    draw_token(forked, choice_logits_);
+  }
+}
+
+void StepLoop::record_prompt_logprobs(const BatchPart& part, std::span<const float> logits) {
+  Sequence& sequence = *part.sequence;
+  const std::size_t vocabulary = model_.shape().vocabulary;
+  for (std::size_t i = 0; i < part.tokens; ++i) {
+    const std::size_t next = part.first_token + i + 1;
+    if (next >= sequence.prompt_tokens) break;
+    if (next <= sequence.response.prompt_logprobs.size()) continue;  // known from before a preemption
+    sequence.response.prompt_logprobs.push_back(
+        logprob_of(logits.subspan(i * vocabulary, vocabulary), sequence.tokens[next]));
+  }
+}
+
+void StepLoop::draw_token(Sequence& sequence, std::span<float> logits) {
+  std::ranges::copy(logits, raw_logits_.begin());
+  const TokenId token = sequence.sampler->sample(logits);
+  const auto now = options_.now();
+  if (sequence.response.tokens.empty() && sequence.response.ttft_ms == 0) {
+    sequence.response.ttft_ms = milliseconds(now - sequence.arrival);
+    stats_.on_first_output_token(sequence.response.ttft_ms);
+  } else {
+    stats_.on_output_token(milliseconds(now - sequence.last_token));
+  }
+  sequence.last_token = now;
+
+  const Request& request = sequence.request;
+  const bool ends = (tokenizer_.is_end(token) && !request.ignore_end_of_text) ||
+                    std::ranges::find(request.stop_tokens, token) != request.stop_tokens.end();
+  if (ends) return finish(sequence, FinishReason::Stop);
+  sequence.tokens.push_back(token);
+  sequence.sampler->observe(token);
+  const float logprob = logprob_of(raw_logits_, token);
+  sequence.response.tokens.push_back(token);
+  sequence.response.logprobs.push_back(logprob);
+
+  std::string text = sequence.decoder.push(tokenizer_.bytes_of(token));
+  const bool full = sequence.tokens.size() >= sequence.most_tokens;
+  if (full && !sequence.decoder.stopped()) text += sequence.decoder.finish();
+  const bool stopped = sequence.decoder.stopped();  // finish() may have settled a stop string that was still open
+  if (request.on_token) {
+    request.on_token({.token = token, .text = text, .logprob = logprob, .choice = sequence.choice});
+  }
+  sequence.response.text += text;
+  if (stopped) return finish(sequence, FinishReason::Stop);
+  if (full) finish(sequence, FinishReason::Length);
+}
+
+void StepLoop::finish(Sequence& sequence, FinishReason reason) {
+  if (!sequence.decoder.stopped()) sequence.response.text += sequence.decoder.finish();
+  sequence.response.finish_reason = reason;
+  finished_.push_back(&sequence);
+}
+
+}  // namespace tiercel
