@@ -4,8 +4,10 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -20,6 +22,7 @@ constexpr std::size_t kOutputGrain = 16;   // outputs of an in-place part
 constexpr std::size_t kProductGrain = 64;  // outputs of a product's part: whole tiles of the matrix units
 // From so many rows for each thread on, threads share the rows of a product, below its outputs.
 constexpr std::size_t kRowsPerThread = 64;
+constexpr std::size_t kTileRows = 16;
 
 std::uint16_t* bf16_data(const at::Tensor& tensor) { return reinterpret_cast<std::uint16_t*>(tensor.data_ptr()); }
 
@@ -29,6 +32,14 @@ void unpack_row(const kernels::QuantMatrix& matrix, kernels::Rounding rounding, 
   const std::size_t row_bytes = matrix.columns / block_elements(matrix.type) * block_bytes(matrix.type);
   dequantize(matrix.type, {matrix.data + output * row_bytes, row_bytes}, {out, matrix.columns});
   if (rounding == kernels::Rounding::Bf16) kernels::round_to_bf16(out, matrix.columns);
+}
+
+// The library behind the product compiles, and keeps, code for every shape it meets: milliseconds and a hundred KiB
+// each. So it meets few: rows are filled up, to what its tiles hold anyway.
+std::size_t rounded_rows(std::size_t rows) {
+  if (rows <= kTileRows) return std::bit_ceil(rows);
+  const std::size_t unit = rows <= 8 * kTileRows ? kTileRows : 4 * kTileRows;
+  return (rows + unit - 1) / unit * unit;
 }
 
 template <class Run>
@@ -114,10 +125,42 @@ void Linear::forward(ThreadTeam& team, const float* x, std::size_t rows, float* 
 
 void Linear::forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
   if (!packed_.defined()) return forward_in_place(team, x, rows, y);
-  team.run((rows + kPrefillRows - 1) / kPrefillRows, [&](std::size_t i, std::size_t) {
+  const std::size_t tiles = (rows + kPrefillRows - 1) / kPrefillRows;
+  if (plan_.keeps_bits && tiles < team.threads()) {
+    for (std::size_t first = 0; first < rows; first += kPrefillRows) {
+      multiply_few(team, x + first * columns_, std::min(kPrefillRows, rows - first), y + first * outputs_);
+    }
+    return;
+  }
+  team.run(tiles, [&](std::size_t i, std::size_t) {
     const std::size_t first = i * kPrefillRows, used = std::min(kPrefillRows, rows - first);
     multiply(x + first * columns_, kPrefillRows, used, 0, outputs_, y + first * outputs_);
   });
+}
+
+void Linear::multiply_few(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
+  const std::size_t filled = rounded_rows(rows);
+  team.run_parts(outputs_, kProductGrain,
+                 [&](std::size_t begin, std::size_t end) { multiply(x, filled, rows, begin, end, y); });
+}
+
+bool Linear::product_keeps_bits(ThreadTeam& team) const {
+  if (!packed_.defined()) return false;
+  std::vector<float> x(kPrefillRows * columns_), whole(kPrefillRows * outputs_), parts(whole.size());
+  // Values of many magnitudes: sums in another order would differ somewhere.
+  std::uint32_t random = 1;
+  for (float& value : x) {
+    random = random * 1664525u + 1013904223u;
+    value =
+        std::ldexp(static_cast<float>(static_cast<std::int32_t>(random)) * 0x1p-31f, static_cast<int>(random % 13) - 6);
+  }
+  if (rounding_ == kernels::Rounding::Bf16) kernels::round_to_bf16(x.data(), x.size());
+  multiply(x.data(), kPrefillRows, kPrefillRows, 0, outputs_, whole.data());
+  for (std::size_t rows = 1; rows <= kPrefillRows; rows = rounded_rows(rows) + 1) {
+    multiply_few(team, x.data(), rows, parts.data());
+    if (std::memcmp(parts.data(), whole.data(), rows * outputs_ * sizeof(float)) != 0) return false;
+  }
+  return true;
 }
 
 void Linear::forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
@@ -143,11 +186,12 @@ void Linear::forward_product(ThreadTeam& team, const float* x, std::size_t rows,
     const std::size_t each = (rows + team.threads() - 1) / team.threads();
     team.run((rows + each - 1) / each, [&](std::size_t i, std::size_t) {
       const std::size_t first = i * each, count = std::min(each, rows - first);
-      multiply(x + first * columns_, count, count, 0, outputs_, y + first * outputs_);
+      multiply(x + first * columns_, rounded_rows(count), count, 0, outputs_, y + first * outputs_);
     });
   } else {
+    const std::size_t filled = rounded_rows(rows);
     team.run_parts(outputs_, kProductGrain,
-                   [&](std::size_t begin, std::size_t end) { multiply(x, rows, rows, begin, end, y); });
+                   [&](std::size_t begin, std::size_t end) { multiply(x, filled, rows, begin, end, y); });
   }
 }
 

@@ -31,6 +31,9 @@ inline constexpr std::size_t kPrefillRows = 64;
 struct LinearPlan {
   Product product = Product::None;
   std::size_t from_rows = SIZE_MAX;
+  // The product's bits for a row are the same at every number of rows up to kPrefillRows, and for a part of the outputs
+  // (Linear::product_keeps_bits), so that threads may share the outputs of a few rows.
+  bool keeps_bits = false;
 
   std::string describe(TensorType weights) const;
 };
@@ -63,10 +66,15 @@ class Linear {
   void forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   void forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
+  // Whether products of fewer rows, and of a part of the outputs, have the same bits on this machine: tried out.
+  bool product_keeps_bits(ThreadTeam& team) const;
+
   void forward_in_place(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
+  // Of up to kPrefillRows rows, by all threads together, each its outputs.
+  void multiply_few(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   void pack(Product product, ThreadTeam& team);
   // One product of `rows` rows, of which `used` are there, by the outputs from first_output on; on the calling thread.
   void multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output, std::size_t last_output,

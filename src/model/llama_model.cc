@@ -160,11 +160,13 @@ class LlamaModel final : public ModelRunner {
 void LlamaModel::choose_kernels() {
   weights_.for_each_kind([&](std::string_view kind, const std::vector<Linear*>& linears) {
     const bool head = kind == "head";
-    const LinearPlan plan =
+    LinearPlan plan =
         options_.deterministic
             ? deterministic_plan(*linears.front(), head)
             : choose_product(*linears.front(),
                              std::min(options_.max_batch_tokens, head ? options_.max_logit_rows : 256), team_);
+    linears.front()->set_plan(plan, team_);
+    plan.keeps_bits = linears.front()->product_keeps_bits(team_);
     for (Linear* linear : linears) {
       linear->set_plan(plan, team_);
       memory_.packed_bytes += linear->packed_bytes();

@@ -1,0 +1,90 @@
+// The engine with the real model under load: five thousand requests, two hundred at a time, cancelled, timed out and of
+// every priority at random. Every future is answered, every block comes back, memory stays flat.
+#include <unistd.h>
+
+#include <atomic>
+#include <fstream>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "tests/model/test_model.h"
+#include "tiercel/engine.h"
+#include "tiercel/retry.h"
+
+namespace tiercel {
+namespace {
+
+constexpr std::size_t kRequests = 5000;
+constexpr std::size_t kTogether = 200;
+
+TEST(Load, FiveThousandRequestsTwoHundredAtATime) {
+  REQUIRE_TEST_MODEL();
+  Engine engine =
+      Engine::open({.model = test_model_path(), .cache = {.capacity_bytes = 64u << 20}, .max_queued_requests = 150})
+          .value();
+  std::atomic<std::size_t> next = 0, outcomes[10] = {};
+  std::atomic<std::size_t> resident_early = 0, resident_late = 0;
+  std::vector<std::thread> clients;
+  for (std::size_t client = 0; client < kTogether; ++client) {
+    clients.emplace_back([&, client] {
+      std::mt19937 random(static_cast<unsigned>(client));
+      while (true) {
+        const std::size_t i = next++;
+        if (i >= kRequests) return;
+        // A shared system prompt, and questions of which some were asked before.
+        Request request{.priority = static_cast<int>(random() % 4) - 1,
+                        .messages = {{.role = "system", .content = "You answer briefly."},
+                                     {.role = "user", .content = "Query " + std::to_string(random() % 1500)}},
+                        .max_tokens = static_cast<std::uint32_t>(1 + random() % 6)};
+        request.cache_salt = random() % 10 == 0 ? "another tenant" : "";
+        if (random() % 20 == 0) request.timeout_ms = 1 + random() % 2000;
+        if (random() % 50 == 0) {
+          request.sampling.temperature = 1;
+          request.n = 2 + random() % 3;
+        }
+        const bool drop = random() % 40 == 0, cancel = random() % 15 == 0;
+        request.cancel_when_dropped = drop;
+        const std::chrono::milliseconds patience(random() % 1500);
+        if (drop) {
+          engine.process_request(std::move(request)).wait_for(patience);
+          continue;
+        }
+        const auto answer = [&]() -> Result<Response> {
+          auto future = engine.process_request(request);
+          if (cancel && !future.wait_for(patience)) future.cancel();
+          return future.get();
+        };
+        const RetryOptions often{.attempts = 1000, .first_delay_ms = 20, .most_delay_ms = 200, .seed = i + 1};
+        const auto response = retry(often, answer);
+        ++outcomes[static_cast<std::size_t>(response.status().code())];
+        if (i % 500 == 0) std::printf("%zu %zu MB\n", i, engine.get_stats().memory.resident_bytes >> 20);
+        if (i == 2000) resident_early = engine.get_stats().memory.resident_bytes;
+        if (i == kRequests - 1) resident_late = engine.get_stats().memory.resident_bytes;
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  const auto count = [&](StatusCode code) { return outcomes[static_cast<std::size_t>(code)].load(); };
+  // What was dropped ends, too.
+  while (engine.get_stats().queued + engine.get_stats().running > 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_GT(count(StatusCode::Ok), kRequests / 2);
+  EXPECT_GT(count(StatusCode::Cancelled), 0u);
+  EXPECT_GT(count(StatusCode::DeadlineExceeded), 0u);
+  EXPECT_EQ(count(StatusCode::Internal) + count(StatusCode::ResourceExhausted) + count(StatusCode::InvalidArgument) +
+                count(StatusCode::Corruption),
+            0u);
+  const EngineStats stats = engine.get_stats();
+  EXPECT_EQ(stats.submitted, stats.completed + stats.failed + stats.cancelled + stats.rejected);
+  EXPECT_EQ(stats.prompt_tokens, stats.reused_tokens + stats.computed_prompt_tokens);
+  EXPECT_EQ(stats.memory.kv_leased_bytes, 0u);
+  EXPECT_LT(static_cast<double>(resident_late), 1.05 * static_cast<double>(resident_early) + (16 << 20));
+}
+
+}  // namespace
+}  // namespace tiercel
