@@ -15,6 +15,7 @@
 #include "cli/child_process.h"
 #include "cli/commands.h"
 #include "cli/report.h"
+#include "cli/serving_bench.h"
 #include "cli/workload.h"
 
 namespace tiercel::cli {
@@ -163,6 +164,26 @@ Result<Figures> measure_restart(Engine&, const CliOptions& shared) {
   return Figures{{"restart_ttft_ms", best_ms}};
 }
 
+Result<Figures> measure_gaps(Engine& engine) {
+  Figures figures;
+  for (const std::size_t streams : {1u, 8u}) {
+    auto gaps = measure_stream_gaps(engine, streams);
+    if (!gaps.ok()) return gaps.status();
+    figures.push_back({fmt::format("gap_p50_ms_{}", streams), gaps->p50_ms});
+    figures.push_back({fmt::format("gap_p99_ms_{}", streams), gaps->p99_ms});
+    figures.push_back({fmt::format("gap_prompt_ttft_ms_{}", streams), gaps->prompt_ttft_ms});
+  }
+  return figures;
+}
+
+Result<Figures> measure_neighbour(Engine& engine) {
+  auto speed = measure_beside_busy_process(engine);
+  if (!speed.ok()) return speed.status();
+  return Figures{{"neighbour_alone_tok_s", speed->alone_tok_s}, {"neighbour_tok_s", speed->beside_tok_s}};
+}
+
+Result<Figures> measure_idle(Engine&) { return Figures{{"idle_cpu_percent", 100 * measure_idle_cpu_share()}}; }
+
 struct Row {
   const char* name;
   std::vector<std::string> keys;  // also names of the row
@@ -186,7 +207,13 @@ const std::vector<Row>& rows() {
       {"req_8", {"req_s_8"}, "the same, 8 at a time", requests(64, 8, 7)},
       {"req_32", {"req_s_32"}, "the same, 32 at a time", requests(96, 32, 9)},
       {"query", {"query_p50_ms", "query_p95_ms"}, "\"Query i\" as a chat, 8 out, one at a time", alone(measure_query)},
-      {"query_100", {"query_req_s_100"}, "the same, 100 at a time", alone(measure_query_100)}};
+      {"query_100", {"query_req_s_100"}, "the same, 100 at a time", alone(measure_query_100)},
+      {"gap",
+       {"gap_p99_ms_1"},
+       "between tokens of 1 and 8 streams, while prompts of 1,954 tokens come",
+       alone(measure_gaps)},
+      {"neighbour", {"neighbour_tok_s"}, "decode beside a process that keeps one core busy", alone(measure_neighbour)},
+      {"idle", {"idle_cpu_percent"}, "of one core, without requests", alone(measure_idle)}};
   return all;
 }
 
@@ -244,7 +271,7 @@ Command add_bench_command(CLI::App& program, CliOptions& shared) {
       ->check(CLI::Validator([](std::string& name) { return check_row(name); }, ""));
   add_shared_options(*app, shared);
   app->footer(
-      "Rows: cold, warm, restart, decode, req_1, req_8, req_32, query, query_100.\n"
+      "Rows: cold, warm, restart, decode, req_1, req_8, req_32, query, query_100, gap, neighbour, idle.\n"
       "Example:\n  tiercel bench --only cold --only warm --json");
   return {app, [=, &shared] { return bench(*only, shared); }};
 }

@@ -133,10 +133,14 @@ std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget) {
 }
 
 void Scheduler::settle_arithmetic() {
-  const bool few = tail_tokens_ <= kExactTailTokens && running_.size() <= kExactTailSequences;
-  if (!limits_.deterministic && !few) {
+  if (!limits_.deterministic) {
+    const bool few = tail_tokens_ <= kExactTailTokens && running_.size() <= kExactTailSequences;
+    const bool prefill =
+        std::ranges::any_of(step_.parts, [](const BatchPart& part) { return part.arithmetic == Arithmetic::Prefill; });
     for (BatchPart& part : step_.parts) {
-      if (part.arithmetic == Arithmetic::Decode) part.arithmetic = Arithmetic::Any;
+      if (part.arithmetic == Arithmetic::Decode && !few) part.arithmetic = Arithmetic::Any;
+      // Beside prompts the weights are read once for all: streams cost little more then.
+      if (part.arithmetic == Arithmetic::Any && prefill) part.arithmetic = Arithmetic::Prefill;
     }
   }
   // One group of rows for each arithmetic: a few matrix products a layer instead of one for each part.

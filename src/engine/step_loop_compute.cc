@@ -67,8 +67,9 @@ void StepLoop::report_prefill(const std::vector<BatchPart>& parts, double second
   std::size_t tokens = 0, others = 0;
   double positions = 0;
   for (const BatchPart& part : parts) {
-    (part.arithmetic == Arithmetic::Prefill ? tokens : others) += part.tokens;
-    if (part.arithmetic != Arithmetic::Prefill) continue;
+    const bool is_prefill = part.arithmetic == Arithmetic::Prefill && part.first_token < part.sequence->prompt_tokens;
+    (is_prefill ? tokens : others) += part.tokens;
+    if (!is_prefill) continue;
     positions += static_cast<double>(part.tokens) * (static_cast<double>(part.first_token) + part.tokens / 2.0);
   }
   if (tokens < kLeastTokens || tokens < 8 * others) return;

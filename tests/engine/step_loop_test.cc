@@ -403,7 +403,10 @@ TEST(StepLoop, ThePreemptedGoOnWithTheSameTokens) {
         futures.push_back(harness.submit(std::move(request)));
         for (unsigned steps = random() % 6; steps > 0; --steps) harness.loop.run_one();
       }
-      for (int step = 0; step < 5000 && !harness.loop.idle(); ++step) harness.loop.run_one();
+      for (int step = 0; step < 5000 && !harness.loop.idle(); ++step) {
+        // What a tier loads has a thread of its own.
+        if (!harness.loop.run_one()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
       std::uint64_t reused = 0;
       for (std::size_t i = 0; i < prompts.size(); ++i) {
         ASSERT_TRUE(futures[i].ready()) << "starved, seed " << seed;
