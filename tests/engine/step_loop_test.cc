@@ -63,6 +63,10 @@ struct Harness {
     EXPECT_EQ(s.submitted, s.completed + s.failed + s.cancelled + s.rejected);
     EXPECT_EQ(s.queued + s.running, 0u);
     EXPECT_EQ(s.prompt_tokens, s.reused_tokens + s.computed_prompt_tokens);
+    // A tier's worker holds blocks for moments.
+    for (int i = 0; i < 10000 && !cache.stats().tiers.empty() && cache.stats().leased_blocks > 0; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     const KvCacheStats c = cache.stats();
     EXPECT_EQ(c.leased_blocks, 0u);
     EXPECT_EQ(c.promised_blocks, 0u);
