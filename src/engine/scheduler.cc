@@ -30,10 +30,6 @@ Scheduler::Scheduler(const SchedulerLimits& limits, KvCache& cache)
 void Scheduler::enqueue(std::unique_ptr<Sequence> sequence) {
   sequence->rank_s = std::chrono::duration<double>(sequence->arrival.time_since_epoch()).count() -
                      sequence->request.priority * limits_.aging_s;
-  insert(std::move(sequence));
-}
-
-void Scheduler::insert(std::unique_ptr<Sequence> sequence) {
   const auto place = std::ranges::upper_bound(waiting_, sequence->rank_s, std::less(),
                                               [](const auto& waiting) { return waiting->rank_s; });
   waiting_.insert(place, std::move(sequence));
@@ -198,6 +194,7 @@ StatusCode Scheduler::admit(Place place) {
   Sequence& sequence = **place;
   auto lease = cache_.admit(sequence.tokens, admit_options(sequence));
   const StatusCode code = lease.status().code();
+  sequence.held_by_quota = code == StatusCode::Rejected;
   if (code == StatusCode::Unavailable || code == StatusCode::Rejected) return code;
   sequence.expected = ExpectedPrompt();
   if (lease.ok()) {
@@ -250,12 +247,15 @@ bool Scheduler::preempt_for(const Sequence& waiting) {
   }
   if (lowest == running_.end() || after < needed) return false;
   if (has_room() && blocks >= needed) return false;  // it will be admitted as any other
-  if (waiting.waits_for_choice() || waiting.expected.in_flight()) return false;
+  if (waiting.waits_for_choice() || waiting.held_by_quota || waiting.expected.in_flight()) return false;
   std::unique_ptr<Sequence> preempted = std::move(*lowest);
   running_.erase(lowest);
   preempted->preempt();
   step_.preempted.push_back(preempted.get());
-  insert(std::move(preempted));
+  // Before its equals: it was among them first.
+  const auto place = std::ranges::lower_bound(waiting_, preempted->rank_s, std::less(),
+                                              [](const auto& other) { return other->rank_s; });
+  waiting_.insert(place, std::move(preempted));
   return true;
 }
 

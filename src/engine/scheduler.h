@@ -93,7 +93,6 @@ class Scheduler {
  private:
   using Place = std::deque<std::unique_ptr<Sequence>>::iterator;
 
-  void insert(std::unique_ptr<Sequence> sequence);
   void add_streams();
   void add_prompts();
   void announce_waiting();

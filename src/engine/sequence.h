@@ -75,6 +75,7 @@ struct Sequence {
   std::size_t accounted =
       0;              // leading tokens that were counted as computed or reused; more than computed after a preemption
   double rank_s = 0;  // Scheduler: who has the least goes first
+  bool held_by_quota = false;   // when it was last tried: room that others give does not help
   std::uint32_t overtaken = 0;  // by later ones whose prefix was cached
   bool announced = false;       // to the cache: it came near the front of the queue
   ExpectedPrompt expected;      // from then on, while it waits

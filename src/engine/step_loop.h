@@ -62,8 +62,13 @@ class StepLoop {
   bool run_step();
   void start(Sequence& sequence, Sequence::Clock::time_point now);
   void note_reuse(Sequence& sequence) const;
-  void compute(const std::vector<BatchPart>& parts);
-  void report_prefill(const std::vector<BatchPart>& parts, double seconds);
+  // False: it failed, and everything that ran has ended with it.
+  bool compute(const std::vector<BatchPart>& parts);
+  struct PrefillWork {
+    std::size_t tokens = 0;  // 0: the step says nothing of it
+    std::size_t position = 0;
+  };
+  static PrefillWork prefill_work(const std::vector<BatchPart>& parts);
   void account(Sequence& sequence);
   void advance(const BatchPart& part, std::span<float> logits);
   void record_prompt_logprobs(const BatchPart& part, std::span<const float> logits);

@@ -23,11 +23,12 @@ bool StepLoop::run_step() {
     }
   }
   if (step.parts.empty()) return !step.refused.empty() || !step.preempted.empty();
-  compute(step.parts);
+  const PrefillWork prefill = prefill_work(step.parts);
+  if (!compute(step.parts)) return true;  // what did not end says nothing of its time, and its sequences are gone
   const double seconds = std::chrono::duration<double>(options_.now() - start_time).count();
   scheduler_.measured(step, seconds);
   stats_.on_step(seconds);
-  report_prefill(step.parts, seconds);
+  if (prefill.tokens > 0) cache_.report_prefill(prefill.tokens, prefill.position, seconds);
   return true;
 }
 
@@ -62,7 +63,7 @@ void StepLoop::note_reuse(Sequence& sequence) const {
 }
 
 // The cache weighs loading against computing by it. Only steps that do little else say what computing takes.
-void StepLoop::report_prefill(const std::vector<BatchPart>& parts, double seconds) {
+StepLoop::PrefillWork StepLoop::prefill_work(const std::vector<BatchPart>& parts) {
   constexpr std::size_t kLeastTokens = 64;
   std::size_t tokens = 0, others = 0;
   double positions = 0;
@@ -72,16 +73,18 @@ void StepLoop::report_prefill(const std::vector<BatchPart>& parts, double second
     if (!is_prefill) continue;
     positions += static_cast<double>(part.tokens) * (static_cast<double>(part.first_token) + part.tokens / 2.0);
   }
-  if (tokens < kLeastTokens || tokens < 8 * others) return;
+  if (tokens < kLeastTokens || tokens < 8 * others) return {};
   const auto middle = static_cast<std::size_t>(positions / static_cast<double>(tokens));
-  cache_.report_prefill(tokens, middle - std::min(middle, tokens / 2), seconds);
+  return {.tokens = tokens, .position = middle - std::min(middle, tokens / 2)};
 }
 
-void StepLoop::compute(const std::vector<BatchPart>& parts) {
+bool StepLoop::compute(const std::vector<BatchPart>& parts) {
   for (const BatchPart& part : parts) {
     // Within what admission promised, so it cannot fail.
-    if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens); !grown.ok())
-      return fail_running(grown);
+    if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens); !grown.ok()) {
+      fail_running(grown);
+      return false;
+    }
   }
   chunks_.clear();
   for (const BatchPart& part : parts) {
@@ -94,7 +97,8 @@ void StepLoop::compute(const std::vector<BatchPart>& parts) {
   Result<std::span<float>> computed = model_.step(chunks_, cache_.block(0));
   if (!computed.ok()) {
     log().error("{}", computed.status().message());
-    return fail_running(computed.status());
+    fail_running(computed.status());
+    return false;
   }
 
   std::span<float> logits = *computed;
@@ -104,12 +108,13 @@ void StepLoop::compute(const std::vector<BatchPart>& parts) {
     advance(part, logits.first(rows * vocabulary));
     logits = logits.subspan(rows * vocabulary);
   }
-  if (finished_.empty()) return;
+  if (finished_.empty()) return true;
   for (auto& sequence :
        scheduler_.take_if([&](const Sequence& s) { return std::ranges::find(finished_, &s) != finished_.end(); })) {
     end(std::move(sequence), Status());
   }
   finished_.clear();
+  return true;
 }
 
 void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
