@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <random>
 #include <thread>
 
 #include "tiercel/status.h"
@@ -34,7 +35,7 @@ class RetryPolicy {
  private:
   RetryOptions options_;
   std::uint32_t failed_ = 0;
-  std::uint64_t random_;
+  std::mt19937_64 random_;
 };
 
 // Calls `call`, which returns a Status or a Result, until it succeeds or there is no sense in it any more; returns its

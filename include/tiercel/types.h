@@ -42,6 +42,7 @@ struct KvLayout {
   constexpr std::size_t block_elements() const { return layers * layer_stride(); }
   constexpr std::size_t block_bytes() const { return block_elements() * size_of(dtype); }
   constexpr std::size_t token_bytes() const { return block_bytes() / block_tokens; }
+  constexpr std::size_t blocks_for(std::size_t tokens) const { return (tokens + block_tokens - 1) / block_tokens; }
 };
 
 // How a block is kept below the hot arena. What is left of its bytes, and what it costs in quality, is measured in

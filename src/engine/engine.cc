@@ -15,6 +15,7 @@
 #include "engine/request_check.h"
 #include "engine/stats_recorder.h"
 #include "engine/step_loop.h"
+#include "engine/step_time.h"
 #include "gguf/gguf_file.h"
 #include "kernels/bf16.h"
 #include "model/llama_config.h"
@@ -70,7 +71,7 @@ Result<KvCacheOptions> fit_memory_limit(const EngineOptions& options, const Mode
   const std::size_t others =
       model.packed_bytes + model.mapped_bytes + model.workspace_bytes + options.cache.memory_tier_bytes;
   const std::size_t tokens = std::max(options.context_tokens, layout.block_tokens);
-  const std::size_t least = (tokens + layout.block_tokens - 1) / layout.block_tokens * layout.block_bytes();
+  const std::size_t least = layout.blocks_for(tokens) * layout.block_bytes();
   if (options.memory_limit_bytes < others + least) {
     return Status::resource_exhausted(
         fmt::format("memory_limit_bytes is {}, but weights take {}, a step's workspace {}, the memory tier {} and the "
@@ -95,7 +96,6 @@ class EngineState {
         model(std::move(model_)),
         cache(std::move(cache_)),
         info(std::move(info_)),
-        most_queued(loop_options.max_queued_requests),
         loop(loop_options, *model, cache, tokenizer, stats) {}
 
   RequestContext request_context() const { return {tokenizer, chat_template, info.vocabulary, info.context_tokens}; }
@@ -105,7 +105,6 @@ class EngineState {
   std::unique_ptr<ModelRunner> model;
   KvCache cache;
   EngineInfo info;
-  std::size_t most_queued;
   StatsRecorder stats;
   StepLoop loop;
 };
@@ -149,12 +148,12 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                              .block_tokens = options.cache.block_tokens};
   const KvLayout layout = llama_kv_layout(shape, model_options);
   if (options.context_tokens > 0) {
-    const std::size_t blocks = (options.context_tokens + layout.block_tokens - 1) / layout.block_tokens;
-    if (blocks * layout.block_bytes() > options.cache.capacity_bytes) {
+    const std::size_t needed = layout.blocks_for(options.context_tokens) * layout.block_bytes();
+    if (needed > options.cache.capacity_bytes) {
       return Status::resource_exhausted(
           fmt::format("cache.capacity_bytes is {}, but one sequence of context_tokens {} needs {}; raise the one or "
                       "lower the other",
-                      options.cache.capacity_bytes, options.context_tokens, blocks * layout.block_bytes()));
+                      options.cache.capacity_bytes, options.context_tokens, needed));
     }
   }
   auto model = load_llama(std::move(*file), model_options);
@@ -186,7 +185,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                   .cpu = cpu_name(),
                   .simd = kernels::simd_name(),
                   .linear_kernels = (*model)->kernels()};
-  info.load_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  info.load_ms = milliseconds(std::chrono::steady_clock::now() - start);
   const StepLoopOptions loop_options{.limits = {.max_sequences = options.max_batch_sequences,
                                                 .max_tokens = options.max_batch_tokens,
                                                 .max_logit_rows = model_options.max_logit_rows,
@@ -222,7 +221,8 @@ ResponseFuture Engine::process_request(Request request) {
 std::vector<Result<Response>> Engine::process_batch(std::span<const Request> requests, const BatchProgress& progress) {
   constexpr std::size_t kEnoughInFlight = 512;  // for several batches
   const auto process = [this](Request request) { return process_request(std::move(request)); };
-  return tiercel::process_batch(requests, std::min(kEnoughInFlight, state_->most_queued), process, progress);
+  return tiercel::process_batch(requests, std::min(kEnoughInFlight, state_->loop.max_queued_requests()), process,
+                                progress);
 }
 
 void Engine::close() {

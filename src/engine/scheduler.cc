@@ -17,6 +17,8 @@ constexpr std::size_t kExpectedPrompts = 64;
 // How often a request lets others pass whose prefix is cached.
 constexpr std::uint32_t kMostOvertaken = 16;
 
+constexpr auto rank_of = [](const std::unique_ptr<Sequence>& sequence) { return sequence->rank_s; };
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerLimits& limits, KvCache& cache)
@@ -30,8 +32,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, KvCache& cache)
 void Scheduler::enqueue(std::unique_ptr<Sequence> sequence) {
   sequence->rank_s = std::chrono::duration<double>(sequence->arrival.time_since_epoch()).count() -
                      sequence->request.priority * limits_.aging_s;
-  const auto place = std::ranges::upper_bound(waiting_, sequence->rank_s, std::less(),
-                                              [](const auto& waiting) { return waiting->rank_s; });
+  const auto place = std::ranges::upper_bound(waiting_, sequence->rank_s, {}, rank_of);
   waiting_.insert(place, std::move(sequence));
 }
 
@@ -43,8 +44,7 @@ std::size_t Scheduler::prefill_boundary(const Sequence& sequence) const {
 }
 
 std::size_t Scheduler::blocks_of(const Sequence& sequence) const {
-  const std::size_t block_tokens = cache_.layout().block_tokens;
-  return (sequence.most_tokens + block_tokens - 1) / block_tokens;
+  return cache_.layout().blocks_for(sequence.most_tokens);
 }
 
 Scheduler::Step& Scheduler::next_step() {
@@ -229,32 +229,31 @@ Scheduler::Place Scheduler::with_most_cached(Place place) {
 }
 
 bool Scheduler::preempt_for(const Sequence& waiting) {
+  if (waiting.waits_for_choice() || waiting.held_by_quota) return false;
   const auto gives_way = [&](const Sequence& running) {
     return running.request.priority < waiting.request.priority && running.rank_s > waiting.rank_s;
   };
-  const auto needed = blocks_of(waiting);
-  std::size_t blocks = cache_.room().grantable_blocks;
-  std::size_t after = blocks;  // if all that give way were gone
+  const auto comes_first = [](const Sequence& a, const Sequence& b) {
+    return a.request.priority != b.request.priority ? a.request.priority < b.request.priority : a.started > b.started;
+  };
   auto lowest = running_.end();
+  std::size_t held_blocks = 0;  // by all that give way
   for (auto place = running_.begin(); place != running_.end(); ++place) {
-    const Sequence& running = **place;
-    if (!gives_way(running)) continue;
-    after += blocks_of(running);
-    const auto comes_first = [](const Sequence& a, const Sequence& b) {
-      return a.request.priority != b.request.priority ? a.request.priority < b.request.priority : a.started > b.started;
-    };
-    if (lowest == running_.end() || comes_first(running, **lowest)) lowest = place;
+    if (!gives_way(**place)) continue;
+    held_blocks += blocks_of(**place);
+    if (lowest == running_.end() || comes_first(**place, **lowest)) lowest = place;
   }
-  if (lowest == running_.end() || after < needed) return false;
-  if (has_room() && blocks >= needed) return false;  // it will be admitted as any other
-  if (waiting.waits_for_choice() || waiting.held_by_quota || waiting.expected.in_flight()) return false;
+  if (lowest == running_.end()) return false;
+  const std::size_t needed = blocks_of(waiting), grantable = cache_.room().grantable_blocks;
+  if (grantable + held_blocks < needed) return false;
+  if (has_room() && grantable >= needed) return false;  // it will be admitted as any other
+  if (waiting.expected.in_flight()) return false;
   std::unique_ptr<Sequence> preempted = std::move(*lowest);
   running_.erase(lowest);
   preempted->preempt();
   step_.preempted.push_back(preempted.get());
   // Before its equals: it was among them first.
-  const auto place = std::ranges::lower_bound(waiting_, preempted->rank_s, std::less(),
-                                              [](const auto& other) { return other->rank_s; });
+  const auto place = std::ranges::lower_bound(waiting_, preempted->rank_s, {}, rank_of);
   waiting_.insert(place, std::move(preempted));
   return true;
 }

@@ -47,7 +47,6 @@ void StatsRecorder::on_ended(Outcome outcome, bool was_running, double total_ms)
       ++counters_.completed;
       total_.add(total_ms);
       break;
-    case Outcome::TimedOut:
     case Outcome::Failed: ++counters_.failed; break;
     case Outcome::Cancelled: ++counters_.cancelled; break;
   }

@@ -9,7 +9,7 @@
 
 namespace tiercel {
 
-enum class Outcome { Completed, Failed, Cancelled, TimedOut };
+enum class Outcome { Completed, Failed, Cancelled };
 
 class StatsRecorder {
  public:
@@ -21,8 +21,6 @@ class StatsRecorder {
   void on_first_output_token(double ttft_ms);
   void on_ended(Outcome outcome, bool was_running, double total_ms);
   void on_step(double seconds);
-  void on_preempted() {}
-  void on_resumed() {}
 
   // Everything but memory and evictions, which others own.
   EngineStats snapshot() const;

@@ -36,12 +36,6 @@ StepLoop::StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& 
 
 StepLoop::~StepLoop() { close(); }
 
-void StepLoop::submit(std::unique_ptr<Sequence> sequence) {
-  std::vector<std::unique_ptr<Sequence>> only;
-  only.push_back(std::move(sequence));
-  submit(std::move(only));
-}
-
 void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices) {
   Status refusal;
   {
@@ -74,15 +68,13 @@ void StepLoop::close() {
   const std::lock_guard lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
   if (options_.by_hand) {
-    take_arrivals();
+    take_arrivals(false);
     end_all();
   }
 }
 
 void StepLoop::run() {
-  for (;;) {
-    wait_for_work();
-    if (!take_arrivals()) break;
+  while (take_arrivals(true)) {
     end_cancelled();
     waits_for_cache_ = !run_step();
   }
@@ -90,25 +82,21 @@ void StepLoop::run() {
 }
 
 bool StepLoop::run_one() {
-  take_arrivals();
+  take_arrivals(false);
   end_cancelled();
   return run_step();
 }
 
-void StepLoop::wait_for_work() {
-  std::unique_lock lock(mutex_);
-  const auto has_work = [&] { return closing_ || !arrivals_.empty(); };
-  if (scheduler_.idle()) {
-    arrived_.wait(lock, has_work);
-  } else if (waits_for_cache_) {
-    arrived_.wait_for(lock, kCachePoll, has_work);
-  }
-}
-
-bool StepLoop::take_arrivals() {
+bool StepLoop::take_arrivals(bool waits) {
   bool go_on;
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    const auto has_work = [&] { return closing_ || !arrivals_.empty(); };
+    if (waits && scheduler_.idle()) {
+      arrived_.wait(lock, has_work);
+    } else if (waits && waits_for_cache_) {
+      arrived_.wait_for(lock, kCachePoll, has_work);
+    }
     taken_.swap(arrivals_);
     go_on = !closing_;
   }
@@ -162,10 +150,9 @@ void StepLoop::end(std::unique_ptr<Sequence> sequence, Status status) {
     status = group->failure;
     if (status.ok()) response = group->answer();
   }
-  const Outcome outcome = status.ok()                                     ? Outcome::Completed
-                          : status.code() == StatusCode::Cancelled        ? Outcome::Cancelled
-                          : status.code() == StatusCode::DeadlineExceeded ? Outcome::TimedOut
-                                                                          : Outcome::Failed;
+  const Outcome outcome = status.ok()                              ? Outcome::Completed
+                          : status.code() == StatusCode::Cancelled ? Outcome::Cancelled
+                                                                   : Outcome::Failed;
   stats_.on_ended(outcome, was_running, response.total_ms);
   if (status.ok()) {
     sequence->promise->set(std::move(response));

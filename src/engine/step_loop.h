@@ -39,7 +39,7 @@ class StepLoop {
   // Takes one request's sequences in (several for several choices), or ends the request at once: Rejected when the
   // queue is full, Cancelled after close(). Any thread.
   void submit(std::vector<std::unique_ptr<Sequence>> choices);
-  void submit(std::unique_ptr<Sequence> sequence);
+  std::size_t max_queued_requests() const { return options_.max_queued_requests; }
 
   // Ends everything with Cancelled and joins the thread. Idempotent; any thread but the loop's own.
   void close();
@@ -54,8 +54,8 @@ class StepLoop {
 
  private:
   void run();
-  void wait_for_work();
-  bool take_arrivals();  // false when closing
+  // First waits for work where it `waits`. False when closing.
+  bool take_arrivals(bool waits);
   void end_cancelled();
   void end_all();
   // False if there was nothing to compute.

@@ -11,16 +11,11 @@ bool StepLoop::run_step() {
   const auto start_time = options_.now();
   Scheduler::Step& step = scheduler_.next_step();
   for (auto& [sequence, status] : step.refused) end(std::move(sequence), std::move(status));
-  for (Sequence* sequence : step.preempted) {
-    stats_.on_preempted();
+  for (const Sequence* sequence : step.preempted) {
     log().debug("a request of priority {} gives its place to one of higher priority", sequence->request.priority);
   }
   for (Sequence* sequence : step.admitted) {
-    if (sequence->was_admitted()) {
-      stats_.on_resumed();
-    } else {
-      start(*sequence, start_time);
-    }
+    if (!sequence->was_admitted()) start(*sequence, start_time);
   }
   if (step.parts.empty()) return !step.refused.empty() || !step.preempted.empty();
   const PrefillWork prefill = prefill_work(step.parts);

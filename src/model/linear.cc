@@ -128,7 +128,7 @@ void Linear::forward_prefill(ThreadTeam& team, const float* x, std::size_t rows,
   const std::size_t tiles = (rows + kPrefillRows - 1) / kPrefillRows;
   if (plan_.keeps_bits && tiles < team.threads()) {
     for (std::size_t first = 0; first < rows; first += kPrefillRows) {
-      multiply_few(team, x + first * columns_, std::min(kPrefillRows, rows - first), y + first * outputs_);
+      share_outputs(team, x + first * columns_, std::min(kPrefillRows, rows - first), y + first * outputs_);
     }
     return;
   }
@@ -138,7 +138,7 @@ void Linear::forward_prefill(ThreadTeam& team, const float* x, std::size_t rows,
   });
 }
 
-void Linear::multiply_few(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
+void Linear::share_outputs(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
   const std::size_t filled = rounded_rows(rows);
   team.run_parts(outputs_, kProductGrain,
                  [&](std::size_t begin, std::size_t end) { multiply(x, filled, rows, begin, end, y); });
@@ -157,7 +157,7 @@ bool Linear::product_keeps_bits(ThreadTeam& team) const {
   if (rounding_ == kernels::Rounding::Bf16) kernels::round_to_bf16(x.data(), x.size());
   multiply(x.data(), kPrefillRows, kPrefillRows, 0, outputs_, whole.data());
   for (std::size_t rows = 1; rows <= kPrefillRows; rows = rounded_rows(rows) + 1) {
-    multiply_few(team, x.data(), rows, parts.data());
+    share_outputs(team, x.data(), rows, parts.data());
     if (std::memcmp(parts.data(), whole.data(), rows * outputs_ * sizeof(float)) != 0) return false;
   }
   return true;
@@ -189,9 +189,7 @@ void Linear::forward_product(ThreadTeam& team, const float* x, std::size_t rows,
       multiply(x + first * columns_, rounded_rows(count), count, 0, outputs_, y + first * outputs_);
     });
   } else {
-    const std::size_t filled = rounded_rows(rows);
-    team.run_parts(outputs_, kProductGrain,
-                   [&](std::size_t begin, std::size_t end) { multiply(x, filled, rows, begin, end, y); });
+    share_outputs(team, x, rows, y);
   }
 }
 

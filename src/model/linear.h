@@ -73,8 +73,8 @@ class Linear {
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
-  // Of up to kPrefillRows rows, by all threads together, each its outputs.
-  void multiply_few(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  // The product of all rows, each thread for its part of the outputs.
+  void share_outputs(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   void pack(Product product, ThreadTeam& team);
   // One product of `rows` rows, of which `used` are there, by the outputs from first_output on; on the calling thread.
   void multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output, std::size_t last_output,

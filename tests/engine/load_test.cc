@@ -1,10 +1,6 @@
 // The engine with the real model under load: five thousand requests, two hundred at a time, cancelled, timed out and of
 // every priority at random. Every future is answered, every block comes back, memory stays flat.
-#include <unistd.h>
-
 #include <atomic>
-#include <fstream>
-#include <mutex>
 #include <random>
 #include <thread>
 #include <vector>
@@ -61,7 +57,6 @@ TEST(Load, FiveThousandRequestsTwoHundredAtATime) {
         const RetryOptions often{.attempts = 1000, .first_delay_ms = 20, .most_delay_ms = 200, .seed = i + 1};
         const auto response = retry(often, answer);
         ++outcomes[static_cast<std::size_t>(response.status().code())];
-        if (i % 500 == 0) std::printf("%zu %zu MB\n", i, engine.get_stats().memory.resident_bytes >> 20);
         if (i == 2000) resident_early = engine.get_stats().memory.resident_bytes;
         if (i == kRequests - 1) resident_late = engine.get_stats().memory.resident_bytes;
       }
