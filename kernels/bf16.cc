@@ -10,27 +10,18 @@ HWY_BEFORE_NAMESPACE();
 namespace tiercel::kernels::HWY_NAMESPACE {
 
 // Plain loops: the compiler vectorises them for each target, remainders included.
-HWY_INLINE std::uint32_t RoundedBits(float value) {
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  return bits + 0x7fffu + ((bits >> 16) & 1u);
-}
-
 void FloatToBf16(const float* HWY_RESTRICT in, std::uint16_t* HWY_RESTRICT out, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<std::uint16_t>(RoundedBits(in[i]) >> 16);
+  for (std::size_t i = 0; i < count; ++i) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, in + i, 4);
+    out[i] = static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  }
 }
 
 void Bf16ToFloat(const std::uint16_t* HWY_RESTRICT in, float* HWY_RESTRICT out, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
     const std::uint32_t bits = std::uint32_t{in[i]} << 16;
     __builtin_memcpy(out + i, &bits, 4);
-  }
-}
-
-void RoundToBf16(float* values, std::size_t count) {
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::uint32_t bits = RoundedBits(values[i]) & 0xffff0000u;
-    __builtin_memcpy(values + i, &bits, 4);
   }
 }
 
@@ -44,7 +35,6 @@ namespace tiercel::kernels {
 
 HWY_EXPORT(FloatToBf16);
 HWY_EXPORT(Bf16ToFloat);
-HWY_EXPORT(RoundToBf16);
 HWY_EXPORT(SimdName);
 
 void float_to_bf16(const float* in, std::uint16_t* out, std::size_t count) {
@@ -53,7 +43,6 @@ void float_to_bf16(const float* in, std::uint16_t* out, std::size_t count) {
 void bf16_to_float(const std::uint16_t* in, float* out, std::size_t count) {
   HWY_DYNAMIC_DISPATCH(Bf16ToFloat)(in, out, count);
 }
-void round_to_bf16(float* values, std::size_t count) { HWY_DYNAMIC_DISPATCH(RoundToBf16)(values, count); }
 const char* simd_name() { return HWY_DYNAMIC_DISPATCH(SimdName)(); }
 
 }  // namespace tiercel::kernels

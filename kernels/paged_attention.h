@@ -49,4 +49,9 @@ std::size_t attention_scratch_floats(const KvLayout& layout, std::size_t tokens,
 // concurrent calls.
 void paged_attention(const AttentionArgs& args, float* scratch);
 
+// The same over bf16 KV, with bf16 queries and softmax weights: for processors with has_bf16_products()
+// (group_linear.h). It has one style, whose result for a query is the same bits whatever others share the call.
+std::size_t bf16_attention_scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group);
+void paged_attention_bf16(const AttentionArgs& args, float* scratch);
+
 }  // namespace tiercel::kernels

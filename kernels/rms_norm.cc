@@ -13,7 +13,7 @@ namespace tiercel::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 void RmsNorm(float* HWY_RESTRICT x, const float* HWY_RESTRICT residual, const float* HWY_RESTRICT weight, float epsilon,
-             bool round_bf16, std::size_t rows, std::size_t width, float* HWY_RESTRICT out) {
+             std::size_t rows, std::size_t width, float* HWY_RESTRICT out) {
   const hn::ScalableTag<float> d;
   const std::size_t lanes = hn::Lanes(d);
   const std::size_t whole = width / lanes * lanes;
@@ -33,23 +33,10 @@ void RmsNorm(float* HWY_RESTRICT x, const float* HWY_RESTRICT residual, const fl
     const float mean = (hn::GetLane(hn::SumOfLanes(d, squares)) + tail) / static_cast<float>(width);
     const float scale = 1.0f / std::sqrt(mean + epsilon);
     const auto scales = hn::Set(d, scale);
-    const auto split = hn::Set(d, 65537.0f);
     for (std::size_t i = 0; i < whole; i += lanes) {
-      auto v = hn::Mul(hn::Mul(hn::LoadU(d, x + i), scales), hn::LoadU(d, weight + i));
-      if (round_bf16) {
-        const auto scaled = hn::Mul(v, split);
-        v = hn::Sub(scaled, hn::Sub(scaled, v));
-      }
-      hn::StoreU(v, d, out + i);
+      hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(d, x + i), scales), hn::LoadU(d, weight + i)), d, out + i);
     }
-    for (std::size_t i = whole; i < width; ++i) {
-      float v = x[i] * scale * weight[i];
-      if (round_bf16) {
-        const float scaled = v * 65537.0f;
-        v = scaled - (scaled - v);
-      }
-      out[i] = v;
-    }
+    for (std::size_t i = whole; i < width; ++i) out[i] = x[i] * scale * weight[i];
   }
 }
 
@@ -59,9 +46,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tiercel::kernels {
 HWY_EXPORT(RmsNorm);
-void rms_norm(float* x, const float* residual, const float* weight, float epsilon, bool round_bf16, std::size_t rows,
-              std::size_t width, float* out) {
-  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, residual, weight, epsilon, round_bf16, rows, width, out);
+void rms_norm(float* x, const float* residual, const float* weight, float epsilon, std::size_t rows, std::size_t width,
+              float* out) {
+  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, residual, weight, epsilon, rows, width, out);
 }
 }  // namespace tiercel::kernels
 #endif

@@ -7,9 +7,9 @@ namespace tiercel::kernels {
 
 // For each of `rows` rows of `width`:
 //   x += residual                         (where residual is given)
-//   out = x / sqrt(mean(x^2) + epsilon) * weight, rounded to bf16 values where round_bf16
+//   out = x / sqrt(mean(x^2) + epsilon) * weight
 // Rows are dense. x and out may not overlap.
-void rms_norm(float* x, const float* residual, const float* weight, float epsilon, bool round_bf16, std::size_t rows,
-              std::size_t width, float* out);
+void rms_norm(float* x, const float* residual, const float* weight, float epsilon, std::size_t rows, std::size_t width,
+              float* out);
 
 }  // namespace tiercel::kernels

@@ -13,19 +13,14 @@ HWY_BEFORE_NAMESPACE();
 namespace tiercel::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-void Swiglu(const float* HWY_RESTRICT gate_up, bool round_bf16, std::size_t rows, std::size_t width,
-            float* HWY_RESTRICT out) {
+void Swiglu(const float* HWY_RESTRICT gate_up, std::size_t rows, std::size_t width, float* HWY_RESTRICT out) {
   const hn::ScalableTag<float> d;
   const std::size_t lanes = hn::Lanes(d);
   const auto one = hn::Set(d, 1.0f);
   const auto most = hn::Set(d, 88.0f);
-  const auto split = hn::Set(d, 65537.0f);
   const auto activate = [&](auto gate, auto up) {
     const auto decay = hn::Exp(d, hn::Min(hn::Neg(gate), most));  // Highway's Exp does not saturate
-    auto v = hn::Mul(hn::Div(gate, hn::Add(one, decay)), up);
-    if (!round_bf16) return v;
-    const auto scaled = hn::Mul(v, split);
-    return hn::Sub(scaled, hn::Sub(scaled, v));
+    return hn::Mul(hn::Div(gate, hn::Add(one, decay)), up);
   };
   HWY_ALIGN float tail[3 * hn::MaxLanes(hn::ScalableTag<float>())];
   for (std::size_t r = 0; r < rows; ++r, gate_up += 2 * width, out += width) {
@@ -49,8 +44,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tiercel::kernels {
 HWY_EXPORT(Swiglu);
-void swiglu(const float* gate_up, bool round_bf16, std::size_t rows, std::size_t width, float* out) {
-  HWY_DYNAMIC_DISPATCH(Swiglu)(gate_up, round_bf16, rows, width, out);
+void swiglu(const float* gate_up, std::size_t rows, std::size_t width, float* out) {
+  HWY_DYNAMIC_DISPATCH(Swiglu)(gate_up, rows, width, out);
 }
 }  // namespace tiercel::kernels
 #endif

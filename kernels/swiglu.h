@@ -5,8 +5,8 @@
 
 namespace tiercel::kernels {
 
-// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i], rounded to bf16 values where round_bf16.
+// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i].
 // gate_up: [rows][2 * width]; out: [rows][width]; both dense.
-void swiglu(const float* gate_up, bool round_bf16, std::size_t rows, std::size_t width, float* out);
+void swiglu(const float* gate_up, std::size_t rows, std::size_t width, float* out);
 
 }  // namespace tiercel::kernels

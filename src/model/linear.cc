@@ -3,6 +3,10 @@
 #include <ATen/Functions.h>
 #include <c10/core/InferenceMode.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <algorithm>
 #include <bit>
 #include <cassert>
@@ -18,20 +22,19 @@
 namespace tiercel {
 namespace {
 
-constexpr std::size_t kOutputGrain = 16;   // outputs of an in-place part
+constexpr std::size_t kOutputGrain = kernels::kTileOutputs;  // outputs of a part over groups
 constexpr std::size_t kProductGrain = 64;  // outputs of a product's part: whole tiles of the matrix units
 // From so many rows for each thread on, threads share the rows of a product, below its outputs.
 constexpr std::size_t kRowsPerThread = 64;
 constexpr std::size_t kTileRows = 16;
+// Up to so many rows are rounded faster than a thread is woken.
+constexpr std::size_t kRowsRoundedAlone = 8;
 
 std::uint16_t* bf16_data(const at::Tensor& tensor) { return reinterpret_cast<std::uint16_t*>(tensor.data_ptr()); }
 
-// Row `output` of a matrix as float32, as every way of computing uses it.
-void unpack_row(const kernels::QuantMatrix& matrix, kernels::Rounding rounding, std::size_t output, float* out) {
-  if (kernels::is_quant_linear_type(matrix.type)) return kernels::dequantize_row(matrix, rounding, output, out);
-  const std::size_t row_bytes = matrix.columns / block_elements(matrix.type) * block_bytes(matrix.type);
-  dequantize(matrix.type, {matrix.data + output * row_bytes, row_bytes}, {out, matrix.columns});
-  if (rounding == kernels::Rounding::Bf16) kernels::round_to_bf16(out, matrix.columns);
+// Row `output` of a matrix as float32.
+void unpack_row(const GgufTensor& matrix, std::size_t output, std::span<float> out) {
+  dequantize(matrix.type, matrix.data.subspan(output * matrix.row_bytes(), matrix.row_bytes()), out);
 }
 
 // The library behind the product compiles, and keeps, code for every shape it meets: milliseconds and a hundred KiB
@@ -67,23 +70,65 @@ double time_ratio(const RunA& a, const RunB& b) {
   return best_a / best_b;
 }
 
+// The processor multiplies tiles of bf16 (AMX).
+bool has_matrix_units() {
+#if defined(__x86_64__)
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kFeatures = 7, kAmxBf16 = 1u << 22;
+  return __get_cpuid_count(kFeatures, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kAmxBf16) != 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 std::string LinearPlan::describe(TensorType weights) const {
   const auto type = to_string(weights);
-  if (product == Product::None) return fmt::format("{} in place", type);
+  if (product == Product::None) return fmt::format("{} groups", type);
   const auto name = product == Product::Bf16 ? "bf16" : "f32";
-  if (!kernels::is_quant_linear_type(weights)) return fmt::format("{} product", name);
-  if (from_rows <= 1) return fmt::format("prompts {} product, the rest {} in place", name, type);
-  return fmt::format("1-{} rows {} in place, {}+ rows {} product", from_rows - 1, type, from_rows, name);
+  if (!kernels::has_groups(weights)) return fmt::format("{} product", name);
+  if (from_rows <= 1) return fmt::format("prompts {} product, the rest {} groups", name, type);
+  return fmt::format("1-{} rows {} groups, {}+ rows {} product", from_rows - 1, type, from_rows, name);
 }
 
-Linear::Linear(std::span<const GgufTensor> parts, kernels::Rounding rounding) : in_place_(true), rounding_(rounding) {
-  for (const GgufTensor& part : parts) {
-    parts_.push_back({part.type, part.data.data(), part.rows(), part.columns()});
+kernels::Bf16Rows RoundedRows::round(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns) {
+  const std::size_t groups = columns / kernels::kGroupColumns;
+  if (values_.size() < rows * columns) values_.resize(rows * columns);
+  if (sums_.size() < rows * groups) sums_.resize(rows * groups);
+  const auto round_part = [&](std::size_t begin, std::size_t end) {
+    kernels::round_rows(x + begin * columns, columns, end - begin, columns, values_.data() + begin * columns, columns,
+                        sums_.data() + begin * groups, groups);
+  };
+  rows <= kRowsRoundedAlone ? round_part(0, rows) : team.run_parts(rows, kRowsRoundedAlone, round_part);
+  return {values_.data(), columns, sums_.data(), groups};
+}
+
+Linear::Linear(std::span<const GgufTensor> parts, Compute compute)
+    : parts_(parts.begin(), parts.end()), has_groups_(true), compute_(compute) {
+  for (const GgufTensor& part : parts_) {
     outputs_ += part.rows();
     columns_ = part.columns();
-    in_place_ = in_place_ && kernels::is_quant_linear_type(part.type);
+    has_groups_ = has_groups_ && kernels::has_groups(part.type);
+  }
+}
+
+std::size_t Linear::packed_bytes() const {
+  std::size_t bytes = packed_.defined() ? packed_.nbytes() : 0;
+  for (const at::Tensor& tiles : groups_) bytes += tiles.nbytes();
+  return bytes;
+}
+
+void Linear::pack_groups(ThreadTeam& team) {
+  if (!has_groups_) return;
+  for (const GgufTensor& part : parts_) {
+    const std::size_t bytes =
+        kernels::group_weights_bytes(kernels::group_format(part.type), part.rows(), part.columns());
+    groups_.push_back(at::empty({static_cast<std::int64_t>(bytes)}, at::kByte));
+    auto* tiles = static_cast<std::byte*>(groups_.back().data_ptr());
+    team.run_parts(kernels::tiles_of(part.rows()), 1, [&](std::size_t begin, std::size_t end) {
+      kernels::pack_group_weights(part.type, part.data.data(), part.rows(), part.columns(), begin, end, tiles);
+    });
   }
 }
 
@@ -102,29 +147,36 @@ void Linear::pack(Product product, ThreadTeam& team) {
   const auto rows = static_cast<std::int64_t>(outputs_), columns = static_cast<std::int64_t>(columns_);
   packed_ = at::empty({rows, columns}, product == Product::Bf16 ? at::kBFloat16 : at::kFloat);
   std::size_t first = 0;
-  for (const auto& part : parts_) {
-    team.run_parts(part.outputs, kOutputGrain, [&](std::size_t begin, std::size_t end) {
+  for (const GgufTensor& part : parts_) {
+    team.run_parts(part.rows(), kOutputGrain, [&](std::size_t begin, std::size_t end) {
       std::vector<float> row(columns_);
       for (std::size_t o = begin; o < end; ++o) {
         if (product == Product::F32) {
-          unpack_row(part, rounding_, o, packed_.data_ptr<float>() + (first + o) * columns_);
+          unpack_row(part, o, {packed_.data_ptr<float>() + (first + o) * columns_, columns_});
         } else {
-          unpack_row(part, rounding_, o, row.data());
+          unpack_row(part, o, row);
           kernels::float_to_bf16(row.data(), bf16_data(packed_) + (first + o) * columns_, columns_);
         }
       }
     });
-    first += part.outputs;
+    first += part.rows();
   }
 }
 
-void Linear::forward(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
-  if (rows >= plan_.from_rows || !in_place_) return forward_product(team, x, rows, y);
-  forward_in_place(team, x, rows, y);
+void Linear::forward(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
+  const bool product = rows >= plan_.from_rows || !has_groups_;
+  product ? forward_product(team, x, rows, y) : forward_groups(team, x, rows, y, rounded);
 }
 
-void Linear::forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
-  if (!packed_.defined()) return forward_in_place(team, x, rows, y);
+void Linear::forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
+  packed_.defined() ? multiply_tiles(team, x, rows, y) : forward_groups(team, x, rows, y, rounded);
+}
+
+void Linear::forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
+  has_groups_ ? forward_groups(team, x, rows, y, rounded) : multiply_tiles(team, x, rows, y);
+}
+
+void Linear::multiply_tiles(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
   const std::size_t tiles = (rows + kPrefillRows - 1) / kPrefillRows;
   if (plan_.keeps_bits && tiles < team.threads()) {
     for (std::size_t first = 0; first < rows; first += kPrefillRows) {
@@ -154,7 +206,6 @@ bool Linear::product_keeps_bits(ThreadTeam& team) const {
     value =
         std::ldexp(static_cast<float>(static_cast<std::int32_t>(random)) * 0x1p-31f, static_cast<int>(random % 13) - 6);
   }
-  if (rounding_ == kernels::Rounding::Bf16) kernels::round_to_bf16(x.data(), x.size());
   multiply(x.data(), kPrefillRows, kPrefillRows, 0, outputs_, whole.data());
   for (std::size_t rows = 1; rows <= kPrefillRows; rows = rounded_rows(rows) + 1) {
     share_outputs(team, x.data(), rows, parts.data());
@@ -163,19 +214,37 @@ bool Linear::product_keeps_bits(ThreadTeam& team) const {
   return true;
 }
 
-void Linear::forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
-  in_place_ ? forward_in_place(team, x, rows, y) : forward_prefill(team, x, rows, y);
-}
-
-void Linear::forward_in_place(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
-  team.run_parts(outputs_, kOutputGrain, [&](std::size_t begin, std::size_t end) {
-    std::size_t first = 0;  // of this part, among all outputs
-    for (const auto& part : parts_) {
-      const std::size_t from = std::max(begin, first), to = std::min(end, first + part.outputs);
+void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
+  assert(groups_.size() == parts_.size());
+  const bool rounds = compute_ != Compute::Precise && kernels::has_bf16_products();
+  const kernels::Bf16Rows bf16 = rounds ? rounded.round(team, x, rows, columns_) : kernels::Bf16Rows{};
+  // Of the outputs from begin to end, those of one part, whose first is `first`.
+  const auto multiply_part = [&](std::size_t p, std::size_t first, std::size_t begin, std::size_t end) {
+    const GgufTensor& part = parts_[p];
+    const kernels::GroupWeights weights{.format = kernels::group_format(part.type),
+                                        .tiles = static_cast<const std::byte*>(groups_[p].data_ptr()),
+                                        .outputs = part.rows(),
+                                        .columns = columns_};
+    if (rounds) {
+      kernels::group_linear_bf16(weights, bf16, rows, y + first, outputs_, begin, end);
+    } else {
+      kernels::group_linear(weights, x, columns_, rows, y + first, outputs_, begin, end);
+    }
+  };
+  // Tiles of all parts, one after another.
+  std::size_t tiles = 0;
+  for (const GgufTensor& part : parts_) tiles += kernels::tiles_of(part.rows());
+  team.run_parts(tiles, 1, [&](std::size_t begin, std::size_t end) {
+    std::size_t first_tile = 0, first_output = 0;
+    for (std::size_t p = 0; p < parts_.size(); ++p) {
+      const std::size_t outputs = parts_[p].rows(), here = kernels::tiles_of(outputs);
+      const std::size_t from = std::max(begin, first_tile), to = std::min(end, first_tile + here);
       if (from < to) {
-        kernels::quant_linear(part, rounding_, x, columns_, rows, y + first, outputs_, from - first, to - first);
+        multiply_part(p, first_output, (from - first_tile) * kOutputGrain,
+                      std::min(outputs, (to - first_tile) * kOutputGrain));
       }
-      first += part.outputs;
+      first_tile += here;
+      first_output += outputs;
     }
   });
 }
@@ -212,28 +281,29 @@ void Linear::multiply(const float* x, std::size_t rows, std::size_t used, std::s
   const at::Tensor result = at::linear(input, weights);
   for (std::size_t r = 0; r < used; ++r) {
     float* out = y + r * outputs_ + first_output;
-    if (bf16) {
-      kernels::bf16_to_float(bf16_data(result) + r * outputs, out, outputs);
-    } else {
-      std::copy_n(result.data_ptr<float>() + r * outputs, outputs, out);
-      if (rounding_ == kernels::Rounding::Bf16) kernels::round_to_bf16(out, outputs);
-    }
+    bf16 ? kernels::bf16_to_float(bf16_data(result) + r * outputs, out, outputs)
+         : static_cast<void>(std::copy_n(result.data_ptr<float>() + r * outputs, outputs, out));
   }
 }
 
 LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team) {
-  constexpr std::size_t kFirstRows = 8;  // where the search for the crossing begins
-  constexpr std::size_t kTypeRows = 64;  // a small prefill, to compare element types
+  // Without matrix units nothing multiplies bf16 faster than the groups' kernel, which the product would also have to
+  // beat by enough to be worth its memory.
+  const bool bf16_groups = sample.compute() != Compute::Precise && kernels::has_bf16_products();
+  if (!sample.needs_product() && bf16_groups && !has_matrix_units()) return {};
+  constexpr std::size_t kFirstRows = 64;  // where the search for the crossing begins
+  constexpr std::size_t kTypeRows = 64;   // a small prefill, to compare element types
   std::vector<float> x(std::max(max_rows, kTypeRows) * sample.columns(), 0.5f);
   std::vector<float> y(std::max(max_rows, kTypeRows) * sample.outputs());
+  RoundedRows rounded;
   const auto product = [&](const Linear& linear, std::size_t rows) {
     return [&, rows] { linear.forward_product(team, x.data(), rows, y.data()); };
   };
 
-  // A layer without rounding (float32 activations) multiplies in float32; a rounded one in bf16, unless float32 is
-  // clearly faster here: it takes twice the memory.
+  // Float32 activations are multiplied in float32; else bf16, unless float32 is clearly faster here: it takes twice the
+  // memory.
   LinearPlan plan{.product = Product::F32};
-  if (sample.rounding() == kernels::Rounding::Bf16) {
+  if (sample.compute() != Compute::Precise) {
     plan.product = Product::Bf16;
     sample.set_plan(plan, team);
     Linear other = sample;
@@ -248,8 +318,8 @@ LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team
 
   // A product costs memory, so it must win clearly.
   const auto product_wins = [&](std::size_t rows) {
-    return time_ratio(product(sample, rows), [&, rows] { sample.forward_in_place(team, x.data(), rows, y.data()); }) <
-           0.9;
+    return time_ratio(product(sample, rows), [&] { sample.forward_groups(team, x.data(), rows, y.data(), rounded); }) <
+           0.85;
   };
   std::size_t rows = std::min(kFirstRows, max_rows);
   if (product_wins(rows)) {

@@ -1,10 +1,11 @@
 // A linear layer y = x W^T that keeps its weights in the packings that pay on this machine.
 //
-// Two ways to compute it, whose results differ by the order of float32 sums only:
-//   in place   our kernel, straight from the quantised blocks of the mapped file: no memory, best for few rows
-//   product    LibTorch's matrix product over weights unpacked to bf16 (or float32): memory, best for many rows
-// Which is faster from how many rows on differs by machine (AMX, AVX512-BF16, AVX2), so it is measured when a model is
-// loaded (`choose_product`), never assumed.
+// Two ways to compute it, which differ by rounding only:
+//   groups     our kernel over quantised weights, packed as small as in the file: for any number of rows (group_linear.h)
+//   product    LibTorch's matrix product over weights unpacked to bf16 (or float32): more memory, and faster for many rows
+//              where the processor has matrix units (AMX)
+// Which is faster from how many rows on differs by machine, so it is measured when a model is loaded (`choose_product`),
+// never assumed. Weights that are not quantised have the product only.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,7 +17,7 @@
 
 #include "base/thread_team.h"
 #include "gguf/gguf_file.h"
-#include "kernels/quant_linear.h"
+#include "kernels/group_linear.h"
 #include "tiercel/options.h"
 
 namespace tiercel {
@@ -27,7 +28,7 @@ enum class Product : std::uint8_t { None, Bf16, F32 };
 // Rows of the fixed-shape products of forward_prefill(): large enough for nearly all of the speed, small enough to pad.
 inline constexpr std::size_t kPrefillRows = 64;
 
-// How one kind of layer is computed: by the product from `from_rows` rows on, in place below.
+// How one kind of layer is computed: by the product from `from_rows` rows on, over groups below.
 struct LinearPlan {
   Product product = Product::None;
   std::size_t from_rows = SIZE_MAX;
@@ -38,41 +39,55 @@ struct LinearPlan {
   std::string describe(TensorType weights) const;
 };
 
+// Where rows of x are rounded for a layer; one at a time. Grows to the largest it is asked for.
+class RoundedRows {
+ public:
+  kernels::Bf16Rows round(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
+
+ private:
+  std::vector<std::uint16_t> values_;
+  std::vector<float> sums_;
+};
+
 class Linear {
  public:
   Linear() = default;
-  // The rows of `parts` one after another are the outputs; all have the same columns, a multiple of 32. With `rounding`
-  // Bf16, weights and results are rounded to bf16 (see kernels::Rounding), and so must x be.
-  Linear(std::span<const GgufTensor> parts, kernels::Rounding rounding);
+  // The rows of `parts` one after another are the outputs; all have the same columns, a multiple of 32. In Precise mode
+  // x stays float32; else it may be rounded to bf16.
+  Linear(std::span<const GgufTensor> parts, Compute compute);
 
   std::size_t outputs() const { return outputs_; }
   std::size_t columns() const { return columns_; }
   // Weights in a type that only a product can use (F32, F16, BF16).
-  bool needs_product() const { return !in_place_; }
-  kernels::Rounding rounding() const { return rounding_; }
+  bool needs_product() const { return !has_groups_; }
+  Compute compute() const { return compute_; }
   TensorType weights_type() const { return parts_.front().type; }
-  std::size_t packed_bytes() const { return packed_.defined() ? packed_.nbytes() : 0; }
+  std::size_t packed_bytes() const;
   std::size_t bytes_for(Product product) const;
 
+  // Packs the groups. Call it once, before anything is computed.
+  void pack_groups(ThreadTeam& team);
   // Packs weights for plan.product where that is not done yet, drops them where it is None.
   void set_plan(const LinearPlan& plan, ThreadTeam& team);
   const LinearPlan& plan() const { return plan_; }
 
   // y[rows][outputs] = x[rows][columns] W^T, both dense, the fastest way. LibTorch must be set to one thread on each of
   // the team's.
-  void forward(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  void forward(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
   // The same with the same bits for a row in every batch. Two arithmetics, each fast for its purpose: products of a
-  // fixed shape (in place where the plan has no product), and in place (products where the type has no kernel).
-  void forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
-  void forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  // fixed shape (groups where the plan has no product), and groups (products where the type has none).
+  void forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
+  void forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
 
   // Whether products of fewer rows, and of a part of the outputs, have the same bits on this machine: tried out.
   bool product_keeps_bits(ThreadTeam& team) const;
 
-  void forward_in_place(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  void forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
+  // Fixed-shape products.
+  void multiply_tiles(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   // The product of all rows, each thread for its part of the outputs.
   void share_outputs(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   void pack(Product product, ThreadTeam& team);
@@ -80,13 +95,14 @@ class Linear {
   void multiply(const float* x, std::size_t rows, std::size_t used, std::size_t first_output, std::size_t last_output,
                 float* y) const;
 
-  std::vector<kernels::QuantMatrix> parts_;
+  std::vector<GgufTensor> parts_;
   std::size_t outputs_ = 0;
   std::size_t columns_ = 0;
-  bool in_place_ = false;
-  kernels::Rounding rounding_ = kernels::Rounding::None;
+  bool has_groups_ = false;
+  Compute compute_ = Compute::Fast;
   LinearPlan plan_;
-  at::Tensor packed_;  // [outputs][columns], bf16 or float32
+  std::vector<at::Tensor> groups_;  // of each part, bytes
+  at::Tensor packed_;               // [outputs][columns], bf16 or float32
 };
 
 // The fastest plan for a layer like `sample` on this machine, by timing both ways at growing row counts up to

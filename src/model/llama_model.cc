@@ -17,7 +17,6 @@
 #include "base/logging.h"
 #include "base/thread_team.h"
 #include "gguf/dequantize.h"
-#include "kernels/bf16.h"
 #include "kernels/paged_attention.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -36,7 +35,7 @@ constexpr std::size_t kPrefillAttentionTokens = 8;
 constexpr std::size_t kRowGrain = 8;
 
 // Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
-constexpr std::uint32_t kArithmeticVersion = 1;
+constexpr std::uint32_t kArithmeticVersion = 2;
 
 Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout,
                            const LlamaOptions& options) {
@@ -57,7 +56,8 @@ Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, cons
                                     layout.block_tokens,
                                     static_cast<std::uint32_t>(layout.dtype),
                                     static_cast<std::uint32_t>(options.compute),
-                                    options.deterministic};
+                                    options.deterministic,
+                                    kernels::has_bf16_products()};
   add(settings, sizeof settings);
   add(&config.norm_epsilon, sizeof config.norm_epsilon);
   const XXH128_hash_t hash = XXH3_128bits_digest(&state);
@@ -82,11 +82,10 @@ struct AttentionTask {
   kernels::AttentionStyle style;
 };
 
-// Nothing measured, so that every process computes alike: products of fixed shape for prefill, in place for the rest.
-LinearPlan deterministic_plan(const Linear& layer, bool head) {
-  if (head && !layer.needs_product()) return {};
-  const bool rounds = layer.rounding() == kernels::Rounding::Bf16;
-  return {.product = rounds ? Product::Bf16 : Product::F32, .from_rows = 1};
+// Nothing measured, so that every process computes alike.
+LinearPlan deterministic_plan(const Linear& layer) {
+  if (!layer.needs_product()) return {};
+  return {.product = layer.compute() == Compute::Precise ? Product::F32 : Product::Bf16, .from_rows = 1};
 }
 
 class LlamaModel final : public ModelRunner {
@@ -97,7 +96,7 @@ class LlamaModel final : public ModelRunner {
         weights_(std::move(weights)),
         options_(options),
         layout_(llama_kv_layout(config_.shape, options)),
-        rounds_(options.compute != Compute::Precise),
+        bf16_attention_(layout_.dtype == DType::BF16 && kernels::has_bf16_products()),
         team_(options.threads, use_one_libtorch_thread) {
     fingerprint_ = fingerprint_of(file_, config_, layout_, options_);
     choose_kernels();
@@ -128,7 +127,7 @@ class LlamaModel final : public ModelRunner {
   LlamaWeights weights_;
   LlamaOptions options_;
   KvLayout layout_;
-  bool rounds_;  // activations that enter a linear layer are rounded to bf16
+  bool bf16_attention_;
   ThreadTeam team_;
   Fingerprint fingerprint_;
   ModelMemory memory_;
@@ -147,6 +146,7 @@ class LlamaModel final : public ModelRunner {
   float* logits_;    // [max_logit_rows][vocabulary]
   float* scratch_;   // [threads] of attention
   std::size_t scratch_floats_ = 0;
+  RoundedRows rounded_;
 
   std::thread::id step_thread_;
 
@@ -159,10 +159,11 @@ class LlamaModel final : public ModelRunner {
 
 void LlamaModel::choose_kernels() {
   weights_.for_each_kind([&](std::string_view kind, const std::vector<Linear*>& linears) {
+    for (Linear* linear : linears) linear->pack_groups(team_);
     const bool head = kind == "head";
     LinearPlan plan =
         options_.deterministic
-            ? deterministic_plan(*linears.front(), head)
+            ? deterministic_plan(*linears.front())
             : choose_product(*linears.front(),
                              std::min(options_.max_batch_tokens, head ? options_.max_logit_rows : 256), team_);
     linears.front()->set_plan(plan, team_);
@@ -195,7 +196,9 @@ void LlamaModel::allocate_workspace() {
   active_ = allocate(rows * shape.feed_forward);
   angles_ = allocate(rows * 2 * config_.rope_frequencies.size());
   logits_ = allocate(options_.max_logit_rows * shape.vocabulary);
-  scratch_floats_ = kernels::attention_scratch_floats(layout_, kAttentionTile, config_.group());
+  const auto scratch_floats =
+      bf16_attention_ ? kernels::bf16_attention_scratch_floats : kernels::attention_scratch_floats;
+  scratch_floats_ = scratch_floats(layout_, kAttentionTile, config_.group());
   scratch_ = allocate(options_.threads * scratch_floats_);
 }
 
@@ -266,26 +269,23 @@ void LlamaModel::rotate_and_append(std::span<const SequenceChunk> chunks, std::b
 
 void LlamaModel::attend(std::byte* arena, std::size_t layer) {
   const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
-  const std::size_t group_width = config_.group() * layout_.head_dim;
+  const auto attend_one = bf16_attention_ ? kernels::paged_attention_bf16 : kernels::paged_attention;
   team_.run(tasks_.size(), [&](std::size_t i, std::size_t thread) {
     const AttentionTask& task = tasks_[i];
     float* out = attended_ + task.first_row * query_width;
-    kernels::paged_attention({.kv = {arena, layout_, layer},
-                              .block_table = task.chunk->block_table.data(),
-                              .first_position = task.chunk->first_position + task.first_token,
-                              .tokens = task.tokens,
-                              .kv_head = task.kv_head,
-                              .group = config_.group(),
-                              .q = qkv_ + task.first_row * stride,
-                              .q_stride = stride,
-                              .out = out,
-                              .out_stride = query_width,
-                              .scale = 1.0f / std::sqrt(static_cast<float>(layout_.head_dim)),
-                              .style = task.style},
-                             scratch_ + thread * scratch_floats_);
-    if (!rounds_) return;
-    for (std::size_t t = 0; t < task.tokens; ++t)
-      kernels::round_to_bf16(out + t * query_width + task.kv_head * group_width, group_width);
+    attend_one({.kv = {arena, layout_, layer},
+                .block_table = task.chunk->block_table.data(),
+                .first_position = task.chunk->first_position + task.first_token,
+                .tokens = task.tokens,
+                .kv_head = task.kv_head,
+                .group = config_.group(),
+                .q = qkv_ + task.first_row * stride,
+                .q_stride = stride,
+                .out = out,
+                .out_stride = query_width,
+                .scale = 1.0f / std::sqrt(static_cast<float>(layout_.head_dim)),
+                .style = task.style},
+               scratch_ + thread * scratch_floats_);
   });
 }
 
@@ -293,7 +293,7 @@ void LlamaModel::norm(const float* residual, const std::vector<float>& weight) {
   const std::size_t hidden = config_.shape.hidden;
   team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
     kernels::rms_norm(x_ + begin * hidden, residual ? residual + begin * hidden : nullptr, weight.data(),
-                      config_.norm_epsilon, rounds_, end - begin, hidden, h_ + begin * hidden);
+                      config_.norm_epsilon, end - begin, hidden, h_ + begin * hidden);
   });
 }
 
@@ -303,9 +303,9 @@ void LlamaModel::linear(const Linear& layer, const float* x, float* y) {
     float* to = y + group.begin * layer.outputs();
     const std::size_t rows = group.end - group.begin;
     switch (group.arithmetic) {
-      case Arithmetic::Any: layer.forward(team_, from, rows, to); break;
-      case Arithmetic::Prefill: layer.forward_prefill(team_, from, rows, to); break;
-      case Arithmetic::Decode: layer.forward_decode(team_, from, rows, to); break;
+      case Arithmetic::Any: layer.forward(team_, from, rows, to, rounded_); break;
+      case Arithmetic::Prefill: layer.forward_prefill(team_, from, rows, to, rounded_); break;
+      case Arithmetic::Decode: layer.forward_decode(team_, from, rows, to, rounded_); break;
     }
   }
 }
@@ -330,7 +330,7 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     linear(layer.gate_up, h_, gate_up_);
     team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
       const std::size_t width = config_.shape.feed_forward;
-      kernels::swiglu(gate_up_ + begin * 2 * width, rounds_, end - begin, width, active_ + begin * width);
+      kernels::swiglu(gate_up_ + begin * 2 * width, end - begin, width, active_ + begin * width);
     });
     linear(layer.down, active_, delta_);
     residual = delta_;
@@ -345,11 +345,11 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     for (std::size_t t = chunks[c].logits == Logits::Last ? tokens - 1 : 0; t < tokens; ++t, ++wanted) {
       const std::size_t row = chunk_rows_[c] + t;
       kernels::rms_norm(x_ + row * hidden, residual + row * hidden, weights_.output_norm.data(), config_.norm_epsilon,
-                        false, 1, hidden, h_ + wanted * hidden);
+                        1, hidden, h_ + wanted * hidden);
     }
   }
-  if (wanted > 0 && options_.deterministic) weights_.head.forward_decode(team_, h_, wanted, logits_);
-  if (wanted > 0 && !options_.deterministic) weights_.head.forward(team_, h_, wanted, logits_);
+  if (wanted > 0 && options_.deterministic) weights_.head.forward_decode(team_, h_, wanted, logits_, rounded_);
+  if (wanted > 0 && !options_.deterministic) weights_.head.forward(team_, h_, wanted, logits_, rounded_);
   return std::span<float>(logits_, wanted * vocabulary);
 } catch (const std::exception& error) {
   return Status::internal(fmt::format("the model's step failed: {}", error.what()));
@@ -362,7 +362,7 @@ KvLayout llama_kv_layout(const ModelShape& shape, const LlamaOptions& options) {
           .kv_heads = shape.kv_heads,
           .head_dim = shape.head_dim,
           .block_tokens = options.block_tokens,
-          .dtype = options.compute == Compute::Precise ? DType::F32 : DType::F16};
+          .dtype = options.compute == Compute::Precise ? DType::F32 : DType::BF16};
 }
 
 Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOptions& options) {

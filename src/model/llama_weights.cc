@@ -56,8 +56,6 @@ class TensorReader {
 }  // namespace
 
 Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig& config, Compute compute) {
-  using kernels::Rounding;
-  const Rounding rounding = compute == Compute::Precise ? Rounding::None : Rounding::Bf16;
   const ModelShape& shape = config.shape;
   const std::uint64_t hidden = shape.hidden, ff = shape.feed_forward;
 
@@ -73,16 +71,16 @@ Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig&
     const GgufTensor gate_up[] = {read.matrix(name("ffn_gate"), hidden, ff), read.matrix(name("ffn_up"), hidden, ff)};
     const GgufTensor down[] = {read.matrix(name("ffn_down"), ff, hidden)};
     weights.layers.push_back({.attention_norm = read.vector(name("attn_norm"), hidden),
-                              .qkv = Linear(qkv, rounding),
-                              .attention_output = Linear(output, rounding),
+                              .qkv = Linear(qkv, compute),
+                              .attention_output = Linear(output, compute),
                               .feed_forward_norm = read.vector(name("ffn_norm"), hidden),
-                              .gate_up = Linear(gate_up, rounding),
-                              .down = Linear(down, rounding)});
+                              .gate_up = Linear(gate_up, compute),
+                              .down = Linear(down, compute)});
   }
   weights.output_norm = read.vector("output_norm.weight", hidden);
   const bool tied = !file.find_tensor("output.weight");
   const GgufTensor head[] = {tied ? weights.embedding : read.matrix("output.weight", hidden, shape.vocabulary)};
-  weights.head = Linear(head, Rounding::None);
+  weights.head = Linear(head, compute);
   read.ignore("rope_freqs.weight");  // part of the configuration
   TIERCEL_RETURN_IF_ERROR(read.finish());
   return weights;

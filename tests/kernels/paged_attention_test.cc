@@ -10,12 +10,14 @@
 #include <gtest/gtest.h>
 
 #include "gguf/dequantize.h"
+#include "kernels/group_linear.h"
 #include "tests/kernels/every_target.h"
 
 namespace tiercel {
 namespace {
 
 using kernels::AttentionStyle;
+using Attend = void (*)(const kernels::AttentionArgs&, float*);
 
 // A sequence whose KV lies in blocks scattered over an arena that is full of large garbage elsewhere.
 struct Case {
@@ -58,24 +60,27 @@ struct Case {
     return value;
   }
 
-  std::vector<float> run(std::size_t first, std::size_t tokens, AttentionStyle style) {
+  std::vector<float> run(std::size_t first, std::size_t tokens, AttentionStyle style,
+                         Attend attend = kernels::paged_attention) {
     std::vector<float> out(length * q_stride, 77.0f);
-    std::vector<float> scratch(kernels::attention_scratch_floats(layout, tokens, group) + 16);
+    std::vector<float> scratch(std::max(kernels::attention_scratch_floats(layout, tokens, group),
+                                        kernels::bf16_attention_scratch_floats(layout, tokens, group)) +
+                               16);
     float* aligned = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64 / 4;
     for (std::size_t head = 0; head < layout.kv_heads; ++head) {
-      kernels::paged_attention({.kv = {base, layout, 1},
-                                .block_table = table.data(),
-                                .first_position = first,
-                                .tokens = tokens,
-                                .kv_head = head,
-                                .group = group,
-                                .q = q.data() + first * q_stride,
-                                .q_stride = q_stride,
-                                .out = out.data() + first * q_stride,
-                                .out_stride = q_stride,
-                                .scale = scale(),
-                                .style = style},
-                               aligned);
+      attend({.kv = {base, layout, 1},
+              .block_table = table.data(),
+              .first_position = first,
+              .tokens = tokens,
+              .kv_head = head,
+              .group = group,
+              .q = q.data() + first * q_stride,
+              .q_stride = q_stride,
+              .out = out.data() + first * q_stride,
+              .out_stride = q_stride,
+              .scale = scale(),
+              .style = style},
+             aligned);
     }
     return out;
   }
@@ -157,6 +162,42 @@ TEST(PagedAttention, AQueryHasTheSameBitsHoweverTheCallIsCut) {
         }
       }
     });
+  }
+}
+
+// The largest deviation from the reference, in parts of what bf16 can say of values around 1.
+TEST(Bf16Attention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCallIsCut) {
+  if (!kernels::has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  const Shape shapes[] = {{DType::BF16, 64, 3, 3, 32, 300},  {DType::BF16, 64, 1, 1, 8, 21},
+                          {DType::BF16, 128, 2, 1, 8, 261},  {DType::BF16, 80, 1, 8, 16, 140},
+                          {DType::BF16, 96, 2, 2, 128, 150}, {DType::BF16, 16, 1, 5, 64, 1},
+                          {DType::BF16, 256, 1, 2, 32, 40},  {DType::BF16, 112, 1, 7, 32, 129}};
+  for (const Shape& s : shapes) {
+    Case c(s.dtype, s.head_dim, s.kv_heads, s.group, s.block_tokens, s.length, 5);
+    const auto out = c.run(0, s.length, AttentionStyle::Prefill, kernels::paged_attention_bf16);
+    double squares = 0;
+    std::size_t elements = 0;
+    for (std::size_t position = 0; position < s.length; ++position) {
+      for (std::size_t head = 0; head < s.kv_heads * s.group; ++head) {
+        const auto expected = c.reference(position, head);
+        for (std::size_t i = 0; i < s.head_dim; ++i, ++elements) {
+          const double off = out[position * c.q_stride + head * s.head_dim + i] - expected[i];
+          ASSERT_LT(std::abs(off), 0.03) << "head_dim " << s.head_dim << " position " << position << " element " << i;
+          squares += off * off;
+        }
+      }
+      for (std::size_t i = s.kv_heads * s.group * s.head_dim; i < c.q_stride; ++i)
+        ASSERT_EQ(out[position * c.q_stride + i], 77.0f);
+    }
+    EXPECT_LT(std::sqrt(squares / static_cast<double>(elements)), 2e-3) << "head_dim " << s.head_dim;
+    for (std::size_t first = 0; first < s.length;) {
+      const std::size_t tokens = std::min<std::size_t>(1 + c.random() % 9, s.length - first);
+      const auto part = c.run(first, tokens, AttentionStyle::Decode, kernels::paged_attention_bf16);
+      ASSERT_EQ(std::memcmp(&out[first * c.q_stride], &part[first * c.q_stride], tokens * c.q_stride * sizeof(float)),
+                0)
+          << "queries " << first << " to " << first + tokens;
+      first += tokens;
+    }
   }
 }
 

@@ -14,8 +14,6 @@
 namespace tiercel {
 namespace {
 
-using kernels::Rounding;
-
 struct RandomTensor {
   RandomTensor(TensorType type, std::size_t rows, std::size_t columns, unsigned seed) {
     std::mt19937 random(seed);
@@ -62,22 +60,25 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
     const GgufTensor parts[] = {first.tensor, second.tensor};
     auto values = first.values;
     values.insert(values.end(), second.values.begin(), second.values.end());
-    for (const Rounding rounding : {Rounding::None, Rounding::Bf16}) {
-      Linear linear(parts, rounding);
+    for (const Compute compute : {Compute::Precise, Compute::Fast}) {
+      Linear linear(parts, compute);
+      linear.pack_groups(team);
+      const std::size_t groups_bytes = linear.packed_bytes();
+      RoundedRows rounded;
       ASSERT_EQ(linear.outputs(), 103u);
-      const bool rounds = rounding == Rounding::Bf16;
+      const bool rounds = compute == Compute::Fast;
       for (const Product product : {Product::None, Product::F32, Product::Bf16}) {
         if ((product == Product::None && linear.needs_product()) || (product == Product::Bf16 && !rounds)) continue;
         for (const bool prefill : {false, true}) {
           linear.set_plan({.product = product, .from_rows = product == Product::None ? SIZE_MAX : 3}, team);
-          EXPECT_EQ(linear.packed_bytes(), linear.bytes_for(product));
+          EXPECT_EQ(linear.packed_bytes(), groups_bytes + linear.bytes_for(product));
           for (const std::size_t rows : {1u, 2u, 3u, 40u, 150u}) {
             const auto x = random_rows(rows * columns, rounds, 3);
             std::vector<float> y(rows * linear.outputs());
             if (prefill) {
-              linear.forward_prefill(team, x.data(), rows, y.data());
+              linear.forward_prefill(team, x.data(), rows, y.data(), rounded);
             } else {
-              linear.forward(team, x.data(), rows, y.data());
+              linear.forward(team, x.data(), rows, y.data(), rounded);
             }
             for (std::size_t r = 0; r < rows; ++r) {
               for (std::size_t o = 0; o < linear.outputs(); ++o) {
@@ -99,48 +100,33 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
   }
 }
 
-// What makes a cached prefix and a computed one agree although different kernels computed them.
-TEST(Linear, InPlaceAndProductDifferByLessThanBf16CanSay) {
-  ThreadTeam team(2, [] { at::set_num_threads(1); });
-  at::set_num_threads(1);
-  const std::size_t columns = 576, outputs = 256, rows = 64;
-  const RandomTensor weights(TensorType::Q4_1, outputs, columns, 4);
-  Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
-  linear.set_plan({.product = Product::Bf16, .from_rows = 1}, team);
-  const auto x = random_rows(rows * columns, true, 5);
-  std::vector<float> in_place(rows * outputs), product(rows * outputs);
-  linear.forward_in_place(team, x.data(), rows, in_place.data());
-  linear.forward_product(team, x.data(), rows, product.data());
-  std::size_t different = 0;
-  for (std::size_t i = 0; i < in_place.size(); ++i) {
-    different += in_place[i] != product[i];
-    // One unit in the last place of bf16, plus what cancellation in a float32 sum leaves.
-    ASSERT_NEAR(in_place[i], product[i], std::abs(in_place[i]) / 128 + 1e-4);
-  }
-  EXPECT_LT(different, in_place.size() / 100) << "results should nearly always round to the same bf16 value";
-}
-
-TEST(Linear, PrefillGivesARowTheSameBitsInEveryBatch) {
+TEST(Linear, PrefillAndDecodeGiveARowTheSameBitsInEveryBatch) {
   ThreadTeam team(2, [] { at::set_num_threads(1); });
   at::set_num_threads(1);
   for (const std::size_t columns : {576u, 1536u}) {
     const std::size_t outputs = 192, rows = 200;
     const RandomTensor weights(TensorType::Q4_1, outputs, columns, 6);
-    Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
-    LinearPlan plan{.product = Product::Bf16, .from_rows = 1};
-    linear.set_plan(plan, team);
-    plan.keeps_bits = linear.product_keeps_bits(team);  // whether it does depends on the machine
-    linear.set_plan(plan, team);
-    const auto x = random_rows(rows * columns, true, 7);
-    std::vector<float> whole(rows * outputs), part(rows * outputs);
-    linear.forward_prefill(team, x.data(), rows, whole.data());
-    std::mt19937 random(8);
-    for (std::size_t first = 0; first < rows;) {
-      const std::size_t count = std::min<std::size_t>(1 + random() % 90, rows - first);
-      linear.forward_prefill(team, x.data() + first * columns, count, part.data() + first * outputs);
-      first += count;
+    Linear linear(std::span(&weights.tensor, 1), Compute::Fast);
+    linear.pack_groups(team);
+    RoundedRows rounded;
+    for (const Product product : {Product::None, Product::Bf16}) {
+      LinearPlan plan{.product = product, .from_rows = 1};
+      linear.set_plan(plan, team);
+      plan.keeps_bits = linear.product_keeps_bits(team);  // whether it does depends on the machine
+      linear.set_plan(plan, team);
+      const auto x = random_rows(rows * columns, true, 7);
+      for (const auto forward : {&Linear::forward_prefill, &Linear::forward_decode}) {
+        std::vector<float> whole(rows * outputs), part(rows * outputs);
+        (linear.*forward)(team, x.data(), rows, whole.data(), rounded);
+        std::mt19937 random(8);
+        for (std::size_t first = 0; first < rows;) {
+          const std::size_t count = std::min<std::size_t>(1 + random() % 90, rows - first);
+          (linear.*forward)(team, x.data() + first * columns, count, part.data() + first * outputs, rounded);
+          first += count;
+        }
+        EXPECT_EQ(std::memcmp(whole.data(), part.data(), whole.size() * sizeof(float)), 0) << columns << " columns";
+      }
     }
-    EXPECT_EQ(std::memcmp(whole.data(), part.data(), whole.size() * sizeof(float)), 0) << columns << " columns";
   }
 }
 
@@ -149,14 +135,17 @@ TEST(Linear, TheMeasuredPlanIsOneThatWorks) {
   at::set_num_threads(1);
   for (const TensorType type : {TensorType::Q4_1, TensorType::F16}) {
     const RandomTensor weights(type, 64, 64, 9);
-    Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
+    Linear linear(std::span(&weights.tensor, 1), Compute::Fast);
+    linear.pack_groups(team);
+    const std::size_t groups_bytes = linear.packed_bytes();
+    RoundedRows rounded;
     const LinearPlan plan = choose_product(linear, 64, team);
     linear.set_plan(plan, team);
-    EXPECT_EQ(linear.packed_bytes(), linear.bytes_for(plan.product));
+    EXPECT_EQ(linear.packed_bytes(), groups_bytes + linear.bytes_for(plan.product));
     EXPECT_TRUE(plan.product != Product::None || !linear.needs_product());
     EXPECT_FALSE(plan.describe(type).empty());
     std::vector<float> x(64 * 64, 1.0f), y(64 * 64);
-    for (const std::size_t rows : {1u, 64u}) linear.forward(team, x.data(), rows, y.data());
+    for (const std::size_t rows : {1u, 64u}) linear.forward(team, x.data(), rows, y.data(), rounded);
   }
 }
 

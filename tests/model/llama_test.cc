@@ -97,6 +97,8 @@ TEST(Llama, PreciseModeAgreesWithTheFloat32Reference) {
 TEST(Llama, FastModeStaysWithinItsTolerance) {
   REQUIRE_TEST_MODEL();
   const Deviation deviation = deviation_from_reference({.threads = 2, .max_batch_tokens = 256});
+  RecordProperty("mean_deviation", std::to_string(deviation.mean));
+  RecordProperty("worst_deviation", std::to_string(deviation.worst));
   EXPECT_LE(deviation.mean, 0.03);
   EXPECT_GT(deviation.mean, 0.001) << "is this really the fast mode?";
 }

@@ -1,0 +1,367 @@
+// Attention over bf16 KV for processors with AVX512-BF16: queries, and the softmax weights of a span, are rounded to
+// bf16, so that both products run at the speed of VDPBF16PS; everything else is float32.
+//
+// Keys are transposed and values interleaved once for all queries of a call, whether one or many, so a query's result
+// is the same bits in every call: spans begin at multiples of their length, sums run in one order, and what a query
+// does not see has weight zero.
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <utility>
+
+#include "kernels/paged_attention.h"
+
+namespace tiercel::kernels {
+namespace {
+
+constexpr std::size_t kSpanTokens = 128;
+constexpr std::size_t kLanes = 16;
+
+std::size_t round_up(std::size_t n, std::size_t unit) { return (n + unit - 1) / unit * unit; }
+
+// Scratch of one call. A row is one query head of one query token.
+struct Scratch {
+  static constexpr std::size_t kRowsAtOnce = 6;
+
+  Scratch(float* base, const KvLayout& layout, std::size_t row_count)
+      : rows(row_count), padded_dim(round_up(layout.head_dim, 2 * kLanes)) {
+    const auto take = [&](std::size_t floats) { return std::exchange(base, base + round_up(floats, kLanes)); };
+    keys = take(padded_dim / 2 * kSpanTokens);
+    values = take(kSpanTokens / 2 * padded_dim);
+    queries = reinterpret_cast<std::uint16_t*>(take(rows * padded_dim / 2));
+    sums = take(rows * padded_dim);
+    maxima = take(rows);
+    totals = take(rows);
+    scores = take(kRowsAtOnce * kSpanTokens);
+    weights = reinterpret_cast<std::uint16_t*>(take(kRowsAtOnce * kSpanTokens / 2));
+    end = base;
+  }
+
+  std::size_t rows, padded_dim;
+  float* keys;             // [pair of dims][token]: two bf16
+  float* values;           // [pair of tokens][dim]: two bf16; dims of 32 in the order that unpacking leaves
+  std::uint16_t* queries;  // [row][dim], scaled, zero beyond head_dim
+  float* sums;             // [row][dim], as in values: sum of weight times value so far
+  float* maxima;           // [row]: largest score so far, in powers of two
+  float* totals;           // [row]: sum of weights so far
+  float* scores;           // [row of a few][token]
+  std::uint16_t* weights;  // [row of a few][token]
+  float* end;
+};
+
+constexpr float kMasked = -1e30f;  // a score whose power is 0, and no NaN when two are subtracted
+
+}  // namespace
+
+std::size_t bf16_attention_scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group) {
+  return Scratch(nullptr, layout, tokens * group).end - static_cast<float*>(nullptr);
+}
+
+}  // namespace tiercel::kernels
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#include <hwy/base.h>
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")
+namespace tiercel::kernels {
+namespace {
+
+HWY_INLINE __m512bh LoadPairs(const float* pairs) { return (__m512bh)_mm512_load_ps(pairs); }
+
+// One pair of bf16 for all lanes.
+HWY_INLINE __m512bh SetPair(const std::uint16_t* pair) {
+  std::int32_t bits;
+  __builtin_memcpy(&bits, pair, 4);
+  return (__m512bh)_mm512_set1_epi32(bits);
+}
+
+// 2^x for x <= 0, within 3e-6 of it, which bf16 does not see; 0 far below. (The polynomial is the minimax one on
+// [-1/2, 1/2].)
+HWY_INLINE __m512 PowerOfTwo(__m512 x) {
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 part = _mm512_sub_ps(x, whole);
+  __m512 power = _mm512_set1_ps(0.00957010f);
+  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.05591786f));
+  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.24024745f));
+  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.69312181f));
+  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.99999926f));
+  return _mm512_scalef_ps(power, whole);
+}
+
+HWY_INLINE __mmask32 DimMask(std::size_t dim, std::size_t first) {
+  return dim - first >= 32 ? 0xffffffffu : (1u << (dim - first)) - 1;
+}
+
+// Transposes 16 vectors of 16 elements of 32 bits.
+HWY_INLINE void Transpose(__m512i (&v)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < 16; i += 4) {
+    v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < 4; ++i) {
+    v[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    v[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    v[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    v[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+// K or V of 16 tokens, which lie in one block or in two.
+struct TokenRows {
+  const std::uint16_t* halves[2];
+  std::size_t dim, tokens;  // those beyond `tokens` are zero
+
+  HWY_INLINE __m512i Load(std::size_t token, std::size_t first_dim) const {
+    if (token >= tokens) return _mm512_setzero_si512();
+    return _mm512_maskz_loadu_epi16(DimMask(dim, first_dim), halves[token / 8] + token % 8 * dim + first_dim);
+  }
+};
+
+// Keys into the token columns first .. first + 15.
+HWY_INLINE void TransposeKeys(const Scratch& s, const TokenRows& keys, std::size_t first) {
+  for (std::size_t d = 0; d < keys.dim; d += 2 * kLanes) {
+    __m512i rows[kLanes];
+#pragma GCC unroll 16
+    for (std::size_t t = 0; t < kLanes; ++t) rows[t] = keys.Load(t, d);
+    Transpose(rows);
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < kLanes; ++i) _mm512_store_si512(s.keys + (d / 2 + i) * kSpanTokens + first, rows[i]);
+  }
+}
+
+// Values as pairs of tokens, from token `first` on.
+HWY_INLINE void InterleaveValues(const Scratch& s, const TokenRows& values, std::size_t first) {
+  for (std::size_t t = 0; t < kLanes; t += 2) {
+    for (std::size_t d = 0; d < values.dim; d += 2 * kLanes) {
+      const __m512i even = values.Load(t, d), odd = values.Load(t + 1, d);
+      float* pairs = s.values + (first + t) / 2 * s.padded_dim + d;
+      _mm512_store_si512(pairs, _mm512_unpacklo_epi16(even, odd));
+      _mm512_store_si512(pairs + kLanes, _mm512_unpackhi_epi16(even, odd));
+    }
+  }
+}
+
+// scores[r][t] = queries[row + r] . key[t], for tokens in steps of 16 * kVectors.
+template <std::size_t kRows, std::size_t kVectors>
+HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t tokens) {
+  for (std::size_t t = 0; t < tokens; t += kVectors * kLanes) {
+    __m512 sums[kRows][kVectors];
+#pragma GCC unroll 6
+    for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_setzero_ps();
+    }
+    for (std::size_t pair = 0; pair < s.padded_dim / 2; ++pair) {
+      __m512bh keys[kVectors];
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) keys[v] = LoadPairs(s.keys + pair * kSpanTokens + t + v * kLanes);
+#pragma GCC unroll 6
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const __m512bh query = SetPair(s.queries + (row + r) * s.padded_dim + 2 * pair);
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], keys[v], query);
+      }
+    }
+#pragma GCC unroll 6
+    for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        _mm512_store_ps(s.scores + r * kSpanTokens + t + v * kLanes, sums[r][v]);
+      }
+    }
+  }
+}
+
+// Turns scores into bf16 weights relative to the row's running maximum, up to `padded` tokens, a multiple of 32. Tokens
+// at and after `visible` get weight 0. Returns what earlier sums are multiplied with.
+HWY_INLINE float SoftmaxRow(const Scratch& s, std::size_t row, std::size_t r, std::size_t visible, std::size_t padded) {
+  float* scores = s.scores + r * kSpanTokens;
+  std::uint16_t* weights = s.weights + r * kSpanTokens;
+  const __m512 masked = _mm512_set1_ps(kMasked);
+  __m512 largest = _mm512_set1_ps(s.maxima[row]);
+  for (std::size_t t = 0; t < padded; t += kLanes) {
+    const std::size_t seen = std::min(kLanes, visible - std::min(visible, t));
+    const __m512 score = _mm512_mask_loadu_ps(masked, static_cast<__mmask16>((1u << seen) - 1), scores + t);
+    _mm512_store_ps(scores + t, score);
+    largest = _mm512_max_ps(largest, score);
+  }
+  const float maximum = _mm512_reduce_max_ps(largest);
+  const __m512 maxima = _mm512_set1_ps(maximum);
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  __m512 total = _mm512_setzero_ps();
+  for (std::size_t t = 0; t < padded; t += 2 * kLanes) {
+    const __m512 low = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t), maxima));
+    const __m512 high = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t + kLanes), maxima));
+    const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+    _mm512_storeu_si512(weights + t, (__m512i)both);
+    total = _mm512_dpbf16_ps(total, both, ones);
+  }
+  float keep = 1;
+  if (maximum > s.maxima[row]) {
+    keep = _mm512_cvtss_f32(PowerOfTwo(_mm512_set1_ps(std::max(s.maxima[row] - maximum, -200.0f))));
+    s.maxima[row] = maximum;
+  }
+  s.totals[row] = s.totals[row] * keep + _mm512_reduce_add_ps(total);
+  return keep;
+}
+
+// sums[row + r] = sums[row + r] * keep[r] + sum over tokens of weight * value, kVectors vectors of dims from `column`
+// on.
+template <std::size_t kRows, std::size_t kVectors>
+HWY_INLINE void AccumulateStrip(const Scratch& s, std::size_t row, std::size_t column, std::size_t tokens,
+                                const float* keep) {
+  __m512 sums[kRows][kVectors];
+#pragma GCC unroll 6
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      sums[r][v] = _mm512_mul_ps(_mm512_load_ps(s.sums + (row + r) * s.padded_dim + column + v * kLanes),
+                                 _mm512_set1_ps(keep[r]));
+    }
+  }
+  for (std::size_t t = 0; t < tokens; t += 2) {
+    __m512bh values[kVectors];
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      values[v] = LoadPairs(s.values + t / 2 * s.padded_dim + column + v * kLanes);
+    }
+#pragma GCC unroll 6
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const __m512bh weight = SetPair(s.weights + r * kSpanTokens + t);
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], values[v], weight);
+    }
+  }
+#pragma GCC unroll 6
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      _mm512_store_ps(s.sums + (row + r) * s.padded_dim + column + v * kLanes, sums[r][v]);
+    }
+  }
+}
+
+// A span's tokens, for kRows rows from `row` on, of which the last sees most.
+template <std::size_t kRows>
+void AttendRows(const AttentionArgs& a, const Scratch& s, std::size_t row, std::size_t begin, std::size_t tokens) {
+  const auto visible = [&](std::size_t r) {
+    const std::size_t position = a.first_position + r / a.group;  // the last one this row sees
+    return position < begin ? 0 : std::min(tokens, position - begin + 1);
+  };
+  const std::size_t most = visible(row + kRows - 1);
+  if (most == 0) return;
+  if (most > 2 * kLanes) {
+    ScoresOfRows<kRows, 4>(s, row, most);
+  } else {
+    ScoresOfRows<kRows, 2>(s, row, most);
+  }
+  const std::size_t padded = round_up(most, 2 * kLanes);
+  float keep[kRows];
+  for (std::size_t r = 0; r < kRows; ++r) keep[r] = SoftmaxRow(s, row + r, r, visible(row + r), padded);
+  std::size_t column = 0;
+  for (; column + 4 * kLanes <= s.padded_dim; column += 4 * kLanes)
+    AccumulateStrip<kRows, 4>(s, row, column, padded, keep);
+  for (; column < s.padded_dim; column += 2 * kLanes) AccumulateStrip<kRows, 2>(s, row, column, padded, keep);
+}
+
+// Scaled by 1 / sqrt(dim) and log2(e): scores are powers of two.
+HWY_INLINE void RoundQuery(const float* q, float scale, std::size_t dim, std::size_t padded_dim, std::uint16_t* out) {
+  const __m512 scales = _mm512_set1_ps(scale * 1.44269504f);
+  for (std::size_t i = 0; i < padded_dim; i += 32) {
+    const __mmask32 mask = DimMask(dim, i);
+    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), q + i);
+    const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), q + i + 16);
+    const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, scales), _mm512_mul_ps(low, scales));
+    _mm512_storeu_si512(out + i, (__m512i)both);
+  }
+}
+
+// Out of the order that InterleaveValues() leaves: of every 8 dims, the first four are in the one vector.
+HWY_INLINE void StoreResult(const float* sums, float total, std::size_t dim, float* out) {
+  const __m512 inverse = _mm512_set1_ps(1.0f / total);
+  const __m512i low_order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i high_order = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+  for (std::size_t i = 0; i < dim; i += 32) {
+    const __mmask32 mask = DimMask(dim, i);
+    const __m512 even = _mm512_mul_ps(_mm512_load_ps(sums + i), inverse);
+    const __m512 odd = _mm512_mul_ps(_mm512_load_ps(sums + i + 16), inverse);
+    _mm512_mask_storeu_ps(out + i, static_cast<__mmask16>(mask), _mm512_permutex2var_ps(even, low_order, odd));
+    _mm512_mask_storeu_ps(out + i + 16, static_cast<__mmask16>(mask >> 16),
+                          _mm512_permutex2var_ps(even, high_order, odd));
+  }
+}
+
+}  // namespace
+
+void paged_attention_bf16(const AttentionArgs& a, float* scratch) {
+  const KvLayout& layout = a.kv.layout;
+  assert(layout.dtype == DType::BF16);
+  const std::size_t dim = layout.head_dim, block_tokens = layout.block_tokens;
+  const Scratch s(scratch, layout, a.tokens * a.group);
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    RoundQuery(a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim, a.scale, dim, s.padded_dim,
+               s.queries + r * s.padded_dim);
+    std::fill_n(s.sums + r * s.padded_dim, s.padded_dim, 0.0f);
+    s.maxima[r] = kMasked;
+    s.totals[r] = 0;
+  }
+  const std::size_t end = a.first_position + a.tokens;
+  for (std::size_t begin = 0; begin < end; begin += kSpanTokens) {
+    const std::size_t tokens = std::min(kSpanTokens, end - begin);
+    // As far as vectors reach beyond the last token, with zeros.
+    const std::size_t padded = round_up(tokens, 4 * kLanes);
+    for (std::size_t first = 0; first < padded; first += kLanes) {
+      TokenRows keys{.halves = {}, .dim = dim, .tokens = std::min(kLanes, tokens - std::min(tokens, first))};
+      TokenRows values = keys;
+      for (std::size_t half = 0; half < 2 && half * 8 < keys.tokens; ++half) {
+        const std::size_t position = begin + first + half * 8;
+        const BlockId block = a.block_table[position / block_tokens];
+        keys.halves[half] = reinterpret_cast<const std::uint16_t*>(a.kv.arena + block * layout.block_bytes()) +
+                            a.kv.layer * layout.layer_stride() + a.kv_head * layout.head_stride() +
+                            position % block_tokens * dim;
+        values.halves[half] = keys.halves[half] + layout.value_offset();
+      }
+      TransposeKeys(s, keys, first);
+      InterleaveValues(s, values, first);
+    }
+    std::size_t r = 0;
+    for (; r + 6 <= s.rows; r += 6) AttendRows<6>(a, s, r, begin, tokens);
+    for (; r + 3 <= s.rows; r += 3) AttendRows<3>(a, s, r, begin, tokens);
+    for (; r < s.rows; ++r) AttendRows<1>(a, s, r, begin, tokens);
+  }
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    StoreResult(s.sums + r * s.padded_dim, s.totals[r], dim,
+                a.out + r / a.group * a.out_stride + (a.kv_head * a.group + r % a.group) * dim);
+  }
+}
+
+}  // namespace tiercel::kernels
+HWY_POP_ATTRIBUTES
+
+#else
+
+namespace tiercel::kernels {
+void paged_attention_bf16(const AttentionArgs&, float*) { assert(false); }
+}  // namespace tiercel::kernels
+
+#endif
