@@ -21,6 +21,8 @@ namespace {
 constexpr std::size_t kMostRows = 12;
 // Tiles of weights that stay near while all rows pass.
 constexpr std::size_t kTilesAtOnce = 24;
+// Groups of columns between which a result waits in y: the rows of x that a tile takes then stay in the nearest cache.
+constexpr std::size_t kGroupsAtOnce = 24;
 
 HWY_INLINE __m512 LoadHalves(const std::byte* halves) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
@@ -78,18 +80,27 @@ class Q8 {
   }
 };
 
+struct Groups {
+  std::size_t first, last;
+};
+
 // kRows x kTiles * 16 results. Each has one sum for a group, over its columns in order, and one over groups in order,
 // whatever the shape.
 template <class Format, std::size_t kRows, std::size_t kTiles>
-void Tile(const Format& format, const std::byte* w, std::size_t tile_bytes, std::size_t groups, Bf16Rows x, float* y,
+void Tile(const Format& format, const std::byte* w, std::size_t tile_bytes, Groups groups, Bf16Rows x, float* y,
           std::size_t y_stride, __mmask16 last_lanes) {
+  const auto lanes_of = [&](std::size_t t) { return t + 1 == kTiles ? last_lanes : static_cast<__mmask16>(0xffff); };
   __m512 totals[kRows][kTiles];
 #pragma GCC unroll 12
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (std::size_t t = 0; t < kTiles; ++t) totals[r][t] = _mm512_setzero_ps();
+    for (std::size_t t = 0; t < kTiles; ++t) {
+      totals[r][t] = groups.first == 0 ? _mm512_setzero_ps()
+                                       : _mm512_maskz_loadu_ps(lanes_of(t), y + r * y_stride + t * kTileOutputs);
+    }
   }
-  for (std::size_t g = 0; g < groups; ++g, w += Format::kBytes) {
+  w += groups.first * Format::kBytes;
+  for (std::size_t g = groups.first; g < groups.last; ++g, w += Format::kBytes) {
     __m512 sums[kRows][kTiles];
 #pragma GCC unroll 12
     for (std::size_t r = 0; r < kRows; ++r) {
@@ -130,8 +141,7 @@ void Tile(const Format& format, const std::byte* w, std::size_t tile_bytes, std:
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (std::size_t t = 0; t < kTiles; ++t) {
-      const __mmask16 lanes = t + 1 == kTiles ? last_lanes : static_cast<__mmask16>(0xffff);
-      _mm512_mask_storeu_ps(y + r * y_stride + t * kTileOutputs, lanes, totals[r][t]);
+      _mm512_mask_storeu_ps(y + r * y_stride + t * kTileOutputs, lanes_of(t), totals[r][t]);
     }
   }
 }
@@ -147,34 +157,38 @@ struct Outputs {
 };
 
 template <class Format, std::size_t kRows, std::size_t kTiles = tiles_for(kRows)>
-void Rows(const Format& format, const GroupWeights& w, const Bf16Rows& x, float* y, std::size_t y_stride,
+void Rows(const Format& format, const GroupWeights& w, Groups groups, const Bf16Rows& x, float* y, std::size_t y_stride,
           Outputs outputs) {
-  const std::size_t groups = w.columns / kGroupColumns, tile_bytes = groups * Format::kBytes;
+  const std::size_t tile_bytes = w.columns / kGroupColumns * Format::kBytes;
   for (; outputs.first_tile + kTiles <= outputs.last_tile; outputs.first_tile += kTiles) {
     const std::size_t missing = std::max(outputs.end, (outputs.first_tile + kTiles) * kTileOutputs) - outputs.end;
     Tile<Format, kRows, kTiles>(format, w.tiles + outputs.first_tile * tile_bytes, tile_bytes, groups, x,
                                 y + outputs.first_tile * kTileOutputs, y_stride,
                                 static_cast<__mmask16>(0xffff >> missing));
   }
-  if constexpr (kTiles > 1) Rows<Format, kRows, kTiles / 2>(format, w, x, y, y_stride, outputs);
+  if constexpr (kTiles > 1) Rows<Format, kRows, kTiles / 2>(format, w, groups, x, y, y_stride, outputs);
 }
 
 template <class Format>
 void Linear(const GroupWeights& w, const Bf16Rows& x, std::size_t rows, float* y, std::size_t y_stride,
             std::size_t first_tile, std::size_t last_tile) {
-  using RunRows = void (*)(const Format&, const GroupWeights&, const Bf16Rows&, float*, std::size_t, Outputs);
+  using RunRows = void (*)(const Format&, const GroupWeights&, Groups, const Bf16Rows&, float*, std::size_t, Outputs);
   static constexpr auto kRun = []<std::size_t... kRows>(std::index_sequence<kRows...>) {
     return std::array<RunRows, sizeof...(kRows)>{&Rows<Format, kRows + 1>...};
   }
   (std::make_index_sequence<kMostRows>());
   const Format format;
+  const std::size_t groups = w.columns / kGroupColumns, groups_at_once = rows < kMostRows / 2 ? groups : kGroupsAtOnce;
   const std::size_t parts = (rows + kMostRows - 1) / kMostRows;  // of rows, as equal as can be
   for (std::size_t tile = first_tile; tile < last_tile; tile += kTilesAtOnce) {
     const Outputs outputs{tile, std::min(last_tile, tile + kTilesAtOnce), w.outputs};
     for (std::size_t part = 0, first = 0; part < parts; ++part) {
       const std::size_t count = (rows - first + parts - part - 1) / (parts - part);
       const Bf16Rows here{x.values + first * x.stride, x.stride, x.sums + first * x.sum_stride, x.sum_stride};
-      kRun[count - 1](format, w, here, y + first * y_stride, y_stride, outputs);
+      for (std::size_t group = 0; group < groups; group += groups_at_once) {
+        kRun[count - 1](format, w, {group, std::min(groups, group + groups_at_once)}, here, y + first * y_stride,
+                        y_stride, outputs);
+      }
       first += count;
     }
   }

@@ -131,18 +131,56 @@ struct TokenRows {
   const std::uint16_t* halves[2];
   std::size_t dim, tokens;  // those beyond `tokens` are zero
 
+  // All 16 are there, and dims fill vectors.
+  bool whole() const { return tokens == kLanes && dim % (2 * kLanes) == 0; }
+  template <bool kWhole>
   HWY_INLINE __m512i Load(std::size_t token, std::size_t first_dim) const {
-    if (token >= tokens) return _mm512_setzero_si512();
-    return _mm512_maskz_loadu_epi16(DimMask(dim, first_dim), halves[token / 8] + token % 8 * dim + first_dim);
+    const std::uint16_t* row = halves[token / 8] + token % 8 * dim + first_dim;
+    if constexpr (kWhole) return _mm512_loadu_si512(row);
+    return token < tokens ? _mm512_maskz_loadu_epi16(DimMask(dim, first_dim), row) : _mm512_setzero_si512();
   }
 };
 
+struct KeysAndValues {
+  TokenRows keys, values;
+};
+
+// `count` tokens, up to 16, from `position`, a multiple of 16, on.
+HWY_INLINE KeysAndValues RowsFrom(const AttentionArgs& a, std::size_t position, std::size_t count) {
+  const KvLayout& layout = a.kv.layout;
+  TokenRows keys{.halves = {}, .dim = layout.head_dim, .tokens = count};
+  TokenRows values = keys;
+  for (std::size_t half = 0; half < 2 && half * 8 < count; ++half) {
+    const std::size_t at = position + half * 8;
+    const BlockId block = a.block_table[at / layout.block_tokens];
+    keys.halves[half] = reinterpret_cast<const std::uint16_t*>(a.kv.arena + block * layout.block_bytes()) +
+                        a.kv.layer * layout.layer_stride() + a.kv_head * layout.head_stride() +
+                        at % layout.block_tokens * layout.head_dim;
+    values.halves[half] = keys.halves[half] + layout.value_offset();
+  }
+  return {keys, values};
+}
+
+// So far ahead KV is asked for: it lies in pieces of a block, which the processor does not foresee.
+constexpr std::size_t kTokensAhead = 32;
+
+HWY_INLINE void Prefetch(const AttentionArgs& a, std::size_t position, std::size_t end) {
+  if (position >= end) return;
+  const auto [keys, values] = RowsFrom(a, position, std::min(kLanes, end - position));
+  for (const TokenRows& rows : {keys, values}) {
+    for (std::size_t half = 0; half < 2 && rows.halves[half] != nullptr; ++half) {
+      for (std::size_t i = 0; i < 8 * rows.dim; i += 32) _mm_prefetch(rows.halves[half] + i, _MM_HINT_T0);
+    }
+  }
+}
+
 // Keys into the token columns first .. first + 15.
+template <bool kWhole>
 HWY_INLINE void TransposeKeys(const Scratch& s, const TokenRows& keys, std::size_t first) {
   for (std::size_t d = 0; d < keys.dim; d += 2 * kLanes) {
     __m512i rows[kLanes];
 #pragma GCC unroll 16
-    for (std::size_t t = 0; t < kLanes; ++t) rows[t] = keys.Load(t, d);
+    for (std::size_t t = 0; t < kLanes; ++t) rows[t] = keys.Load<kWhole>(t, d);
     Transpose(rows);
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < kLanes; ++i) _mm512_store_si512(s.keys + (d / 2 + i) * kSpanTokens + first, rows[i]);
@@ -150,13 +188,15 @@ HWY_INLINE void TransposeKeys(const Scratch& s, const TokenRows& keys, std::size
 }
 
 // Values as pairs of tokens, from token `first` on.
+template <bool kWhole>
 HWY_INLINE void InterleaveValues(const Scratch& s, const TokenRows& values, std::size_t first) {
-  for (std::size_t t = 0; t < kLanes; t += 2) {
-    for (std::size_t d = 0; d < values.dim; d += 2 * kLanes) {
-      const __m512i even = values.Load(t, d), odd = values.Load(t + 1, d);
-      float* pairs = s.values + (first + t) / 2 * s.padded_dim + d;
-      _mm512_store_si512(pairs, _mm512_unpacklo_epi16(even, odd));
-      _mm512_store_si512(pairs + kLanes, _mm512_unpackhi_epi16(even, odd));
+  float* pairs = s.values + first / 2 * s.padded_dim;
+  for (std::size_t d = 0; d < values.dim; d += 2 * kLanes) {
+#pragma GCC unroll 8
+    for (std::size_t t = 0; t < kLanes; t += 2) {
+      const __m512i even = values.Load<kWhole>(t, d), odd = values.Load<kWhole>(t + 1, d);
+      _mm512_store_si512(pairs + t / 2 * s.padded_dim + d, _mm512_unpacklo_epi16(even, odd));
+      _mm512_store_si512(pairs + t / 2 * s.padded_dim + d + kLanes, _mm512_unpackhi_epi16(even, odd));
     }
   }
 }
@@ -316,7 +356,7 @@ HWY_INLINE void StoreResult(const float* sums, float total, std::size_t dim, flo
 void paged_attention_bf16(const AttentionArgs& a, float* scratch) {
   const KvLayout& layout = a.kv.layout;
   assert(layout.dtype == DType::BF16);
-  const std::size_t dim = layout.head_dim, block_tokens = layout.block_tokens;
+  const std::size_t dim = layout.head_dim;
   const Scratch s(scratch, layout, a.tokens * a.group);
   for (std::size_t r = 0; r < s.rows; ++r) {
     RoundQuery(a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim, a.scale, dim, s.padded_dim,
@@ -331,18 +371,16 @@ void paged_attention_bf16(const AttentionArgs& a, float* scratch) {
     // As far as vectors reach beyond the last token, with zeros.
     const std::size_t padded = round_up(tokens, 4 * kLanes);
     for (std::size_t first = 0; first < padded; first += kLanes) {
-      TokenRows keys{.halves = {}, .dim = dim, .tokens = std::min(kLanes, tokens - std::min(tokens, first))};
-      TokenRows values = keys;
-      for (std::size_t half = 0; half < 2 && half * 8 < keys.tokens; ++half) {
-        const std::size_t position = begin + first + half * 8;
-        const BlockId block = a.block_table[position / block_tokens];
-        keys.halves[half] = reinterpret_cast<const std::uint16_t*>(a.kv.arena + block * layout.block_bytes()) +
-                            a.kv.layer * layout.layer_stride() + a.kv_head * layout.head_stride() +
-                            position % block_tokens * dim;
-        values.halves[half] = keys.halves[half] + layout.value_offset();
+      const std::size_t count = std::min(kLanes, tokens - std::min(tokens, first));
+      const auto [keys, values] = RowsFrom(a, begin + first, count);
+      Prefetch(a, begin + first + kTokensAhead, end);
+      if (keys.whole()) {
+        TransposeKeys<true>(s, keys, first);
+        InterleaveValues<true>(s, values, first);
+      } else {
+        TransposeKeys<false>(s, keys, first);
+        InterleaveValues<false>(s, values, first);
       }
-      TransposeKeys(s, keys, first);
-      InterleaveValues(s, values, first);
     }
     std::size_t r = 0;
     for (; r + 6 <= s.rows; r += 6) AttendRows<6>(a, s, r, begin, tokens);

@@ -93,15 +93,16 @@ std::string LinearPlan::describe(TensorType weights) const {
 }
 
 kernels::Bf16Rows RoundedRows::round(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns) {
-  const std::size_t groups = columns / kernels::kGroupColumns;
-  if (values_.size() < rows * columns) values_.resize(rows * columns);
+  // A stride that is no power of two: rows of the same column would compete for the same places in a cache.
+  const std::size_t groups = columns / kernels::kGroupColumns, stride = (groups | 1) * kernels::kGroupColumns;
+  if (values_.size() < rows * stride) values_.resize(rows * stride);
   if (sums_.size() < rows * groups) sums_.resize(rows * groups);
   const auto round_part = [&](std::size_t begin, std::size_t end) {
-    kernels::round_rows(x + begin * columns, columns, end - begin, columns, values_.data() + begin * columns, columns,
+    kernels::round_rows(x + begin * columns, columns, end - begin, columns, values_.data() + begin * stride, stride,
                         sums_.data() + begin * groups, groups);
   };
   rows <= kRowsRoundedAlone ? round_part(0, rows) : team.run_parts(rows, kRowsRoundedAlone, round_part);
-  return {values_.data(), columns, sums_.data(), groups};
+  return {values_.data(), stride, sums_.data(), groups};
 }
 
 Linear::Linear(std::span<const GgufTensor> parts, Compute compute)

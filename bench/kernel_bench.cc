@@ -1,0 +1,230 @@
+// The CPU kernels, by themselves, beside what the machine gives: multiply-adds a second, or bytes of weights or KV a
+// second.
+//
+//   peak/...       what the processor multiplies at most (AVX512-BF16 or float32), and what two threads read from
+//   memory linear/...     group_linear over the weights of many layers, so that they come from memory: rows, outputs,
+//   columns attention/...  one layer's attention of new tokens over a context: tokens, context, query heads, KV heads,
+//   head size
+//
+// Shapes of two models: SmolLM2-135M (hidden 576, 9 heads, 3 KV heads) and one of a billion parameters (2,048, 32, 8).
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include "base/thread_team.h"
+#include "gguf/dequantize.h"
+#include "kernels/group_linear.h"
+#include "kernels/paged_attention.h"
+
+namespace tiercel {
+namespace {
+
+constexpr std::size_t kAlignment = 4096;
+
+template <class T>
+struct Buffer {
+  explicit Buffer(std::size_t count)
+      : size(count), data(static_cast<T*>(std::aligned_alloc(kAlignment, round_up(count * sizeof(T)))), std::free) {}
+  static std::size_t round_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+  T* get() const { return data.get(); }
+  std::size_t size;
+  std::unique_ptr<T, decltype(&std::free)> data;
+};
+
+ThreadTeam& team() {
+  static ThreadTeam all(std::max(1u, std::thread::hardware_concurrency()));
+  return all;
+}
+
+Buffer<float> normals(std::size_t count) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  Buffer<float> values(count);
+  for (std::size_t i = 0; i < count; ++i) values.get()[i] = normal(random);
+  return values;
+}
+
+// At least 64 MB of weights of one shape, as the layers of a model.
+struct Layers {
+  Layers(TensorType type, std::size_t outputs, std::size_t columns) {
+    const kernels::GroupFormat format = kernels::group_format(type);
+    const std::size_t bytes = kernels::group_weights_bytes(format, outputs, columns);
+    std::mt19937 random(2);
+    std::vector<std::byte> file(outputs * columns / 32 * block_bytes(type));
+    for (auto& byte : file) byte = static_cast<std::byte>(random());
+    const std::uint16_t small = float_to_half(0.01f);
+    for (std::size_t at = 0; at < file.size(); at += block_bytes(type)) {
+      std::memcpy(&file[at], &small, 2);
+      if (type == TensorType::Q4_1) std::memcpy(&file[at + 2], &small, 2);
+    }
+    for (std::size_t total = 0; total < 64'000'000; total += bytes) {
+      tiles.emplace_back(bytes);
+      kernels::pack_group_weights(type, file.data(), outputs, columns, 0, kernels::tiles_of(outputs),
+                                  tiles.back().get());
+      layers.push_back({format, tiles.back().get(), outputs, columns});
+    }
+  }
+  std::vector<Buffer<std::byte>> tiles;
+  std::vector<kernels::GroupWeights> layers;
+};
+
+void linear(benchmark::State& state, TensorType type, bool bf16) {
+  const auto rows = static_cast<std::size_t>(state.range(0)), outputs = static_cast<std::size_t>(state.range(1)),
+             columns = static_cast<std::size_t>(state.range(2));
+  if (bf16 && !kernels::has_bf16_products()) return state.SkipWithError("no AVX512-BF16");
+  const Layers weights(type, outputs, columns);
+  const auto x = normals(rows * columns);
+  const std::size_t stride = (columns / 32 | 1) * 32;
+  Buffer<std::uint16_t> values(rows * stride);
+  Buffer<float> sums(rows * columns / 32), y(rows * outputs);
+  if (bf16) kernels::round_rows(x.get(), columns, rows, columns, values.get(), stride, sums.get(), columns / 32);
+  std::size_t layer = 0;
+  for (auto _ : state) {
+    const kernels::GroupWeights& w = weights.layers[layer++ % weights.layers.size()];
+    team().run_parts(kernels::tiles_of(outputs), 1, [&](std::size_t begin, std::size_t end) {
+      if (bf16) {
+        kernels::group_linear_bf16(w, {values.get(), stride, sums.get(), columns / 32}, rows, y.get(), outputs,
+                                   begin * 16, std::min(end * 16, outputs));
+      } else {
+        kernels::group_linear(w, x.get(), columns, rows, y.get(), outputs, begin * 16, std::min(end * 16, outputs));
+      }
+    });
+    benchmark::DoNotOptimize(y.get());
+  }
+  const double products = static_cast<double>(outputs * columns) * static_cast<double>(state.iterations());
+  state.counters["FLOP/s"] = benchmark::Counter(2 * products * static_cast<double>(rows), benchmark::Counter::kIsRate);
+  state.counters["weights_bytes/s"] =
+      benchmark::Counter(static_cast<double>(weights.tiles.front().size) * static_cast<double>(state.iterations()),
+                         benchmark::Counter::kIsRate);
+}
+
+void attention(benchmark::State& state, DType dtype, bool bf16) {
+  const auto tokens = static_cast<std::size_t>(state.range(0)), context = static_cast<std::size_t>(state.range(1)),
+             heads = static_cast<std::size_t>(state.range(2)), kv_heads = static_cast<std::size_t>(state.range(3)),
+             dim = static_cast<std::size_t>(state.range(4));
+  if (bf16 && !kernels::has_bf16_products()) return state.SkipWithError("no AVX512-BF16");
+  const KvLayout layout{.layers = 30,
+                        .kv_heads = static_cast<std::uint32_t>(kv_heads),
+                        .head_dim = static_cast<std::uint32_t>(dim),
+                        .block_tokens = 32,
+                        .dtype = dtype};
+  const std::size_t length = context + tokens, blocks = layout.blocks_for(length), group = heads / kv_heads;
+  Buffer<std::byte> arena(blocks * layout.block_bytes());
+  std::memset(arena.get(), 0x3c, arena.size);
+  std::vector<BlockId> table(blocks);
+  for (std::size_t i = 0; i < blocks; ++i) table[i] = static_cast<BlockId>(i);
+  const auto q = normals(tokens * heads * dim);
+  Buffer<float> out(tokens * heads * dim);
+  constexpr std::size_t kTile = 64;
+  const std::size_t floats = std::max(kernels::attention_scratch_floats(layout, kTile, group),
+                                      kernels::bf16_attention_scratch_floats(layout, kTile, group));
+  Buffer<float> scratch(team().threads() * floats);
+  const std::size_t tiles = (tokens + kTile - 1) / kTile;
+  std::size_t layer = 0;
+  for (auto _ : state) {
+    layer = (layer + 1) % layout.layers;
+    team().run(tiles * kv_heads, [&](std::size_t i, std::size_t thread) {
+      const std::size_t first = (tiles - 1 - i / kv_heads) * kTile;
+      (bf16 ? kernels::paged_attention_bf16 : kernels::paged_attention)(
+          {.kv = {arena.get(), layout, layer},
+           .block_table = table.data(),
+           .first_position = context + first,
+           .tokens = std::min(kTile, tokens - first),
+           .kv_head = i % kv_heads,
+           .group = group,
+           .q = q.get() + first * heads * dim,
+           .q_stride = heads * dim,
+           .out = out.get() + first * heads * dim,
+           .out_stride = heads * dim,
+           .scale = 0.125f,
+           .style = tokens > 1 ? kernels::AttentionStyle::Prefill : kernels::AttentionStyle::Decode},
+          scratch.get() + thread * floats);
+    });
+    benchmark::DoNotOptimize(out.get());
+  }
+  const double seen =
+      static_cast<double>(tokens) * (static_cast<double>(context) + static_cast<double>(tokens + 1) / 2);
+  const double iterations = static_cast<double>(state.iterations());
+  state.counters["FLOP/s"] =
+      benchmark::Counter(4 * seen * static_cast<double>(heads * dim) * iterations, benchmark::Counter::kIsRate);
+  state.counters["kv_bytes/s"] = benchmark::Counter(
+      static_cast<double>(length * layout.token_bytes() / layout.layers) * iterations, benchmark::Counter::kIsRate);
+}
+
+void read_memory(benchmark::State& state) {
+  Buffer<std::uint64_t> memory(std::size_t{32} << 20);
+  std::memset(memory.get(), 1, memory.size * 8);
+  for (auto _ : state) {
+    team().run_parts(memory.size, 4096, [&](std::size_t begin, std::size_t end) {
+      std::uint64_t sum = 0;
+      for (std::size_t i = begin; i < end; ++i) sum += memory.get()[i];
+      benchmark::DoNotOptimize(sum);
+    });
+  }
+  state.SetBytesProcessed(static_cast<std::int64_t>(memory.size * 8) * state.iterations());
+}
+
+// Weights of one tile that stay in the nearest cache, by as many rows as a tile takes: what the kernel could reach.
+void peak(benchmark::State& state) {
+  constexpr std::size_t kColumns = 128, kOutputs = 16, kRows = 12;
+  const Layers weights(TensorType::Q4_1, kOutputs, kColumns);
+  const auto x = normals(kRows * kColumns);
+  Buffer<std::uint16_t> values(kRows * kColumns);
+  Buffer<float> sums(kRows * kColumns / 32);
+  const bool bf16 = kernels::has_bf16_products();
+  if (bf16) kernels::round_rows(x.get(), kColumns, kRows, kColumns, values.get(), kColumns, sums.get(), kColumns / 32);
+  constexpr std::size_t kTimes = 20'000;
+  for (auto _ : state) {
+    team().run(team().threads(), [&](std::size_t, std::size_t) {
+      float y[kRows * kOutputs];
+      for (std::size_t i = 0; i < kTimes; ++i) {
+        if (bf16) {
+          kernels::group_linear_bf16(weights.layers[0], {values.get(), kColumns, sums.get(), kColumns / 32}, kRows, y,
+                                     kOutputs, 0, kOutputs);
+        } else {
+          kernels::group_linear(weights.layers[0], x.get(), kColumns, kRows, y, kOutputs, 0, kOutputs);
+        }
+        benchmark::DoNotOptimize(y);
+      }
+    });
+  }
+  state.counters["FLOP/s"] = benchmark::Counter(
+      2.0 * kRows * kOutputs * kColumns * kTimes * static_cast<double>(team().threads() * state.iterations()),
+      benchmark::Counter::kIsRate);
+}
+
+BENCHMARK(read_memory)->Name("peak/read")->UseRealTime();
+BENCHMARK(peak)->Name("peak/near")->UseRealTime();
+
+void linear_shapes(benchmark::internal::Benchmark* bench) {
+  for (const std::int64_t rows : {1, 2, 4, 8, 16, 32, 64, 256, 1024}) bench->Args({rows, 3072, 576});
+  for (const std::int64_t rows : {1, 8, 32, 256, 1024}) bench->Args({rows, 576, 1536});
+  for (const std::int64_t rows : {1, 8, 32, 256}) bench->Args({rows, 8192, 2048});
+  bench->UseRealTime();
+}
+BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, true)->Name("linear/bf16/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, bf16_Q8, TensorType::Q8_0, true)
+    ->Name("linear/bf16/Q8")
+    ->Args({1, 49152, 576})
+    ->Args({32, 49152, 576})
+    ->UseRealTime();
+BENCHMARK_CAPTURE(linear, f32_Q4, TensorType::Q4_1, false)->Name("linear/f32/Q4")->Apply(linear_shapes);
+
+void attention_shapes(benchmark::internal::Benchmark* bench) {
+  for (const std::int64_t context : {100, 2000, 8000}) bench->Args({1, context, 9, 3, 64});
+  bench->Args({8, 2000, 9, 3, 64})
+      ->Args({512, 1500, 9, 3, 64})
+      ->Args({1, 8000, 32, 8, 64})
+      ->Args({512, 1500, 32, 8, 64});
+  bench->UseRealTime();
+}
+BENCHMARK_CAPTURE(attention, bf16, DType::BF16, true)->Name("attention/bf16")->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, f32, DType::BF16, false)->Name("attention/f32")->Apply(attention_shapes);
+
+}  // namespace
+}  // namespace tiercel
