@@ -9,6 +9,8 @@
 
 #include <fmt/format.h>
 
+#include "base/vector_clones.h"
+
 namespace tiercel {
 namespace {
 
@@ -38,7 +40,7 @@ inline float exp2_of_negative(float t) {
 }
 
 // -infinity where there are only NaNs.
-float largest(std::span<const float> values) {
+TIERCEL_VECTOR_CLONES float largest(std::span<const float> values) {
   std::array<float, kLanes> lanes;
   lanes.fill(-kInfinity);
   std::size_t i = 0;
@@ -49,12 +51,21 @@ float largest(std::span<const float> values) {
   return *std::ranges::max_element(lanes);
 }
 
-TokenId index_of(std::span<const float> values, float value) {
-  return static_cast<TokenId>(std::ranges::find(values, value) - values.begin());
+// Of the first equal one, which is there.
+TIERCEL_VECTOR_CLONES TokenId index_of(std::span<const float> values, float value) {
+  constexpr std::size_t kChunk = 16 * kLanes;
+  std::size_t first = 0;
+  for (; first + kChunk <= values.size(); first += kChunk) {
+    std::uint32_t equal = 0;
+    for (std::size_t i = 0; i < kChunk; ++i) equal |= static_cast<std::uint32_t>(values[first + i] == value);
+    if (equal != 0) break;
+  }
+  while (values[first] != value) ++first;
+  return static_cast<TokenId>(first);
 }
 
 // Sum of exp(logit - maximum).
-double sum_of_exponentials(std::span<const float> logits, float maximum) {
+TIERCEL_VECTOR_CLONES double sum_of_exponentials(std::span<const float> logits, float maximum) {
   constexpr std::size_t kChunk = 64 * kLanes;  // short enough that float sums keep their precision
   std::array<float, kChunk> terms;
   double sum = 0;
@@ -119,6 +130,10 @@ void Sampler::observe(TokenId token) {
   if (token < 0 || index >= seen_.size() || seen_[index]) return;
   seen_[index] = true;
   seen_tokens_.push_back(token);
+}
+
+bool Sampler::keeps_logits() const {
+  return options_.temperature == 0 && options_.logit_bias.empty() && options_.repetition_penalty == 1.0f;
 }
 
 TokenId Sampler::sample(std::span<float> logits) {

@@ -37,6 +37,8 @@ class Sampler {
   // Where biases forbid every token that the model allows, they are put aside and the first of the ranking is taken.
   // Logits that are all NaN or -infinity give token 0.
   TokenId sample(std::span<float> logits);
+  // Whether sample() leaves the logits as they are.
+  bool keeps_logits() const;
 
   // `token` was seen, in the prompt or in the output: the repetition penalty applies to it from now on, once, however
   // often it was seen. Ids outside the vocabulary are ignored.

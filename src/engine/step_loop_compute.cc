@@ -169,7 +169,8 @@ void StepLoop::record_prompt_logprobs(const BatchPart& part, std::span<const flo
 }
 
 void StepLoop::draw_token(Sequence& sequence, std::span<float> logits) {
-  std::ranges::copy(logits, raw_logits_.begin());
+  const bool kept = sequence.sampler->keeps_logits();
+  if (!kept) std::ranges::copy(logits, raw_logits_.begin());
   const TokenId token = sequence.sampler->sample(logits);
   const auto now = options_.now();
   if (sequence.response.tokens.empty() && sequence.response.ttft_ms == 0) {
@@ -186,7 +187,7 @@ void StepLoop::draw_token(Sequence& sequence, std::span<float> logits) {
   if (ends) return finish(sequence, FinishReason::Stop);
   sequence.tokens.push_back(token);
   sequence.sampler->observe(token);
-  const float logprob = logprob_of(raw_logits_, token);
+  const float logprob = logprob_of(kept ? logits : std::span<const float>(raw_logits_), token);
   sequence.response.tokens.push_back(token);
   sequence.response.logprobs.push_back(logprob);
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "tier/vector_clones.h"
+#include "base/vector_clones.h"
 
 namespace tiercel {
 namespace {

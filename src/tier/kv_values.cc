@@ -3,7 +3,7 @@
 #include <bit>
 #include <cstring>
 
-#include "tier/vector_clones.h"
+#include "base/vector_clones.h"
 
 namespace tiercel {
 namespace {

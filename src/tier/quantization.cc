@@ -2,7 +2,7 @@
 
 #include <bit>
 
-#include "tier/vector_clones.h"
+#include "base/vector_clones.h"
 
 namespace tiercel {
 namespace {
