@@ -29,18 +29,22 @@ std::uint64_t rank_of(double fraction, std::uint64_t count) {
 template <class Bucket>
 class RankFinder {
  public:
-  RankFinder(std::span<const std::uint64_t> groups, std::size_t group_buckets, const Bucket& bucket)
-      : groups_(groups), group_buckets_(group_buckets), bucket_(bucket) {}
+  // `groups` counts those from `first_group` on.
+  RankFinder(std::span<const std::uint64_t> groups, std::size_t first_group, std::size_t group_buckets,
+             const Bucket& bucket)
+      : groups_(groups), first_bucket_(first_group * group_buckets), group_buckets_(group_buckets), bucket_(bucket) {}
 
   // 1 <= rank <= the sum of `groups`.
   std::size_t find(std::uint64_t rank) {
     for (; before_ + groups_[group_] < rank; ++group_, seen_ = before_, place_ = 0) before_ += groups_[group_];
-    while (seen_ < rank && place_ < group_buckets_) seen_ += bucket_(group_ * group_buckets_ + place_++);
-    return group_ * group_buckets_ + place_ - 1;
+    while (seen_ < rank && place_ < group_buckets_)
+      seen_ += bucket_(first_bucket_ + group_ * group_buckets_ + place_++);
+    return first_bucket_ + group_ * group_buckets_ + place_ - 1;
   }
 
  private:
   std::span<const std::uint64_t> groups_;
+  std::size_t first_bucket_;
   std::size_t group_buckets_;
   const Bucket& bucket_;
   std::size_t group_ = 0;
@@ -56,7 +60,7 @@ std::size_t LatencyHistogram::bucket_of(std::uint64_t ns) {
   if (ns < kSub) return ns;
   const std::size_t octave = static_cast<std::size_t>(std::bit_width(ns)) - 1 - kSubBits;  // 0 for [64, 128)
   const std::size_t index = ((octave + 1) << kSubBits) + ((ns >> octave) - kSub);
-  return std::min(index, (kGroups << kSubBits) - 1);
+  return std::min(index, kBuckets - 1);
 }
 
 double LatencyHistogram::middle_ms(std::size_t bucket) {
@@ -72,23 +76,27 @@ std::uint64_t LatencyHistogram::nanoseconds(double milliseconds) {
   return static_cast<std::uint64_t>(std::min(std::round(clean * 1e6), 9e18));
 }
 
+void LatencyHistogram::add_to(std::size_t bucket, std::uint64_t samples) {
+  const std::size_t group = bucket / kGroupBuckets;
+  if (group < first_group_.load(std::memory_order_relaxed)) first_group_.store(group, std::memory_order_release);
+  if (group >= end_group_.load(std::memory_order_relaxed)) end_group_.store(group + 1, std::memory_order_release);
+  increase(buckets_[bucket], samples);
+  increase(groups_[group], samples);
+}
+
 void LatencyHistogram::add(double milliseconds) {
   const std::uint64_t ns = nanoseconds(milliseconds);
-  const std::size_t bucket = bucket_of(ns);
-  increase<std::uint64_t>(buckets_[bucket], 1);
+  if (ns > max_ns_.load(std::memory_order_relaxed)) max_ns_.store(ns, std::memory_order_release);
   increase(sum_ns_, ns);
-  if (ns > value_of(max_ns_)) max_ns_.store(ns, std::memory_order_release);
-  increase<std::uint64_t>(groups_[bucket >> kSubBits], 1);
+  add_to(bucket_of(ns), 1);
 }
 
 void LatencyHistogram::merge(const LatencyHistogram& other) {
-  for (std::size_t i = 0; i < buckets_.size(); ++i) {
-    const std::uint64_t samples = value_of(other.buckets_[i]);
-    increase(buckets_[i], samples);
-    increase(groups_[i >> kSubBits], samples);
-  }
-  increase(sum_ns_, value_of(other.sum_ns_));
   max_ns_.store(std::max(value_of(max_ns_), value_of(other.max_ns_)), std::memory_order_release);
+  increase(sum_ns_, value_of(other.sum_ns_));
+  for (std::size_t i = 0; i < kBuckets; ++i) {
+    if (const std::uint64_t samples = value_of(other.buckets_[i]); samples > 0) add_to(i, samples);
+  }
 }
 
 void LatencyHistogram::copy_to(Mark& mark) const {
@@ -104,13 +112,15 @@ void LatencyHistogram::copy_to(Mark& mark) const {
 
 template <class Group, class Bucket>
 LatencyStats LatencyHistogram::summarize(const Group& group, const Bucket& bucket, std::uint64_t sum_ns,
-                                         std::uint64_t max_ns) {
-  std::array<std::uint64_t, kGroups> groups;
+                                         std::uint64_t max_ns) const {
+  std::array<std::uint64_t, kGroups> counts;
+  const std::size_t end = value_of(end_group_), first = std::min(value_of(first_group_), end);
   std::uint64_t count = 0;
-  for (std::size_t i = 0; i < kGroups; ++i) count += groups[i] = group(i);
+  for (std::size_t i = first; i < end; ++i) count += counts[i - first] = group(i);
   if (count == 0) return {};
   const double max_ms = static_cast<double>(max_ns) / 1e6;
-  RankFinder finder(groups, std::size_t{1} << kSubBits, bucket);
+  const std::span<const std::uint64_t> used(counts.data(), end - first);
+  RankFinder finder(used, first, kGroupBuckets, bucket);
   const auto percentile_ms = [&](double fraction) {
     return std::min(middle_ms(finder.find(rank_of(fraction, count))), max_ms);
   };
@@ -129,7 +139,7 @@ double LatencyHistogram::percentile_ms(double fraction) const {
   for (std::size_t i = 0; i < kGroups; ++i) count += groups[i] = value_of(groups_[i]);
   if (count == 0) return 0;
   const auto bucket = [&](std::size_t i) { return value_of(buckets_[i]); };
-  const std::size_t found = RankFinder(groups, std::size_t{1} << kSubBits, bucket).find(rank_of(fraction, count));
+  const std::size_t found = RankFinder(groups, 0, kGroupBuckets, bucket).find(rank_of(fraction, count));
   return std::min(middle_ms(found), static_cast<double>(value_of(max_ns_)) / 1e6);
 }
 

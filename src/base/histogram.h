@@ -4,8 +4,7 @@
 // its middle is within 1/128 (0.8 %) of every sample in it. Histograms can be added bucket by bucket, and subtracted,
 // which sampled values cannot. (The scheme of HdrHistogram, which Debian and Ubuntu do not package for C++.)
 //
-// A group of buckets, one power of two, also has a sum of its own, so that reading percentiles looks at a few groups
-// only.
+// A group of buckets also has a sum of its own, so that percentiles are found by looking into a few groups only.
 //
 // Thread-safety: one thread at a time writes, any thread reads meanwhile; nobody waits. A reader may miss the sample
 // that is being added.
@@ -21,13 +20,15 @@ namespace tiercel {
 
 class LatencyHistogram {
   static constexpr std::size_t kSubBits = 6;
-  static constexpr std::size_t kGroups = 41;  // up to 2^46 ns, 19 hours; longer counts as that
+  static constexpr std::size_t kBuckets = 41 << kSubBits;  // up to 2^46 ns, 19 hours; longer counts as that
+  static constexpr std::size_t kGroupBuckets = 16;
+  static constexpr std::size_t kGroups = kBuckets / kGroupBuckets;
 
  public:
   // What a histogram had counted at some moment. Counts are modulo 2^32: exact for differences below that.
   struct Mark {
     std::array<std::atomic<std::uint32_t>, kGroups> groups{};
-    std::array<std::atomic<std::uint32_t>, kGroups << kSubBits> buckets{};
+    std::array<std::atomic<std::uint32_t>, kBuckets> buckets{};
     std::atomic<std::uint64_t> sum_ns = 0;
   };
 
@@ -44,13 +45,16 @@ class LatencyHistogram {
   static std::uint64_t nanoseconds(double milliseconds);
 
  private:
+  void add_to(std::size_t bucket, std::uint64_t samples);
   static std::size_t bucket_of(std::uint64_t nanoseconds);
   static double middle_ms(std::size_t bucket);
   template <class Group, class Bucket>
-  static LatencyStats summarize(const Group& group, const Bucket& bucket, std::uint64_t sum_ns, std::uint64_t max_ns);
+  LatencyStats summarize(const Group& group, const Bucket& bucket, std::uint64_t sum_ns, std::uint64_t max_ns) const;
 
   std::array<std::atomic<std::uint64_t>, kGroups> groups_{};
-  std::array<std::atomic<std::uint64_t>, kGroups << kSubBits> buckets_{};
+  std::array<std::atomic<std::uint64_t>, kBuckets> buckets_{};
+  // Groups that have samples are within [first, end).
+  std::atomic<std::size_t> first_group_ = kGroups, end_group_ = 0;
   std::atomic<std::uint64_t> sum_ns_ = 0;
   std::atomic<std::uint64_t> max_ns_ = 0;
 };

@@ -33,7 +33,7 @@ inline constexpr EndpointId kNoEndpoint = 0;
 
 class StatsRecorder {
  public:
-  static constexpr std::size_t kMostEndpoints = 32;      // labels; requests with others are "other"
+  static constexpr std::size_t kMostEndpoints = 16;      // labels; requests with others are "other"
   static constexpr std::size_t kMostEndpointBytes = 64;  // of a label; a longer one is "other"
 
   explicit StatsRecorder(StatsOptions options = {});
