@@ -21,7 +21,9 @@ Word value_of(const std::atomic<Word>& word) {
 }
 
 std::uint64_t rank_of(double fraction, std::uint64_t count) {
-  return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(std::ceil(fraction * static_cast<double>(count))));
+  const double rank = fraction * static_cast<double>(count);
+  const auto whole = static_cast<std::uint64_t>(rank);
+  return std::max<std::uint64_t>(1, static_cast<double>(whole) < rank ? whole + 1 : whole);
 }
 
 // Finds the bucket that the sample of a rank is in. `bucket(i)` counts samples; the ranks asked for ascend, so that one
@@ -66,8 +68,7 @@ std::size_t LatencyHistogram::bucket_of(std::uint64_t ns) {
 double LatencyHistogram::middle_ms(std::size_t bucket) {
   constexpr std::size_t kSub = 1u << kSubBits;
   if (bucket < kSub) return static_cast<double>(bucket) / 1e6;
-  const int octave = static_cast<int>(bucket >> kSubBits) - 1;
-  const double width = std::ldexp(1.0, octave);
+  const auto width = static_cast<double>(std::uint64_t{1} << ((bucket >> kSubBits) - 1));
   return (static_cast<double>(kSub + (bucket & (kSub - 1))) * width + (width - 1) / 2) / 1e6;
 }
 

@@ -28,48 +28,48 @@ class WindowMarks {
   void begin(std::uint64_t slot, const Fill& fill) {
     if (slot == current_) return;
     current_ = slot;
-    Mark& mark = marks_[slot % marks_.size()];
-    mark.slot.store(kNone, std::memory_order_relaxed);
-    fill(mark.state);
-    mark.slot.store(slot, std::memory_order_release);
+    std::atomic<std::uint64_t>& of_mark = slots_[slot % kMarks];
+    of_mark.store(kNone, std::memory_order_relaxed);
+    fill(marks_[slot % kMarks]);
+    of_mark.store(slot, std::memory_order_release);
   }
   // The state of the slot that goes on. There must be one.
-  State& current() { return marks_[current_ % marks_.size()].state; }
+  State& current() { return marks_[current_ % kMarks]; }
 
   // Any thread: read(the state before all that happened from slot `first` on), or read(null) where nothing did.
   template <class Read>
   auto read_since(std::uint64_t first, const Read& read) const {
     for (;;) {
-      const Mark* earliest = nullptr;
-      std::uint64_t slot = kNone;
-      for (const Mark& mark : marks_) {
-        const std::uint64_t other = mark.slot.load(std::memory_order_acquire);
-        if (other < first || other >= slot) continue;
-        slot = other;
-        earliest = &mark;
+      std::uint64_t earliest = kNone;
+      for (const auto& slot : slots_) {
+        const std::uint64_t marked = slot.load(std::memory_order_acquire);
+        if (marked >= first && marked < earliest) earliest = marked;
       }
-      auto result = read(earliest ? &earliest->state : nullptr);
+      if (earliest == kNone) return read(static_cast<const State*>(nullptr));
+      auto result = read(&marks_[earliest % kMarks]);
       // Only a slot's beginning, a window later, overwrites a mark.
-      if (!earliest || earliest->slot.load(std::memory_order_relaxed) == slot) return result;
+      if (slots_[earliest % kMarks].load(std::memory_order_relaxed) == earliest) return result;
     }
   }
   // Any thread: the states of all slots from `first` on.
   template <class Visit>
   void visit_since(std::uint64_t first, const Visit& visit) const {
-    for (const Mark& mark : marks_) {
-      const std::uint64_t slot = mark.slot.load(std::memory_order_acquire);
-      if (slot >= first && slot != kNone) visit(mark.state);
+    for (std::size_t i = 0; i < kMarks; ++i) {
+      const std::uint64_t slot = slots_[i].load(std::memory_order_acquire);
+      if (slot >= first && slot != kNone) visit(marks_[i]);
     }
   }
 
  private:
   static constexpr std::uint64_t kNone = UINT64_MAX;
-  struct Mark {
-    std::atomic<std::uint64_t> slot = kNone;  // kNone: none yet, or it is being written
-    State state;
+  static constexpr std::size_t kMarks = kWindowSlots + 1;
+
+  struct Slot : std::atomic<std::uint64_t> {
+    Slot() : atomic(kNone) {}
   };
 
-  std::array<Mark, kWindowSlots + 1> marks_;
+  std::array<Slot, kMarks> slots_;  // of each mark; kNone: of none yet, or it is being written
+  std::array<State, kMarks> marks_{};
   std::uint64_t current_ = kNone;  // the writer's
 };
 
