@@ -3,11 +3,13 @@
 #include <benchmark/benchmark.h>
 
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "cli/default_model.h"
 #include "cli/workload.h"
+#include "engine/stats_recorder.h"
 #include "tiercel/engine.h"
 
 namespace tiercel {
@@ -84,6 +86,45 @@ void decode(benchmark::State& state) {
   state.counters["tokens_per_s"] = benchmark::Counter(tokens, benchmark::Counter::kIsRate);
 }
 BENCHMARK(decode)->Arg(1)->Arg(8)->Arg(32)->Arg(100)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+// Engine::get_stats(), after some requests.
+void get_stats(benchmark::State& state) {
+  Engine* opened = engine(state);
+  if (!opened) return;
+  for (int i = 0; i < 4; ++i) {
+    auto response = opened->process_request(completion("Once upon a time", 16)).get();
+    if (!response.ok()) return state.SkipWithError(response.status().message().c_str());
+  }
+  for (auto _ : state) benchmark::DoNotOptimize(opened->get_stats());
+}
+BENCHMARK(get_stats)->Unit(benchmark::kMicrosecond);
+
+// A snapshot of all counters and latencies. Argument: endpoints, each with latencies of every size.
+void snapshot(benchmark::State& state) {
+  StatsRecorder recorder;
+  std::mt19937 random(1);
+  std::lognormal_distribution<double> latency_ms(3, 1);
+  for (int i = 0; i < 10000; ++i) {
+    const EndpointId endpoint =
+        state.range(0) == 0 ? kNoEndpoint : recorder.endpoint(std::to_string(i % state.range(0)));
+    recorder.on_queued(endpoint, 0);
+    recorder.on_started(endpoint, {}, latency_ms(random));
+    recorder.on_first_output_token(endpoint, latency_ms(random));
+    recorder.on_output_token(endpoint, latency_ms(random));
+    recorder.on_ended(endpoint, Outcome::Completed, true, latency_ms(random));
+  }
+  for (auto _ : state) benchmark::DoNotOptimize(recorder.snapshot());
+}
+BENCHMARK(snapshot)->Arg(0)->Arg(4)->Arg(17)->Unit(benchmark::kMicrosecond);
+
+// What counting one token costs the step loop.
+void count_token(benchmark::State& state) {
+  StatsRecorder recorder;
+  const EndpointId endpoint = state.range(0) == 0 ? kNoEndpoint : recorder.endpoint("endpoint");
+  double gap_ms = 1;
+  for (auto _ : state) recorder.on_output_token(endpoint, gap_ms = gap_ms > 100 ? 1 : 1.001 * gap_ms);
+}
+BENCHMARK(count_token)->Arg(0)->Arg(1);
 
 }  // namespace
 }  // namespace tiercel

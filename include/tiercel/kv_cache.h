@@ -156,6 +156,9 @@ class ExpectedPrompt {
   // so that waiting saves computing. It ends with the commit or with the lease, whichever comes first; with
   // the load, or when that turns out slower than computing.
   bool in_flight() const;
+  // Leading tokens that are to be in the cache when the load from tiers that it began with is done. 0 where there was
+  // none that was worth waiting for.
+  std::size_t awaited_tokens() const;
 
  private:
   friend class KvCacheState;

@@ -91,6 +91,8 @@ struct EngineOptions {
   // Most bytes of weights, KV, compressed KV in memory and a step's workspace together. The KV arena is made smaller
   // where they would be more. 0: no limit.
   std::size_t memory_limit_bytes = 0;
+  // Length of the window that EngineStats::window looks back, in milliseconds. 60 .. 86,400,000. Default 60,000.
+  std::uint64_t stats_window_ms = 60'000;
   // Cores, by the system's numbers, that the engine's threads may run on. Empty: those of the thread that opens it.
   std::vector<std::uint32_t> cpus = {};
 

@@ -83,6 +83,11 @@ struct Request {
   bool parse_special_tokens = false;
   // Requests of different salts share no KV and cannot learn of each other's.
   std::string cache_salt = {};
+  // Whom the statistics count it for (EngineStats::endpoints), up to 64 bytes: "chat", "batch". The engine keeps 16
+  // labels; requests with further ones count as "other". Empty: for nobody.
+  std::string endpoint = {};
+  // How often the same was asked for before, for the statistics (tiercel/retry.h).
+  std::uint32_t attempt = 0;
   // How long and how badly to keep the KV of this request.
   Retention retention = {};
   // Choices to draw from one prompt, which is computed once; each has a seed of its own. 1 .. 64; above 1 with a

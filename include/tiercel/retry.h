@@ -1,6 +1,9 @@
 // Trying again, later and not all at once, what was refused because too much was going on.
 //
-//   auto answer = tiercel::retry({.attempts = 5}, [&] { return engine.process_request(request).get(); });
+//   auto answer = tiercel::retry({.attempts = 5}, [&](std::uint32_t attempt) {
+//     request.attempt = attempt;  // for the statistics
+//     return engine.process_request(request).get();
+//   });
 //
 // Delays grow exponentially with full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015),
 // above the time that the refusal itself names (Status::retry_after_ms).
@@ -11,6 +14,7 @@
 #include <optional>
 #include <random>
 #include <thread>
+#include <type_traits>
 
 #include "tiercel/status.h"
 
@@ -39,9 +43,16 @@ class RetryPolicy {
 };
 
 // Calls `call`, which returns a Status or a Result, until it succeeds or there is no sense in it any more; returns its
-// last answer. Sleeps in between on the calling thread.
+// last answer. `call` takes nothing, or the number of calls before. Sleeps in between on the calling thread.
 template <class Call>
-auto retry(const RetryOptions& options, Call&& call) -> decltype(call()) {
+auto retry(const RetryOptions& options, Call&& call) {
+  const auto call_at = [&]([[maybe_unused]] std::uint32_t attempt) {
+    if constexpr (std::is_invocable_v<Call&, std::uint32_t>) {
+      return call(attempt);
+    } else {
+      return call();
+    }
+  };
   const auto status_of = [](const auto& answer) -> Status {
     if constexpr (requires { answer.status(); }) {
       return answer.status();
@@ -50,8 +61,8 @@ auto retry(const RetryOptions& options, Call&& call) -> decltype(call()) {
     }
   };
   RetryPolicy policy(options);
-  for (;;) {
-    auto answer = call();
+  for (std::uint32_t attempt = 0;; ++attempt) {
+    auto answer = call_at(attempt);
     const auto delay = answer.ok() ? std::nullopt : policy.next_delay(status_of(answer));
     if (!delay) return answer;
     std::this_thread::sleep_for(*delay);

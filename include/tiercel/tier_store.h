@@ -68,9 +68,13 @@ struct TierStats {
   std::uint64_t errors = 0;          // operations of the system underneath that failed
 };
 
+// What a tier's traffic counts as.
+enum class TierMedium : std::uint8_t { Memory, Disk, Network };
+
 // One tier, as the cache sees it.
 struct KvTierStats {
   std::string name = {};
+  TierMedium medium = TierMedium::Memory;
   TierStats store = {};
   std::uint64_t matched_tokens = 0;  // of admitted prompts, found in blocks that this tier had given
   std::uint64_t loaded_blocks = 0;
@@ -91,6 +95,7 @@ class TierStore {
   virtual std::string_view name() const = 0;
   // Whether what it keeps outlives the process.
   virtual bool is_durable() const = 0;
+  virtual TierMedium medium() const { return is_durable() ? TierMedium::Disk : TierMedium::Memory; }
   // Called once, before any other method but name(): what blocks there will be. Not Ok: the cache does not open.
   // Restores what an earlier process left, where the store outlives processes; blocks of other fingerprints stay there
   // and are never found.

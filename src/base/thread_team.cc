@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #endif
 
+#include "base/process_usage.h"
+
 namespace tiercel {
 namespace {
 
@@ -54,6 +56,12 @@ ThreadTeam::~ThreadTeam() {
   state_.fetch_add(kOneJob, std::memory_order_release);
   state_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+}
+
+double ThreadTeam::workers_cpu_s() {
+  double seconds = 0;
+  for (std::thread& worker : workers_) seconds += thread_cpu_s(worker.native_handle());
+  return seconds;
 }
 
 void ThreadTeam::run_job(const Job& job) {

@@ -25,6 +25,8 @@ class ThreadTeam {
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   std::size_t threads() const { return workers_.size() + 1; }
+  // That all but the caller of run() have had.
+  double workers_cpu_s();
 
   // Calls task(index, thread) for index 0 .. count - 1, each once, in this order, on whichever member is free; thread
   // is 0 .. threads() - 1. Returns when all are done. One caller at a time; a task must not call run() or throw.

@@ -16,6 +16,7 @@
 #include "cli/commands.h"
 #include "cli/report.h"
 #include "cli/serving_bench.h"
+#include "cli/stats_report.h"
 #include "cli/workload.h"
 
 namespace tiercel::cli {
@@ -251,10 +252,14 @@ int bench(const std::vector<std::string>& only, const CliOptions& shared) {
       table += fmt::format("{:<16} {:>10.{}f}   {}\n", figure.name, figure.value, figure.value < 100 ? 2 : 0, row.work);
     }
   }
+  const EngineStats stats = engine->get_stats();
   if (shared.json) {
+    json["stats"] = to_json(stats);
     print_json(json);
   } else {
-    fmt::print("{}, {}, {} threads, {}\n{}", info.cpu, info.simd, info.threads, info.model_name, table);
+    fmt::print("{}, {}, {} threads, {}\n{}\nThe engine's statistics of all rows\n", info.cpu, info.simd, info.threads,
+               info.model_name, table);
+    for (const auto& [name, figures] : readable_stats(stats)) fmt::print("  {:<20} {}\n", name, figures);
   }
   return kDone;
 }

@@ -60,10 +60,16 @@ Json to_json(const Response& response) {
 }
 
 Json to_json(const MemoryStats& memory) {
-  return {{"weights_bytes", memory.weights_bytes},         {"mapped_weights_bytes", memory.mapped_weights_bytes},
-          {"kv_capacity_bytes", memory.kv_capacity_bytes}, {"kv_leased_bytes", memory.kv_leased_bytes},
-          {"kv_cached_bytes", memory.kv_cached_bytes},     {"kv_free_bytes", memory.kv_free_bytes},
-          {"kv_metadata_bytes", memory.kv_metadata_bytes}, {"workspace_bytes", memory.workspace_bytes},
+  return {{"limit_bytes", memory.limit_bytes},
+          {"limited_bytes", memory.limited_bytes},
+          {"weights_bytes", memory.weights_bytes},
+          {"mapped_weights_bytes", memory.mapped_weights_bytes},
+          {"kv_capacity_bytes", memory.kv_capacity_bytes},
+          {"kv_leased_bytes", memory.kv_leased_bytes},
+          {"kv_cached_bytes", memory.kv_cached_bytes},
+          {"kv_free_bytes", memory.kv_free_bytes},
+          {"kv_metadata_bytes", memory.kv_metadata_bytes},
+          {"workspace_bytes", memory.workspace_bytes},
           {"resident_bytes", memory.resident_bytes}};
 }
 
@@ -81,6 +87,9 @@ std::vector<std::pair<std::string, std::string>> readable_memory(const MemorySta
           {"KV, cached prefixes", readable_bytes(memory.kv_cached_bytes)},
           {"KV, index", readable_bytes(memory.kv_metadata_bytes)},
           {"workspace of a step", readable_bytes(memory.workspace_bytes)},
+          {"limit", memory.limit_bytes == 0
+                        ? "none"
+                        : readable_bytes(memory.limited_bytes) + " at most, of " + readable_bytes(memory.limit_bytes)},
           {"resident, whole process", readable_bytes(memory.resident_bytes)}};
 }
 

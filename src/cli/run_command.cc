@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/report.h"
+#include "cli/stats_report.h"
 
 namespace tiercel::cli {
 namespace {
@@ -47,7 +48,9 @@ int run(const RunOptions& options, const CliOptions& shared) {
   if (!response.ok()) return fail(response.status());
 
   if (shared.json) {
-    print_json(to_json(*response));
+    Json json = to_json(*response);
+    json["stats"] = to_json(engine->get_stats());
+    print_json(json);
   } else {
     fmt::print("\n");
     fmt::print(stderr, "{}\n", summary_of(*response));

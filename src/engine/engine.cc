@@ -1,7 +1,5 @@
 #include "tiercel/engine.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <fstream>
@@ -11,6 +9,7 @@
 
 #include "base/cpu_affinity.h"
 #include "base/logging.h"
+#include "base/process_usage.h"
 #include "engine/engine_batch.h"
 #include "engine/request_check.h"
 #include "engine/stats_recorder.h"
@@ -37,11 +36,18 @@ std::string cpu_name() {
   return "unknown";
 }
 
-std::size_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  std::size_t total = 0, resident = 0;
-  file >> total >> resident;
-  return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+// What tiers of one medium moved.
+IoStats io_of(const std::vector<KvTierStats>& tiers, TierMedium medium) {
+  IoStats io;
+  for (const KvTierStats& tier : tiers) {
+    if (tier.medium != medium) continue;
+    io.read_bytes += tier.store.read_bytes;
+    io.read_blocks += tier.store.read_blocks;
+    io.written_bytes += tier.store.written_bytes;
+    io.written_blocks += tier.store.written_blocks;
+    io.errors += tier.store.errors;
+  }
+  return io;
 }
 
 // What computing costs, so that the cache knows from the first prompt on whether loading is faster.
@@ -63,13 +69,17 @@ Status measure_prefill(ModelRunner& model, KvCache& cache) {
   return {};
 }
 
+// What memory_limit_bytes counts besides the hot arena.
+std::size_t limited_bytes(const ModelMemory& model, std::size_t memory_tier_bytes) {
+  return model.packed_bytes + model.mapped_bytes + model.workspace_bytes + memory_tier_bytes;
+}
+
 // The cache's options, with a hot arena as large as the memory limit leaves room for.
 Result<KvCacheOptions> fit_memory_limit(const EngineOptions& options, const ModelMemory& model,
                                         const KvLayout& layout) {
   KvCacheOptions cache = options.cache;
   if (options.memory_limit_bytes == 0) return cache;
-  const std::size_t others =
-      model.packed_bytes + model.mapped_bytes + model.workspace_bytes + options.cache.memory_tier_bytes;
+  const std::size_t others = limited_bytes(model, options.cache.memory_tier_bytes);
   const std::size_t tokens = std::max(options.context_tokens, layout.block_tokens);
   const std::size_t least = layout.blocks_for(tokens) * layout.block_bytes();
   if (options.memory_limit_bytes < others + least) {
@@ -90,12 +100,15 @@ Result<KvCacheOptions> fit_memory_limit(const EngineOptions& options, const Mode
 class EngineState {
  public:
   EngineState(Tokenizer tokenizer_, std::optional<ChatTemplate> chat_template_, std::unique_ptr<ModelRunner> model_,
-              KvCache cache_, EngineInfo info_, const StepLoopOptions& loop_options)
+              KvCache cache_, EngineInfo info_, const StepLoopOptions& loop_options, const EngineOptions& options)
       : tokenizer(std::move(tokenizer_)),
         chat_template(std::move(chat_template_)),
         model(std::move(model_)),
         cache(std::move(cache_)),
         info(std::move(info_)),
+        memory_limit_bytes(options.memory_limit_bytes),
+        memory_tier_bytes(options.cache.memory_tier_bytes),
+        stats({.window_s = static_cast<double>(options.stats_window_ms) / 1e3, .tier_names = loop_options.tier_names}),
         loop(loop_options, *model, cache, tokenizer, stats) {}
 
   RequestContext request_context() const { return {tokenizer, chat_template, info.vocabulary, info.context_tokens}; }
@@ -105,6 +118,8 @@ class EngineState {
   std::unique_ptr<ModelRunner> model;
   KvCache cache;
   EngineInfo info;
+  std::size_t memory_limit_bytes, memory_tier_bytes;
+  ProcessUsage process;
   StatsRecorder stats;
   StepLoop loop;
 };
@@ -195,7 +210,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                                      .max_queued_requests = options.max_queued_requests,
                                      .tier_names = std::move(tier_names)};
   return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model),
-                                              std::move(*cache), std::move(info), loop_options));
+                                              std::move(*cache), std::move(info), loop_options, options));
 }
 
 Engine::Engine(std::unique_ptr<EngineState> state) : state_(std::move(state)) {}
@@ -207,7 +222,7 @@ ResponseFuture Engine::process_request(Request request) {
   const auto arrival = Sequence::Clock::now();
   auto prompt = check_request(request, state_->request_context());
   if (!prompt.ok()) {
-    state_->stats.on_rejected();
+    state_->stats.on_rejected(state_->stats.endpoint(request.endpoint), request.attempt);
     auto promise = std::make_shared<ResponsePromise>();
     promise->set(prompt.status());
     return ResponseFuture(std::move(promise));
@@ -237,21 +252,27 @@ Status Engine::flush(std::uint64_t timeout_ms) { return state_->cache.flush(time
 
 EngineStats Engine::get_stats() const {
   EngineStats stats = state_->stats.snapshot();
-  const KvCacheStats cache = state_->cache.stats();
+  KvCacheStats cache = state_->cache.stats();
   const ModelMemory model = state_->model->memory();
   stats.evicted_blocks = cache.evicted_blocks;
   stats.prefetched_useful_blocks = cache.prefetched_useful_blocks;
   stats.prefetched_wasted_blocks = cache.prefetched_wasted_blocks;
-  stats.tiers = cache.tiers;
-  stats.memory = {.weights_bytes = model.packed_bytes,
+  stats.disk = io_of(cache.tiers, TierMedium::Disk);
+  stats.network = io_of(cache.tiers, TierMedium::Network);
+  stats.tiers = std::move(cache.tiers);
+  stats.process = state_->process.stats();
+  const std::size_t kv_bytes = cache.capacity_blocks * cache.block_bytes;
+  stats.memory = {.limit_bytes = state_->memory_limit_bytes,
+                  .limited_bytes = kv_bytes + limited_bytes(model, state_->memory_tier_bytes),
+                  .weights_bytes = model.packed_bytes,
                   .mapped_weights_bytes = model.mapped_bytes,
-                  .kv_capacity_bytes = cache.capacity_blocks * cache.block_bytes,
+                  .kv_capacity_bytes = kv_bytes,
                   .kv_leased_bytes = cache.leased_blocks * cache.block_bytes,
                   .kv_cached_bytes = cache.cached_blocks * cache.block_bytes,
                   .kv_free_bytes = cache.free_blocks * cache.block_bytes,
                   .kv_metadata_bytes = cache.metadata_bytes,
                   .workspace_bytes = model.workspace_bytes,
-                  .resident_bytes = resident_bytes()};
+                  .resident_bytes = state_->process.resident_bytes()};
   return stats;
 }
 

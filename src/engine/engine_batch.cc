@@ -33,12 +33,15 @@ std::vector<Result<Response>> process_batch(std::span<const Request> requests, s
   std::deque<std::size_t> unsent(requests.size());
   std::iota(unsent.begin(), unsent.end(), std::size_t{0});
   std::vector<Answer> taken;
+  std::vector<std::uint32_t> attempts(requests.size());
   std::size_t in_flight = 0, done = 0;
   for (bool queue_is_full = false; done < requests.size();) {
     for (; !queue_is_full && in_flight < most_in_flight && !unsent.empty(); ++in_flight) {
       const std::size_t index = unsent.front();
       unsent.pop_front();
-      process(requests[index]).then([answers, index](Result<Response> response) {
+      Request request = requests[index];
+      request.attempt = attempts[index]++;
+      process(std::move(request)).then([answers, index](Result<Response> response) {
         const std::lock_guard lock(answers->mutex);
         answers->list.emplace_back(index, std::move(response));
         answers->arrived.notify_one();

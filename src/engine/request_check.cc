@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "engine/sampler.h"
+#include "engine/stats_recorder.h"
 
 namespace tiercel {
 namespace {
@@ -59,6 +60,10 @@ Result<std::vector<TokenId>> check_request(const Request& request, const Request
   TIERCEL_RETURN_IF_ERROR(validate(request.sampling, context.vocabulary));
   for (std::size_t i = 0; i < request.stop.size(); ++i) {
     if (request.stop[i].empty()) return Status::invalid_argument(fmt::format("stop[{}] is empty; leave it out", i));
+  }
+  if (request.endpoint.size() > StatsRecorder::kMostEndpointBytes) {
+    return Status::invalid_argument(fmt::format("endpoint has {} bytes; give at most {}", request.endpoint.size(),
+                                                StatsRecorder::kMostEndpointBytes));
   }
   TIERCEL_RETURN_IF_ERROR(check_choices(request));
   auto prompt = prompt_of(request, context);

@@ -196,6 +196,7 @@ StatusCode Scheduler::admit(Place place) {
   const StatusCode code = lease.status().code();
   sequence.held_by_quota = code == StatusCode::Rejected;
   if (code == StatusCode::Unavailable || code == StatusCode::Rejected) return code;
+  if (!sequence.was_admitted()) sequence.awaited_tokens = sequence.expected.awaited_tokens();
   sequence.expected = ExpectedPrompt();
   if (lease.ok()) {
     sequence.lease = std::move(*lease);

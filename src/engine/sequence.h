@@ -11,6 +11,7 @@
 #include "engine/choice_group.h"
 #include "engine/response_promise.h"
 #include "engine/sampler.h"
+#include "engine/stats_recorder.h"
 #include "text/stream_decoder.h"
 #include "tiercel/kv_cache.h"
 #include "tiercel/request.h"
@@ -56,6 +57,8 @@ struct Sequence {
   std::size_t computed = 0;  // leading tokens whose KV is in the blocks
   // Leading tokens that were counted as computed or reused: more than `computed` after a preemption.
   std::size_t accounted = 0;
+  // Leading prompt tokens that loads were to bring before it was admitted.
+  std::size_t awaited_tokens = 0;
   double rank_s = 0;            // Scheduler: who has the least goes first
   bool held_by_quota = false;   // when it was last tried: room that others give does not help
   std::uint32_t overtaken = 0;  // by later ones whose prefix was cached
@@ -68,6 +71,7 @@ struct Sequence {
   std::shared_ptr<ResponsePromise> promise;
   std::shared_ptr<ChoiceGroup> group;  // null: the only choice
   std::uint32_t choice = 0;
+  EndpointId endpoint = kNoEndpoint;
 
   Clock::time_point arrival;
   Clock::time_point deadline = Clock::time_point::max();

@@ -1,35 +1,89 @@
-// Counts what happens, under one lock, so that every snapshot's identities hold (see stats.h).
+// The statistics of an engine: of all requests, and of each endpoint's (Request::endpoint).
+//
+// Thread-safety: endpoint(), on_queued() and on_rejected() from any thread; begin() and the other events from one
+// thread at a time, the step loop's; snapshot() from any. No event takes a lock or allocates; only the first request of
+// an endpoint does, where its label is looked up.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <mutex>
+#include <string_view>
+#include <vector>
 
-#include "base/histogram.h"
+#include "engine/request_recorder.h"
 #include "tiercel/stats.h"
 
 namespace tiercel {
 
-enum class Outcome { Completed, Failed, Cancelled };
+struct StatsOptions {
+  using Clock = std::chrono::steady_clock;
+
+  double window_s = 60;
+  std::vector<std::string> tier_names = {};  // of the cache
+  std::function<Clock::time_point()> now = Clock::now;
+};
+
+// Position of an endpoint in StatsRecorder; the first is all requests together.
+using EndpointId = std::uint8_t;
+inline constexpr EndpointId kNoEndpoint = 0;
 
 class StatsRecorder {
  public:
-  void on_rejected();  // at the door
-  void on_queued();
-  void on_started(std::size_t reused_tokens, double queue_ms);  // queued -> running
-  void on_prompt_tokens_computed(std::size_t tokens);
-  void on_output_token(double gap_ms);  // gap to the one before, of the same request
-  void on_first_output_token(double ttft_ms);
-  void on_ended(Outcome outcome, bool was_running, double total_ms);
-  void on_step(double seconds);
+  static constexpr std::size_t kMostEndpoints = 16;      // labels; requests with others are "other"
+  static constexpr std::size_t kMostEndpointBytes = 64;  // of a label; a longer one is "other"
 
-  // Everything but memory and evictions, which others own.
+  explicit StatsRecorder(StatsOptions options = {});
+
+  // Of a label; kNoEndpoint for an empty one.
+  EndpointId endpoint(std::string_view label);
+
+  // `attempt`: Request::attempt.
+  void on_queued(EndpointId endpoint, std::uint32_t attempt);
+  void on_rejected(EndpointId endpoint, std::uint32_t attempt);  // at the door
+
+  // What follows, until the next call, counts as happening now.
+  void begin();
+  void on_started(EndpointId endpoint, ReusedByTier reused, double queue_ms);
+  // Prompt tokens; the second ones had to be, as their load from a tier came to nothing.
+  void on_prompt_tokens_computed(EndpointId endpoint, std::size_t computed, std::size_t recomputed);
+  void on_first_output_token(EndpointId endpoint, double ttft_ms);
+  void on_output_token(EndpointId endpoint, double gap_ms);  // gap to the one before, of the same choice
+  void on_preempted(EndpointId endpoint);
+  void on_demoted(EndpointId endpoint);  // also preempted; its KV was brought to a tier
+  void on_ended(EndpointId endpoint, Outcome outcome, bool was_running, double total_ms);
+  // `engine_cpu_s`: of the threads that compute steps, since they began.
+  void on_step(double seconds, double engine_cpu_s);
+
+  // All but what the cache, the model and the system know.
   EngineStats snapshot() const;
 
  private:
-  mutable std::mutex mutex_;
-  const std::chrono::steady_clock::time_point opened_ = std::chrono::steady_clock::now();
-  EngineStats counters_;  // the plain counters of a snapshot
-  LatencyHistogram queue_, ttft_, per_token_, total_;
+  struct Endpoint {
+    std::string label;
+    RequestRecorder requests;
+  };
+  std::uint64_t slot_of(StatsOptions::Clock::time_point time) const;
+  // Calls record(recorder, slot) for all requests, and for the endpoint's.
+  template <class Record>
+  void record(EndpointId endpoint, std::uint64_t slot, const Record& record);
+  EndpointId find(std::string_view label) const;
+
+  const StatsOptions options_;
+  const StatsOptions::Clock::time_point opened_;
+  const std::chrono::nanoseconds slot_length_;
+  std::uint64_t slot_ = 0;  // begin()
+
+  std::mutex mutex_;                                                    // of those who add an endpoint
+  std::vector<std::unique_ptr<Endpoint>> owned_;                        // by it
+  std::array<std::atomic<Endpoint*>, kMostEndpoints + 2> endpoints_{};  // all requests, labels, "other"
+  std::atomic<std::size_t> count_ = 0;                                  // of these
+
+  std::atomic<std::uint64_t> steps_ = 0, busy_ns_ = 0, engine_cpu_ns_ = 0;
+  WindowMarks<std::atomic<std::uint64_t>> engine_cpu_marks_;
 };
 
 }  // namespace tiercel

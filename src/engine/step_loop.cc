@@ -37,6 +37,9 @@ StepLoop::StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& 
 StepLoop::~StepLoop() { close(); }
 
 void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices) {
+  const EndpointId endpoint = stats_.endpoint(choices.front()->request.endpoint);
+  const std::uint32_t attempt = choices.front()->request.attempt;
+  for (auto& choice : choices) choice->endpoint = endpoint;
   Status refusal;
   {
     const std::lock_guard lock(mutex_);
@@ -50,12 +53,12 @@ void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices) {
           static_cast<std::uint64_t>(std::ceil(std::min(wait_s, 3600.) * 1e3)));
     } else {
       queued_ += choices.size();
-      stats_.on_queued();
+      stats_.on_queued(endpoint, attempt);
       std::ranges::move(choices, std::back_inserter(arrivals_));
     }
   }
   if (refusal.ok()) return arrived_.notify_one();
-  stats_.on_rejected();
+  stats_.on_rejected(endpoint, attempt);
   choices.front()->promise->set(std::move(refusal));
 }
 
@@ -100,6 +103,7 @@ bool StepLoop::take_arrivals(bool waits) {
     taken_.swap(arrivals_);
     go_on = !closing_;
   }
+  stats_.begin();
   for (auto& sequence : taken_) scheduler_.enqueue(std::move(sequence));
   taken_.clear();
   return go_on;
@@ -150,10 +154,11 @@ void StepLoop::end(std::unique_ptr<Sequence> sequence, Status status) {
     status = group->failure;
     if (status.ok()) response = group->answer();
   }
-  const Outcome outcome = status.ok()                              ? Outcome::Completed
-                          : status.code() == StatusCode::Cancelled ? Outcome::Cancelled
-                                                                   : Outcome::Failed;
-  stats_.on_ended(outcome, was_running, response.total_ms);
+  const Outcome outcome = status.ok()                                     ? Outcome::Completed
+                          : status.code() == StatusCode::Cancelled        ? Outcome::Cancelled
+                          : status.code() == StatusCode::DeadlineExceeded ? Outcome::TimedOut
+                                                                          : Outcome::Failed;
+  stats_.on_ended(sequence->endpoint, outcome, was_running, response.total_ms);
   if (status.ok()) {
     sequence->promise->set(std::move(response));
   } else {

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "base/logging.h"
+#include "base/process_usage.h"
 #include "engine/step_loop.h"
 #include "engine/step_time.h"
 
@@ -13,6 +14,7 @@ bool StepLoop::run_step() {
   for (auto& [sequence, status] : step.refused) end(std::move(sequence), std::move(status));
   for (const Sequence* sequence : step.preempted) {
     log().debug("a request of priority {} gives its place to one of higher priority", sequence->request.priority);
+    stats_.on_preempted(sequence->endpoint);
   }
   for (Sequence* sequence : step.admitted) {
     if (!sequence->was_admitted()) start(*sequence, start_time);
@@ -22,7 +24,7 @@ bool StepLoop::run_step() {
   if (!compute(step.parts)) return true;  // what did not end says nothing of its time, and its sequences are gone
   const double seconds = std::chrono::duration<double>(options_.now() - start_time).count();
   scheduler_.measured(step, seconds);
-  stats_.on_step(seconds);
+  stats_.on_step(seconds, thread_cpu_s() + model_.workers_cpu_s());
   if (prefill.tokens > 0) cache_.report_prefill(prefill.tokens, prefill.position, seconds);
   return true;
 }
@@ -33,7 +35,8 @@ void StepLoop::start(Sequence& sequence, Sequence::Clock::time_point now) {
   note_reuse(sequence);
   const bool counts = !sequence.group || !std::exchange(sequence.group->started, true);
   if (sequence.choice == 0) sequence.accounted = sequence.computed;
-  if (counts) stats_.on_started(sequence.choice == 0 ? sequence.computed : 0, sequence.response.queue_ms);
+  const ReusedByTier reused = sequence.choice == 0 ? ReusedByTier(sequence.response.reused_by_tier) : ReusedByTier();
+  if (counts) stats_.on_started(sequence.endpoint, reused, sequence.response.queue_ms);
   const std::lock_guard lock(mutex_);
   --queued_;
   rejected_since_ = 0;
@@ -134,7 +137,9 @@ void StepLoop::account(Sequence& sequence) {
   if (sequence.computed <= first) return;
   sequence.accounted = sequence.computed;
   if (first >= sequence.prompt_tokens || sequence.choice > 0) return;
-  stats_.on_prompt_tokens_computed(std::min(sequence.computed, sequence.prompt_tokens) - first);
+  const std::size_t end = std::min(sequence.computed, sequence.prompt_tokens);
+  const std::size_t recomputed = std::min(end, sequence.awaited_tokens) - std::min(first, sequence.awaited_tokens);
+  stats_.on_prompt_tokens_computed(sequence.endpoint, end - first - recomputed, recomputed);
 }
 
 void StepLoop::fork_choices(Sequence& first, std::span<const float> logits) {
@@ -175,9 +180,9 @@ void StepLoop::draw_token(Sequence& sequence, std::span<float> logits) {
   const auto now = options_.now();
   if (sequence.response.tokens.empty() && sequence.response.ttft_ms == 0) {
     sequence.response.ttft_ms = milliseconds(now - sequence.arrival);
-    stats_.on_first_output_token(sequence.response.ttft_ms);
+    stats_.on_first_output_token(sequence.endpoint, sequence.response.ttft_ms);
   } else {
-    stats_.on_output_token(milliseconds(now - sequence.last_token));
+    stats_.on_output_token(sequence.endpoint, milliseconds(now - sequence.last_token));
   }
   sequence.last_token = now;
 

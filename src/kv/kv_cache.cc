@@ -55,6 +55,7 @@ ExpectedPrompt::~ExpectedPrompt() = default;
 std::size_t ExpectedPrompt::cached_tokens() const { return state_ ? state_->cache->cached_tokens(*state_) : 0; }
 
 bool ExpectedPrompt::in_flight() const { return state_ && state_->cache->in_flight(*state_); }
+std::size_t ExpectedPrompt::awaited_tokens() const { return state_ ? state_->awaited_tokens : 0; }
 
 Result<KvCache> KvCache::open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
                               std::span<const KvGroup> groups) try {

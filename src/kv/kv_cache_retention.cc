@@ -147,6 +147,7 @@ ExpectedPrompt KvCacheState::expect(std::span<const TokenId> prompt, const Admit
     const ContentKey hot_key = index_.key_of(found.blocks == 0 ? expected->root : found.node);
     lock.unlock();
     expected->load = tiers_->expect(expected->tokens, options, found.blocks, hot_key);
+    if (expected->load && expected->load->waits) expected->awaited_tokens = expected->load->tokens.size();
   }
   return ExpectedPrompt(std::move(expected));
 } catch (const std::bad_alloc&) {

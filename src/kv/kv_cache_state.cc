@@ -153,6 +153,7 @@ std::vector<KvTierStats> KvCacheState::tier_stats() const try {
     const TierWorker::Counts counts = worker.counts();
     const TierWorker::Health health = worker.health();
     tiers[i] = {.name = std::string(worker.store().name()),
+                .medium = worker.store().medium(),
                 .store = worker.store().stats(),
                 .loaded_blocks = counts.loaded_blocks,
                 .stored_blocks = counts.stored_blocks,

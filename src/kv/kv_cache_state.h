@@ -106,6 +106,7 @@ struct ExpectedState {
   std::vector<BlockId> blocks;      // the cached ones, in order; with room for all
   PrefixFrontier frontier;          // the block behind them
   std::shared_ptr<TierLoad> load;
+  std::size_t awaited_tokens = 0;
   ExpectedState* next = nullptr;  // in the list of all
   ExpectedState* previous = nullptr;
 };

@@ -58,6 +58,9 @@ Status EngineOptions::validate() const {
     return out_of_range("target_step_ms", target_step_ms, "0 (automatic) or a finite number above it");
   }
   if (aging_ms < 1) return out_of_range("aging_ms", aging_ms, "at least 1");
+  if (stats_window_ms < 60 || stats_window_ms > 86'400'000) {
+    return out_of_range("stats_window_ms", stats_window_ms, "60 to 86400000");
+  }
   for (std::size_t i = 0; i < cpus.size(); ++i) {
     if (cpus[i] >= 4096) return out_of_range(fmt::format("cpus[{}]", i), cpus[i], "0 to 4095");
   }

@@ -109,6 +109,7 @@ class LlamaModel final : public ModelRunner {
   std::vector<std::pair<std::string, std::string>> kernels() const override { return kernel_names_; }
   std::size_t max_logit_rows() const override { return options_.max_logit_rows; }
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
+  double workers_cpu_s() override { return team_.workers_cpu_s(); }
 
  private:
   void choose_kernels();

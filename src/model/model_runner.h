@@ -66,6 +66,8 @@ class ModelRunner {
   // logits asked for, one row of `vocabulary` each, chunk by chunk and token by token; valid until the next step.
   // Called by one thread, always the same. The chunks hold at most the max_batch_tokens agreed at load.
   virtual Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) = 0;
+  // Processor time of the threads that help in step(), since they began. Called by the thread that calls step().
+  virtual double workers_cpu_s() { return 0; }
 };
 
 }  // namespace tiercel

@@ -61,6 +61,7 @@ TEST(LatencyHistogram, SummaryAgreesWithTheSamples) {
   EXPECT_NEAR(summary.p50_ms, 125.0, 1.25);
   EXPECT_NEAR(summary.p95_ms, 237.5, 2.375);
   EXPECT_NEAR(summary.p99_ms, 247.5, 2.475);
+  EXPECT_NEAR(summary.p999_ms, 249.75, 2.4975);
   EXPECT_EQ(summary.max_ms, 250.0);
 }
 
@@ -74,12 +75,41 @@ TEST(LatencyHistogram, MergedEqualsAddedTogether) {
     both.add(sample);
   }
   left.merge(right);
-  EXPECT_EQ(left.count(), both.count());
+  EXPECT_EQ(left.summary().count, both.summary().count);
   EXPECT_NEAR(left.summary().mean_ms, both.summary().mean_ms, 1e-9);
   EXPECT_EQ(left.summary().max_ms, both.summary().max_ms);
   for (double fraction = 0; fraction <= 1; fraction += 0.01) {
     EXPECT_EQ(left.percentile_ms(fraction), both.percentile_ms(fraction));
   }
+}
+
+TEST(LatencyHistogram, WhatCameAfterAMarkIsADifference) {
+  std::mt19937_64 random(3);
+  std::lognormal_distribution<double> early(0.0, 1.0), late(2.0, 1.5);
+  LatencyHistogram histogram;
+  LatencyHistogram::Mark mark;
+  for (int i = 0; i < 5000; ++i) histogram.add(early(random));
+  histogram.copy_to(mark);
+  EXPECT_EQ(histogram.summary_since(mark, 0).count, 0u);
+  std::vector<double> samples(7000);
+  double sum = 0;
+  for (double& sample : samples) {
+    histogram.add(sample = late(random));
+    sum += sample;
+  }
+  const double largest = *std::ranges::max_element(samples);
+  const LatencyStats since = histogram.summary_since(mark, LatencyHistogram::nanoseconds(largest));
+  EXPECT_EQ(since.count, samples.size());
+  EXPECT_NEAR(since.mean_ms, sum / 7000, 1e-5);
+  EXPECT_NEAR(since.max_ms, largest, 1e-6);
+  const auto expect_near = [&](double got, double fraction) {
+    const double exact = exact_percentile(samples, fraction);
+    EXPECT_NEAR(got, exact, 0.01 * exact + 1e-6) << fraction;
+  };
+  expect_near(since.p50_ms, 0.5);
+  expect_near(since.p95_ms, 0.95);
+  expect_near(since.p99_ms, 0.99);
+  expect_near(since.p999_ms, 0.999);
 }
 
 TEST(LatencyHistogram, EmptyAndOddSamplesAreHarmless) {
@@ -88,10 +118,10 @@ TEST(LatencyHistogram, EmptyAndOddSamplesAreHarmless) {
   EXPECT_EQ(histogram.summary().mean_ms, 0.0);
   histogram.add(-1.0);
   histogram.add(std::numeric_limits<double>::quiet_NaN());
-  EXPECT_EQ(histogram.count(), 2u);
+  EXPECT_EQ(histogram.summary().count, 2u);
   EXPECT_EQ(histogram.percentile_ms(1.0), 0.0);
   histogram.add(1e30);  // beyond the last bucket: counted there
-  EXPECT_EQ(histogram.count(), 3u);
+  EXPECT_EQ(histogram.summary().count, 3u);
   EXPECT_GT(histogram.percentile_ms(1.0), 6e7);
 }
 

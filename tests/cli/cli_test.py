@@ -166,7 +166,7 @@ class Run(ProgramTest):
     def test_fields_agree_with_each_other(self):
         answer = self.run_text("--repeat", "2")
         self.assertEqual(list(answer), ["text", "ids", "tokens_in", "tokens_reused", "reused_by_tier", "tokens_out", "finish_reason",
-                                        "ttft_ms", "total_ms"])
+                                        "ttft_ms", "total_ms", "stats"])
         self.assertEqual(len(answer["ids"]), answer["tokens_out"])
         self.assertEqual((answer["tokens_out"], answer["finish_reason"]), (12, "length"))
         self.assertGreater(answer["tokens_in"], 20)
@@ -174,6 +174,15 @@ class Run(ProgramTest):
         self.assertEqual(answer["tokens_reused"], (answer["tokens_in"] - 1) // 32 * 32)
         self.assertTrue(0 < answer["ttft_ms"] <= answer["total_ms"])
         self.assertTrue(answer["text"].strip())
+        stats = answer["stats"]
+        self.assertEqual(stats["completed"], stats["submitted"])
+        self.assertEqual((stats["completed"], stats["queued"], stats["running"]), (2, 0, 0))
+        self.assertEqual(stats["hits"]["hot"]["tokens"], answer["tokens_reused"])
+        self.assertEqual(stats["prompt_tokens"], 2 * answer["tokens_in"])
+        self.assertEqual(stats["window"]["output_tokens"], 24)
+        self.assertEqual(stats["per_token_ms"]["count"], 22)
+        self.assertTrue(answer["ttft_ms"] <= stats["ttft_ms"]["max"] * 1.001)
+        self.assertGreater(stats["engine_cpu_s"], 0)
 
     def test_text_streams_and_the_summary_is_apart(self):
         done = self.call("run", "--prompt", TEXT, "--max-tokens", "12", *EXACT)
@@ -330,7 +339,7 @@ class Info(ProgramTest):
 class Bench(ProgramTest):
     def test_rows_are_measured_one_by_one(self):
         figures = self.answer("bench", "--only", "decode", "--only", "query_p95_ms")
-        measured = {name for name in figures if name not in ("model", "cpu", "simd", "threads")}
+        measured = {name for name in figures if name not in ("model", "cpu", "simd", "threads", "stats")}
         self.assertEqual(measured, {"decode_tok_s", "query_p50_ms", "query_p95_ms"})
         self.assertTrue(all(figures[name] > 0 for name in measured))
         self.assertLessEqual(figures["query_p50_ms"], figures["query_p95_ms"])

@@ -46,8 +46,11 @@ TEST(Allocations, NoneForATokenOfAStream) {
   std::size_t told = 0;
   std::vector<ResponseFuture> futures;
   const auto submit = [&](std::string text, std::uint32_t max_tokens) {
-    Request request{
-        .text = std::move(text), .max_tokens = max_tokens, .stop = {"never so"}, .ignore_end_of_text = true};
+    Request request{.text = std::move(text),
+                    .max_tokens = max_tokens,
+                    .stop = {"never so"},
+                    .ignore_end_of_text = true,
+                    .endpoint = "chat"};
     request.sampling = {.temperature = 0.7f, .top_k = 40, .top_p = 0.9f, .repetition_penalty = 1.1f};
     request.on_token = [&](const TokenEvent& event) { told += event.text.size(); };
     auto prompt = check_request(request, {tokenizer, chat_template, kFakeVocabulary, 4096});

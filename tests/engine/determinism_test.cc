@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/engine/checked_engine.h"
 #include "tests/model/test_model.h"
 #include "tiercel/engine.h"
 
@@ -42,12 +43,12 @@ TEST(Determinism, TwoHundredMixesGiveTheSameBits) {
   {
     EngineOptions cold = options;
     cold.cache.prefix_reuse = false;
-    Engine engine = Engine::open(cold).value();
+    CheckedEngine engine = Engine::open(cold).value();
     requests = make_requests(engine, random);
     for (const Request& request : requests) alone.push_back(engine.process_request(request).get().value());
   }
   options.cache.capacity_bytes = 10u << 20;  // 14 blocks: they evict each other
-  Engine engine = Engine::open(options).value();
+  CheckedEngine engine = Engine::open(options).value();
   std::uint32_t reused = 0, preemptions = 0;
   for (int mix = 0; mix < kMixes; ++mix) {
     std::vector<std::pair<std::size_t, ResponseFuture>> futures;

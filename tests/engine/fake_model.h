@@ -98,6 +98,7 @@ class FakeModel final : public ModelRunner {
 
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override {
     ++steps;
+    for (const SequenceChunk& chunk : chunks) tokens_in_all += chunk.tokens.size();
     if (fail_next_step.exchange(false)) return Status::internal("planted failure");
     logits_.clear();
     std::size_t tokens = 0;
@@ -124,7 +125,7 @@ class FakeModel final : public ModelRunner {
   }
 
   std::atomic<bool> fail_next_step = false;
-  std::atomic<std::size_t> steps = 0, most_tokens_in_step = 0, most_chunks_in_step = 0;
+  std::atomic<std::size_t> steps = 0, tokens_in_all = 0, most_tokens_in_step = 0, most_chunks_in_step = 0;
 
  private:
   bool arithmetic_matters_;

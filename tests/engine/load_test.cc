@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/engine/checked_engine.h"
 #include "tests/model/test_model.h"
 #include "tiercel/engine.h"
 #include "tiercel/retry.h"
@@ -19,7 +20,7 @@ constexpr std::size_t kTogether = 200;
 
 TEST(Load, FiveThousandRequestsTwoHundredAtATime) {
   REQUIRE_TEST_MODEL();
-  Engine engine =
+  CheckedEngine engine =
       Engine::open({.model = test_model_path(), .cache = {.capacity_bytes = 64u << 20}, .max_queued_requests = 150})
           .value();
   std::atomic<std::size_t> next = 0, outcomes[10] = {};
@@ -44,12 +45,14 @@ TEST(Load, FiveThousandRequestsTwoHundredAtATime) {
         }
         const bool drop = random() % 40 == 0, cancel = random() % 15 == 0;
         request.cancel_when_dropped = drop;
+        request.endpoint = drop ? "dropped" : "awaited";
         const std::chrono::milliseconds patience(random() % 1500);
         if (drop) {
           engine.process_request(std::move(request)).wait_for(patience);
           continue;
         }
-        const auto answer = [&]() -> Result<Response> {
+        const auto answer = [&](std::uint32_t attempt) -> Result<Response> {
+          request.attempt = attempt;
           auto future = engine.process_request(request);
           if (cancel && !future.wait_for(patience)) future.cancel();
           return future.get();
@@ -75,8 +78,17 @@ TEST(Load, FiveThousandRequestsTwoHundredAtATime) {
                 count(StatusCode::Corruption),
             0u);
   const EngineStats stats = engine.get_stats();
-  EXPECT_EQ(stats.submitted, stats.completed + stats.failed + stats.cancelled + stats.rejected);
-  EXPECT_EQ(stats.prompt_tokens, stats.reused_tokens + stats.computed_prompt_tokens);
+  EXPECT_EQ(stats.submitted, kRequests + stats.retries);
+  EXPECT_EQ(stats.submitted, stats.completed + stats.failed + stats.timed_out + stats.cancelled + stats.rejected);
+  EXPECT_EQ(stats.failed, 0u);
+  // What the statistics say is what the callers were told.
+  ASSERT_EQ(stats.endpoints.size(), 2u);
+  const EndpointStats& awaited = stats.endpoints[stats.endpoints[0].endpoint == "awaited" ? 0 : 1];
+  EXPECT_EQ(stats.endpoints[0].submitted + stats.endpoints[1].submitted, stats.submitted);
+  EXPECT_EQ(awaited.completed, count(StatusCode::Ok));
+  EXPECT_EQ(awaited.timed_out, count(StatusCode::DeadlineExceeded));
+  EXPECT_EQ(awaited.cancelled, count(StatusCode::Cancelled));
+  EXPECT_EQ(awaited.rejected, count(StatusCode::Rejected) + awaited.retries);
   EXPECT_EQ(stats.memory.kv_leased_bytes, 0u);
   EXPECT_LT(static_cast<double>(resident_late), 1.05 * static_cast<double>(resident_early) + (16 << 20));
 }

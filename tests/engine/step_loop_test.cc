@@ -9,7 +9,10 @@
 #include <gtest/gtest.h>
 
 #include "engine/request_check.h"
+#include "kv/kv_cache_state.h"
 #include "tests/engine/fake_model.h"
+#include "tests/engine/stats_identities.h"
+#include "tests/kv/tier_fixture.h"
 #include "tiercel/tier_store.h"
 
 namespace tiercel {
@@ -38,36 +41,61 @@ struct Harness {
                              .tiers = options.tiers},
                             FakeModel::layout(), model.fingerprint())
                   .value()),
+        stats({.tier_names = tier_names(), .now = options.now}),
         loop({.limits = {.max_sequences = options.max_sequences,
                          .max_tokens = options.max_tokens,
                          .max_logit_rows = options.max_sequences + 8,
                          .deterministic = options.deterministic},
               .max_queued_requests = options.max_queued_requests,
+              .tier_names = tier_names(),
               .by_hand = options.by_hand,
               .now = options.now},
              model, cache, tokenizer, stats) {}
+  ~Harness() { check_accounts(); }
+
+  std::vector<std::string> tier_names() const {
+    std::vector<std::string> names;
+    for (const KvTierStats& tier : cache.stats().tiers) names.push_back(tier.name);
+    return names;
+  }
 
   ResponseFuture submit(Request request, Sequence::Clock::time_point now = Sequence::Clock::now()) {
     auto prompt = check_request(request, {tokenizer, chat_template, kFakeVocabulary, 4096});
     EXPECT_TRUE(prompt.ok()) << prompt.status().to_string();
+    ++submitted;
+    submitted_prompt_tokens += prompt->size();
     auto choices = make_sequences(std::move(request), std::move(*prompt), 4096, now);
     ResponseFuture future(choices.front()->promise);
     loop.submit(std::move(choices));
     return future;
   }
 
-  // After the loop is closed: nothing is held, every request has one outcome, every prompt token is accounted for.
+  // After the loop is closed: nothing is held, every request has one outcome, every prompt token is accounted for, and
+  // the statistics say what the loop's users, the cache and the model know by themselves. Every test ends with it.
   void check_accounts() {
     loop.close();
     const EngineStats s = stats.snapshot();
-    EXPECT_EQ(s.submitted, s.completed + s.failed + s.cancelled + s.rejected);
+    expect_identities(s);
+    EXPECT_EQ(s.submitted, submitted);
     EXPECT_EQ(s.queued + s.running, 0u);
-    EXPECT_EQ(s.prompt_tokens, s.reused_tokens + s.computed_prompt_tokens);
+    EXPECT_EQ(s.total.count, s.completed);
+    EXPECT_LE(s.prompt_tokens, submitted_prompt_tokens);
+    if (s.completed == s.submitted) {
+      EXPECT_EQ(s.prompt_tokens, submitted_prompt_tokens);
+    }
+    EXPECT_LE(s.computed_prompt_tokens + s.recomputed_prompt_tokens, model.tokens_in_all);
     // A tier's worker holds blocks for moments.
     for (int i = 0; i < 10000 && !cache.stats().tiers.empty() && cache.stats().leased_blocks > 0; ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
+    EXPECT_EQ(KvCacheState::of(cache).audit(), "") << "counted from the blocks themselves";
     const KvCacheStats c = cache.stats();
+    EXPECT_LE(s.reused_tokens, c.matched_tokens);
+    for (std::size_t i = 0; i < c.tiers.size(); ++i) EXPECT_LE(s.hits[i + 1].tokens, c.tiers[i].matched_tokens);
+    if (s.preemptions == 0 && s.submitted == c.admitted) {  // each was admitted once
+      EXPECT_EQ(s.reused_tokens, c.matched_tokens);
+      for (std::size_t i = 0; i < c.tiers.size(); ++i) EXPECT_EQ(s.hits[i + 1].tokens, c.tiers[i].matched_tokens);
+    }
     EXPECT_EQ(c.leased_blocks, 0u);
     EXPECT_EQ(c.promised_blocks, 0u);
     EXPECT_EQ(c.free_blocks + c.cached_blocks, c.capacity_blocks);
@@ -79,6 +107,7 @@ struct Harness {
   KvCache cache;
   StatsRecorder stats;
   StepLoop loop;
+  std::atomic<std::size_t> submitted = 0, submitted_prompt_tokens = 0;
 };
 
 std::vector<TokenId> random_tokens(std::mt19937& random, std::size_t count) {
@@ -498,6 +527,78 @@ TEST(StepLoop, ChoicesAreCancelledTogether) {
   harness.check_accounts();
 }
 
+TEST(StepLoop, EveryEndIsOneOutcomeAndIsCountedForItsEndpoint) {
+  using Clock = Sequence::Clock;
+  Clock::time_point now = Clock::now();
+  Harness harness({.blocks = 40, .max_queued_requests = 6, .by_hand = true, .now = [&] { return now; }});
+  const auto ask = [&](Request request) { return harness.submit(std::move(request), now); };
+  Request completes{.text = "completes", .max_tokens = 4, .ignore_end_of_text = true, .endpoint = "chat"},
+      too_large{.text = "too large", .max_tokens = 4000, .endpoint = "batch"},
+      late{.text = "late", .endpoint = "batch", .timeout_ms = 1}, cancelled{.text = "cancelled", .endpoint = "chat"},
+      unlabelled{.text = "counts for nobody", .max_tokens = 1};
+  std::vector<ResponseFuture> futures;
+  for (const Request& request : {completes, too_large, late, cancelled, unlabelled}) futures.push_back(ask(request));
+  futures[3].cancel();
+  futures.push_back(ask(completes));
+  completes.attempt = 1;
+  EXPECT_EQ(ask(completes).get().status().code(), StatusCode::Rejected);
+  now += std::chrono::milliseconds(2);
+  for (int i = 0; i < 20; ++i) harness.loop.run_one();
+  for (ResponseFuture& future : futures) EXPECT_TRUE(future.ready());
+
+  const EngineStats s = harness.stats.snapshot();
+  expect_identities(s);
+  EXPECT_EQ(s.submitted, 7u);
+  EXPECT_EQ(s.completed, 3u);
+  EXPECT_EQ(s.failed, 1u);
+  EXPECT_EQ(s.timed_out, 1u);
+  EXPECT_EQ(s.cancelled, 1u);
+  EXPECT_EQ(s.rejected, 1u);
+  EXPECT_EQ(s.retries, 1u);
+  EXPECT_DOUBLE_EQ(s.error_rate, 1. / 7);
+  EXPECT_DOUBLE_EQ(s.window.rejection_rate, 1. / 7);
+  EXPECT_EQ(s.ttft.count, 3u);
+  EXPECT_EQ(s.per_token.count, 6u);
+  ASSERT_EQ(s.endpoints.size(), 2u);
+  EXPECT_EQ(s.endpoints[0].endpoint, "chat");
+  EXPECT_EQ(s.endpoints[0].submitted, 4u);
+  EXPECT_EQ(s.endpoints[0].completed, 2u);
+  EXPECT_EQ(s.endpoints[0].rejected, 1u);
+  EXPECT_EQ(s.endpoints[0].cancelled, 1u);
+  EXPECT_EQ(s.endpoints[0].output_tokens, 8u);
+  EXPECT_EQ(s.endpoints[1].endpoint, "batch");
+  EXPECT_EQ(s.endpoints[1].failed, 1u);
+  EXPECT_EQ(s.endpoints[1].timed_out, 1u);
+}
+
+// What a tier was to give and did not is counted apart.
+TEST(StepLoop, TokensOfAFailedLoadAreRecomputed) {
+  const auto store = std::make_shared<FaultyStore>(std::size_t{1} << 20);
+  store->durable = true;  // flush() waits for it
+  Harness harness({.blocks = 10, .tiers = {store}});
+  const std::vector<TokenId> prompt(60, 'p');  // too short to say what computing takes: what a tier has is loaded
+  const auto ask = [&](TokenId first) {
+    std::vector<TokenId> tokens = prompt;
+    tokens.front() = first;
+    return harness.submit({.tokens = tokens, .max_tokens = 1, .ignore_end_of_text = true}).get().value();
+  };
+  for (const TokenId first : {'a', 'b', 'c'}) {  // each pushes out the one before
+    ask(first);
+    ASSERT_TRUE(harness.cache.flush().ok());
+  }
+  EXPECT_EQ(harness.stats.snapshot().recomputed_prompt_tokens, 0u);
+  const Response found = ask('a');
+  EXPECT_GT(found.reused_tokens, 0u);
+  store->fail_read_one_in = 1;
+  const std::uint64_t computed = harness.stats.snapshot().computed_prompt_tokens;
+  const Response failed = ask('b');
+  const EngineStats s = harness.stats.snapshot();
+  EXPECT_EQ(s.recomputed_prompt_tokens + failed.reused_tokens, 56u) << "whole blocks before the last token";
+  EXPECT_EQ(s.computed_prompt_tokens, computed + 4);
+  EXPECT_EQ(s.hits[1].tier, "faulty");
+  EXPECT_EQ(s.hits[1].tokens, found.reused_by_tier[1].second);
+}
+
 TEST(StepLoop, AFullQueueSaysWhenToTryAgain) {
   Sequence::Clock::time_point now = Sequence::Clock::now();
   Harness harness({.max_sequences = 1, .max_queued_requests = 2, .by_hand = true, .now = [&] { return now; }});
@@ -567,8 +668,7 @@ TEST(StepLoop, ManyThreadsMaySubmitCancelAndLook) {
         if (response.ok()) {
           EXPECT_EQ(response->tokens, FakeModel::expected_output(prompt, 10));
         }
-        const EngineStats s = harness.stats.snapshot();
-        EXPECT_EQ(s.submitted, s.completed + s.failed + s.cancelled + s.rejected + s.queued + s.running);
+        expect_identities(harness.stats.snapshot());
         ++ended;
       }
     });

@@ -1,0 +1,98 @@
+// Counts what happens to requests: to all of them, or to those of one endpoint.
+//
+// Every event is one increment, made at one station on a request's way (arrival, start, end). A reader looks at the
+// last station first, so it sees nobody leave a station who has not entered it, and what is between two stations is
+// never negative. No lock, no retry, nothing that a writer waits for.
+//
+// Thread-safety: on_queued() and on_rejected() from any thread, the other events from one thread at a time, snapshot()
+// from any.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/histogram.h"
+#include "engine/stats_window.h"
+#include "kv/tier_transfer.h"
+#include "tiercel/stats.h"
+
+namespace tiercel {
+
+enum class Outcome : std::uint8_t { Completed, Failed, TimedOut, Cancelled };
+
+// A request's prompt tokens, found in the hot arena and in each tier: Response::reused_by_tier.
+using ReusedByTier = std::span<const std::pair<std::string, std::uint32_t>>;
+
+class RequestRecorder {
+ public:
+  // Every event happens in a slot; those of one writer in ascending order.
+  using Slot = std::uint64_t;
+
+  void on_queued(Slot slot, bool retry);
+  void on_rejected(Slot slot, bool retry);
+  void on_started(Slot slot, ReusedByTier reused, double queue_ms);  // queued -> running
+  void on_prompt_tokens_computed(Slot slot, std::size_t computed, std::size_t recomputed);
+  void on_first_output_token(Slot slot, double ttft_ms);
+  void on_output_token(Slot slot, double gap_ms);
+  void on_preempted(Slot slot) { add(slot, kPreemptions, 1); }
+  void on_demoted(Slot slot) { add(slot, kDemotions, 1); }
+  void on_ended(Slot slot, Outcome outcome, bool was_running, double total_ms);
+
+  struct Span {
+    double uptime_s = 0;
+    double window_s = 0;
+    Slot first_slot = 0;  // of the window
+    Slot last_slot = 0;
+  };
+  RequestStats snapshot(const Span& span, std::span<const std::string> tier_names) const;
+
+ private:
+  static constexpr std::size_t kOutcomes = 4;
+  // In the order in which they are read.
+  enum Counter : std::size_t {
+    kEndedRunning = 0,  // and one for each other outcome
+    kEndedWaiting = kEndedRunning + kOutcomes,
+    kStarted = kEndedWaiting + kOutcomes,
+    kComputed,
+    kRecomputed,
+    kOutput,
+    kPreemptions,
+    kDemotions,
+    kReused,  // from the hot arena, and from each tier
+    kCounters = kReused + 1 + kMostTiers,
+  };
+  using Counters = std::array<std::atomic<std::uint64_t>, kCounters>;
+  using Values = std::array<std::uint64_t, kCounters>;
+
+  // A latency since the beginning and in the window.
+  class Latency {
+   public:
+    void add(Slot slot, double milliseconds);
+    LatencyStats all() const { return all_.summary(); }
+    LatencyStats since(Slot first) const;
+
+   private:
+    struct State {
+      LatencyHistogram::Mark before;
+      std::atomic<std::uint64_t> max_ns = 0;  // in the slot
+    };
+    LatencyHistogram all_;
+    WindowMarks<State> marks_;
+  };
+
+  void add(Slot slot, std::size_t counter, std::uint64_t by);
+  static Values values_of(const Counters& counters);
+  static RequestFigures figures_of(const Values& values, std::span<const std::string> tier_names);
+  static void set_rates(RequestFigures& figures, double seconds);
+
+  Counters counters_{};
+  WindowMarks<Counters> marks_;
+  SharedCounter queued_, rejected_, retries_;
+  Latency queue_, ttft_, per_token_, total_;
+};
+
+}  // namespace tiercel
