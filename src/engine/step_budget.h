@@ -2,11 +2,13 @@
 // prefill (Agrawal et al., Sarathi-Serve, 2024) whose chunk is not a constant but follows from what steps have taken.
 //
 // Measured are steps of streams alone, by their number, and what a prompt token adds beside them. Where it is not known
-// what the streams take alone, or not any more, one step goes without prompts to show it.
+// what the streams take alone, or not any more, a step goes without prompts to show it. The faster of the last two
+// counts: one in which another process had the processor says nothing of the next.
 //
 // Without threads or clock. Not thread-safe.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 
@@ -18,7 +20,7 @@ class StepBudget {
   explicit StepBudget(double target_step_s) : target_step_s_(target_step_s) {}
 
   // For a step in which `streams` sequences take one token each. At most `most`; 0 where nothing was asked for, or for
-  // one step that is to be measured.
+  // a step that is to be measured.
   std::size_t prompt_tokens(std::size_t streams, std::size_t most);
   void measured(std::size_t streams, std::size_t prompt_tokens, double seconds);
 
@@ -31,9 +33,10 @@ class StepBudget {
 
   // Of so many streams, by powers of two.
   struct Alone {
-    double seconds = 0;  // 0: not known
-    std::size_t steps_since = 0;
-    bool asked = false;  // for a step without prompts
+    std::array<double, 2> latest_s{};  // of steps without prompts; 0: not known
+    std::size_t steps_since = 0;       // with prompts
+    std::size_t asked = 0;             // steps without prompts, since they are not trusted
+    double seconds() const { return std::min(latest_s[0], latest_s[1]); }
   };
   Alone& alone(std::size_t streams);
 
