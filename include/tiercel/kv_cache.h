@@ -93,6 +93,8 @@ struct KvCacheStats {
 struct KvRoom {
   std::size_t free_blocks = 0;       // hold nothing, and are promised to nobody
   std::size_t grantable_blocks = 0;  // these, and cached ones that could be evicted: what admit() could promise now
+  std::size_t demoting_blocks = 0;   // held for moments, until a tier has them
+  std::size_t unpinned_blocks = 0;   // all that no pin holds: what a lease could have at most while they last
 };
 
 class KvCacheState;    // internal
@@ -188,6 +190,12 @@ class KvCache {
   //                      few are being copied to a tier
   // In all of these nothing was taken.
   Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options);
+
+  // Ends the lease of a sequence that gives its room to another and will be admitted again. What can be found of it
+  // goes to the fastest tier with room, before all other writes, and stays held until it is there, at most 0.2 s
+  // (KvRoom:: demoting_blocks), where that takes less time than computing it again, as far as is known. Returns the
+  // blocks held; 0: its room is given back already. No call waits for it.
+  std::size_t demote(Lease lease);
 
   // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing, and counts as no
   // use.

@@ -83,9 +83,10 @@ struct EngineOptions {
   std::uint32_t max_queued_requests = 4096;
 
   // Longest step while streams run, in milliseconds: prompts are computed in pieces that keep to it, so that a long
-  // prompt does not stall the others. Small pieces cost throughput. 0: 1.75 times what the streams take without
-  // prompts, for streams as even as they can be. Finite, at least 0. Default 200.
-  double target_step_ms = 200;
+  // prompt does not stall the others. 0: 1.75 times what the streams take without prompts, which keeps the gaps between
+  // their tokens even; more, up to 200, the more requests wait for their first token than streams run. Finite, at least
+  // 0. Default 0.
+  double target_step_ms = 0;
   // Waiting so long counts as much as one level of priority, in milliseconds. At least 1. Default 10,000.
   std::uint64_t aging_ms = 10'000;
   // Most bytes of weights, KV, compressed KV in memory and a step's workspace together. The KV arena is made smaller

@@ -44,8 +44,11 @@ enum class FinishReason : std::uint8_t {
 };
 std::string_view to_string(FinishReason reason);  // "stop", "length"
 
+inline constexpr TokenId kNoToken = -1;
+
 // One piece of output as it streams.
 struct TokenEvent {
+  // kNoToken once at the end, where text was held back until then.
   TokenId token = 0;
   // Text that became certain with this token: valid UTF-8 wherever the model's output is, never half a character, never
   // the start of a stop string. May be empty. The pieces of a request join to Response::text.

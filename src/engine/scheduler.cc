@@ -12,18 +12,22 @@ namespace {
 constexpr std::size_t kExactTailTokens = 64;
 constexpr std::size_t kExactTailSequences = 4;
 
-// Waiting requests, from the front of the queue, that the cache knows of and that may overtake each other.
+// Waiting requests, from the front of the queue, that the cache knows of and that may overtake each other. Those that
+// are held do not count.
 constexpr std::size_t kExpectedPrompts = 64;
 // How often a request lets others pass whose prefix is cached.
 constexpr std::uint32_t kMostOvertaken = 16;
 
 constexpr auto rank_of = [](const std::unique_ptr<Sequence>& sequence) { return sequence->rank_s; };
 
+// Its turn does not come now, whatever room there is.
+bool is_held(const Sequence& sequence) { return sequence.held_by_quota || sequence.waits_for_choice(); }
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerLimits& limits, KvCache& cache)
     : limits_(limits), cache_(cache), budget_(limits.target_step_s) {
-  running_.reserve(limits.max_sequences);
+  running_.reserve(limits.max_sequences + 1);  // one more for a moment, while another gives it its place
   // A prompt and its tail for each sequence.
   step_.parts.reserve(2 * limits.max_sequences);
   sorted_parts_.reserve(2 * limits.max_sequences);
@@ -51,13 +55,12 @@ Scheduler::Step& Scheduler::next_step() {
   step_.parts.clear();
   step_.admitted.clear();
   step_.preempted.clear();
+  step_.demoted.clear();
   step_.refused.clear();
   step_.streams = step_.prompt_tokens = 0;
   logit_rows_ = tail_tokens_ = 0;
   announce_waiting();
-  while (!waiting_.empty() && preempt_for(*waiting_.front())) {
-    if (admit(waiting_.begin()) == StatusCode::Rejected) break;
-  }
+  preempt_for_waiting();
   add_streams();
   add_prompts();
   admit_waiting();
@@ -74,9 +77,9 @@ void Scheduler::measured(const Step& step, double seconds) {
 void Scheduler::add_streams() {
   const auto is_stream = [](const auto& sequence) { return sequence->is_stream(); };
   step_.streams = static_cast<std::size_t>(std::ranges::count_if(running_, is_stream));
-  const bool prompts = step_.streams < running_.size() || !waiting_.empty();
+  const std::size_t prompts = running_.size() - step_.streams + waiting_.size();
   const std::size_t room = limits_.max_tokens - std::min(limits_.max_tokens, step_.streams);
-  prompt_budget_ = prompts ? budget_.prompt_tokens(step_.streams, room) : 0;
+  prompt_budget_ = prompts > 0 ? budget_.prompt_tokens(step_.streams, prompts, room) : 0;
   for (const auto& sequence : running_) {
     if (sequence->is_stream()) add_parts(*sequence, 1);
   }
@@ -162,39 +165,80 @@ AdmitOptions Scheduler::admit_options(const Sequence& sequence) const {
           .retention = sequence.request.retention};
 }
 
+std::size_t Scheduler::first_ready() const {
+  std::size_t tried = 0;
+  for (std::size_t i = 0; i < waiting_.size() && tried < kExpectedPrompts; ++i) {
+    if (is_held(*waiting_[i])) continue;
+    if (!waiting_[i]->expected.in_flight()) return i;
+    ++tried;
+  }
+  return waiting_.size();
+}
+
 void Scheduler::announce_waiting() {
-  for (std::size_t i = 0; i < std::min(waiting_.size(), kExpectedPrompts); ++i) {
-    Sequence& sequence = *waiting_[i];
-    if (sequence.waits_for_choice()) continue;
-    if (!std::exchange(sequence.announced, true)) {
-      sequence.expected = cache_.expect(sequence.tokens, admit_options(sequence));
-    }
+  std::size_t announced = 0;
+  for (const auto& sequence : waiting_) {
+    if (announced == kExpectedPrompts) return;
+    if (is_held(*sequence)) continue;
+    ++announced;
+    if (!sequence->announced) announce(*sequence);
   }
 }
 
+void Scheduler::announce(Sequence& sequence) {
+  sequence.announced = true;
+  sequence.expected = cache_.expect(sequence.tokens, admit_options(sequence));
+  sequence.expected_tokens = sequence.expected.cached_tokens();
+}
+
+bool Scheduler::fetches_again(Sequence& sequence) {
+  if (sequence.expected.cached_tokens() >= sequence.expected_tokens) return false;
+  if (cache_.room().grantable_blocks < blocks_of(sequence)) return false;  // it would come in vain
+  announce(sequence);
+  return sequence.expected.in_flight();
+}
+
 void Scheduler::admit_waiting() {
-  std::size_t passed_over = 0;
-  while (prompt_budget_ > 0 && passed_over < std::min(waiting_.size(), kExpectedPrompts) && has_room()) {
-    const auto place = waiting_.begin() + static_cast<std::ptrdiff_t>(passed_over);
-    if ((*place)->waits_for_choice() || (*place)->expected.in_flight()) {
-      ++passed_over;
+  hold_nobody();
+  std::size_t tried = 0;
+  for (std::size_t i = 0; i < waiting_.size() && tried < kExpectedPrompts && prompt_budget_ > 0 && has_room();) {
+    const Place place = waiting_.begin() + static_cast<std::ptrdiff_t>(i);
+    Sequence& first = **place;
+    if (is_held(first)) {
+      ++i;
       continue;
     }
-    const StatusCode code = admit(with_most_cached(place));
-    if (code == StatusCode::Unavailable) break;  // until a running sequence gives blocks back
-    if (code == StatusCode::Rejected) {
-      ++passed_over;
-    } else if (code == StatusCode::Ok) {
-      prompt_budget_ -= add_parts(*running_.back(), prompt_budget_);
+    if (first.expected.in_flight() || fetches_again(first)) {
+      ++i;
+      ++tried;
+      continue;
     }
+    const StatusCode code = admit_best(place);
+    if (code == StatusCode::Ok) prompt_budget_ -= add_parts(*running_.back(), prompt_budget_);
+    if (code != StatusCode::Unavailable) continue;  // it left the queue, or is held
+    const KvRoom room = cache_.room();
+    const bool waits_for_pins =
+        running_.empty() && room.demoting_blocks == 0 && blocks_of(first) > room.unpinned_blocks;
+    if (!waits_for_pins) return;  // until a running sequence gives blocks back
+    ++i;
+    ++tried;
   }
+}
+
+StatusCode Scheduler::admit_best(Place place) {
+  const Place best = with_most_cached(place);
+  if (best == place) return admit(place);
+  Sequence& first = **place;
+  const StatusCode code = admit(best);
+  if (code == StatusCode::Ok) ++first.overtaken;
+  return code == StatusCode::Unavailable ? admit(place) : code;
 }
 
 StatusCode Scheduler::admit(Place place) {
   Sequence& sequence = **place;
   auto lease = cache_.admit(sequence.tokens, admit_options(sequence));
   const StatusCode code = lease.status().code();
-  sequence.held_by_quota = code == StatusCode::Rejected;
+  if (code == StatusCode::Rejected) hold_tenant(place);
   if (code == StatusCode::Unavailable || code == StatusCode::Rejected) return code;
   if (!sequence.was_admitted()) sequence.awaited_tokens = sequence.expected.awaited_tokens();
   sequence.expected = ExpectedPrompt();
@@ -210,53 +254,89 @@ StatusCode Scheduler::admit(Place place) {
   return code;
 }
 
+void Scheduler::hold_tenant(Place place) {
+  const std::string& tenant = (*place)->request.cache_salt;
+  const auto is_its = [&](const auto& sequence) { return sequence->request.cache_salt == tenant; };
+  (*place)->held_by_quota = true;
+  // Where none of its sequences runs, pins hold the quota: who needs less may go on.
+  if (std::ranges::none_of(running_, is_its)) return;
+  for (Place other = place + 1; other != waiting_.end(); ++other) {
+    if (is_its(*other)) (*other)->held_by_quota = true;
+  }
+}
+
+void Scheduler::hold_nobody() {
+  for (const auto& sequence : waiting_) sequence->held_by_quota = false;
+}
+
 Scheduler::Place Scheduler::with_most_cached(Place place) {
   Sequence& first = **place;
   if (first.overtaken >= kMostOvertaken) return place;
   const std::size_t cached = first.expected.cached_tokens(), block_tokens = cache_.layout().block_tokens;
   if (blocks_of(first) - cached / block_tokens <= cache_.room().free_blocks) return place;
   Place best = place;
-  std::size_t most_cached = cached;
-  const auto end = waiting_.begin() + static_cast<std::ptrdiff_t>(std::min(waiting_.size(), kExpectedPrompts));
-  for (Place other = place + 1; other < end && (*other)->request.priority == first.request.priority; ++other) {
-    if ((*other)->waits_for_choice() || (*other)->expected.in_flight()) continue;
+  std::size_t most_cached = cached, tried = 0;
+  for (Place other = place + 1; other != waiting_.end() && tried < kExpectedPrompts; ++other) {
+    if ((*other)->request.priority != first.request.priority) break;
+    if (is_held(**other)) continue;
+    ++tried;
+    if ((*other)->expected.in_flight()) continue;
     const std::size_t tokens = (*other)->expected.cached_tokens();
     if (tokens <= most_cached) continue;
     most_cached = tokens;
     best = other;
   }
-  if (best != place) ++first.overtaken;
   return best;
 }
 
-bool Scheduler::preempt_for(const Sequence& waiting) {
-  if (waiting.waits_for_choice() || waiting.held_by_quota) return false;
+// ---- Preemption
+
+void Scheduler::preempt_for_waiting() {
+  for (std::size_t i = first_ready(); i < waiting_.size(); i = first_ready()) {
+    Sequence* lowest = lowest_below(*waiting_[i]);
+    if (lowest == nullptr) return;
+    const bool full = !has_room();
+    const StatusCode code = admit(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    // Who is at its quota has no use for another's place, and is held from now on.
+    if (code == StatusCode::Unavailable || (code == StatusCode::Ok && full)) preempt(*lowest);
+  }
+}
+
+Sequence* Scheduler::lowest_below(const Sequence& waiting) const {
   const auto gives_way = [&](const Sequence& running) {
     return running.request.priority < waiting.request.priority && running.rank_s > waiting.rank_s;
   };
   const auto comes_first = [](const Sequence& a, const Sequence& b) {
     return a.request.priority != b.request.priority ? a.request.priority < b.request.priority : a.started > b.started;
   };
-  auto lowest = running_.end();
+  Sequence* lowest = nullptr;
   std::size_t held_blocks = 0;  // by all that give way
-  for (auto place = running_.begin(); place != running_.end(); ++place) {
-    if (!gives_way(**place)) continue;
-    held_blocks += blocks_of(**place);
-    if (lowest == running_.end() || comes_first(**place, **lowest)) lowest = place;
+  for (const auto& sequence : running_) {
+    if (!gives_way(*sequence)) continue;
+    held_blocks += blocks_of(*sequence);
+    if (lowest == nullptr || comes_first(*sequence, *lowest)) lowest = sequence.get();
   }
-  if (lowest == running_.end()) return false;
-  const std::size_t needed = blocks_of(waiting), grantable = cache_.room().grantable_blocks;
-  if (grantable + held_blocks < needed) return false;
-  if (has_room() && grantable >= needed) return false;  // it will be admitted as any other
-  if (waiting.expected.in_flight()) return false;
-  std::unique_ptr<Sequence> preempted = std::move(*lowest);
-  running_.erase(lowest);
-  preempted->preempt();
+  if (lowest == nullptr) return nullptr;
+  const KvRoom room = cache_.room();
+  const std::size_t needed = blocks_of(waiting), soon = room.grantable_blocks + room.demoting_blocks;
+  if (soon + held_blocks < needed) return nullptr;
+  if (has_room() && soon >= needed) return nullptr;  // it will be admitted as any other
+  return lowest;
+}
+
+void Scheduler::preempt(const Sequence& sequence) {
+  const auto place = std::ranges::find(running_, &sequence, &std::unique_ptr<Sequence>::get);
+  std::unique_ptr<Sequence> preempted = std::move(*place);
+  running_.erase(place);
+  hold_nobody();
+  if (cache_.demote(std::move(preempted->lease)) > 0) step_.demoted.push_back(preempted.get());
+  preempted->computed = 0;
+  ++preempted->response.preemptions;
+  // At once, before its blocks are taken.
+  announce(*preempted);
   step_.preempted.push_back(preempted.get());
   // Before its equals: it was among them first.
-  const auto place = std::ranges::lower_bound(waiting_, preempted->rank_s, {}, rank_of);
-  waiting_.insert(place, std::move(preempted));
-  return true;
+  waiting_.insert(std::ranges::lower_bound(waiting_, preempted->rank_s, {}, rank_of), std::move(preempted));
 }
 
 }  // namespace tiercel

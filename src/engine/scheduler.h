@@ -7,17 +7,18 @@
 //   waiting    Then waiting requests are admitted, as long as the cache promises every block that they may come to
 //              need. So a running sequence never lacks memory.
 //   preempted  A request of higher priority that has no room takes the place of the running one of lowest priority, the
-//              youngest of these, unless that one has waited so long that it ranks before. Its blocks stay in the
-//              cache, or go to a tier, as those of any request that ended; it waits where it stood and goes on when
-//              there is room again.
+//              youngest of these, unless that one has waited so long that it ranks before. What that one computed goes
+//              to a tier, where it is worth that (KvCache::demote()); it waits where it stood and goes on when there is
+//              room again.
 //
 // Who goes first: by priority and arrival, where waiting `aging_s` makes up for one level of priority. The difference
 // of two ranks never changes, so the queue stays sorted and nobody starves. Where room is scarce, a request whose
 // prefix is cached may overtake some of its own priority that would evict it.
 //
-// The first of the queue are announced to the cache, which keeps the blocks they will reuse. One whose prefix another
-// sequence is computing waits for it, so that it is computed once; one whose tenant is at its quota waits too. Those
-// behind them go first meanwhile.
+// Those in front are announced to the cache, which keeps the blocks they will reuse. One whose prefix another sequence
+// is computing, or a tier is loading, waits for it, so that it is computed once. One whose tenant is at its quota
+// waits too, and with it all of that tenant behind it, as all wait behind one that the whole cache has no room for.
+// Those behind them go first meanwhile.
 //
 // A state machine without threads, clock or I/O; the step loop drives it. No step allocates memory where no request
 // comes or goes. Not thread-safe.
@@ -70,6 +71,7 @@ class Scheduler {
     std::size_t prompt_tokens = 0;     // of all others
     std::vector<Sequence*> admitted;   // entered the batch in this step; their lease says what was reused
     std::vector<Sequence*> preempted;  // left it
+    std::vector<Sequence*> demoted;    // of these: their blocks are on their way to a tier
     // Can never run, with the reason; no longer the scheduler's.
     std::vector<std::pair<std::unique_ptr<Sequence>, Status>> refused;
   };
@@ -88,6 +90,8 @@ class Scheduler {
   bool idle() const { return waiting_.empty() && running_.empty(); }
   std::size_t waiting() const { return waiting_.size(); }
   std::size_t running() const { return running_.size(); }
+  const std::deque<std::unique_ptr<Sequence>>& waiting_sequences() const { return waiting_; }  // by rank
+  const std::vector<std::unique_ptr<Sequence>>& running_sequences() const { return running_; }
   bool has_room() const { return running_.size() < limits_.max_sequences; }
 
  private:
@@ -95,14 +99,27 @@ class Scheduler {
 
   void add_streams();
   void add_prompts();
+  // The first of the waiting ones that could go now, as far as only they know; waiting_.size() if there is none.
+  std::size_t first_ready() const;
   void announce_waiting();
+  void announce(Sequence& sequence);
+  // Announces it again where it lost cached blocks while it waited. True: a tier gives them back.
+  bool fetches_again(Sequence& sequence);
   void admit_waiting();
   // Admits the waiting one at `place`, or says why not; refuses it where it can never be admitted.
   StatusCode admit(Place place);
+  // Admits the one at `place`, or one that goes before it.
+  StatusCode admit_best(Place place);
   // Which of the waiting ones goes before the one at `place`, itself if none does.
   Place with_most_cached(Place place);
-  // Gives the place of a running sequence of lower priority to `waiting`. False: there is none, or it would not help.
-  bool preempt_for(const Sequence& waiting);
+  // Until a running sequence of its tenant ends, or admit_waiting() comes to it again.
+  void hold_tenant(Place place);
+  void hold_nobody();
+  void preempt_for_waiting();
+  // The running sequence of lower priority that gives its place to `waiting`. Null: there is none, or it would not
+  // help.
+  Sequence* lowest_below(const Sequence& waiting) const;
+  void preempt(const Sequence& sequence);
   // Gives `sequence` up to `budget` tokens; returns how many it took.
   std::size_t add_parts(Sequence& sequence, std::size_t budget);
   void settle_arithmetic();
@@ -135,7 +152,9 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::take_if(const Predicate& leave
     std::erase_if(queue, [](const auto& sequence) { return !sequence; });
   };
   take_from(waiting_);
+  const std::size_t running = running_.size();
   take_from(running_);
+  if (running_.size() < running) hold_nobody();
   return taken;
 }
 

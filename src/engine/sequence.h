@@ -40,13 +40,6 @@ struct Sequence {
   bool is_stream() const { return pending() == 1 && !in_prompt(); }
   bool waits_for_choice() const { return group && choice > 0 && !group->forked; }
   bool preempted() const { return response.preemptions > 0; }
-  // It gives its place to another and waits; its blocks are the cache's.
-  void preempt() {
-    lease = Lease();
-    computed = 0;
-    announced = false;
-    ++response.preemptions;
-  }
   void set_times(Clock::time_point arrived);  // and the deadline
   bool was_admitted() const { return started != Clock::time_point(); }
 
@@ -59,11 +52,12 @@ struct Sequence {
   std::size_t accounted = 0;
   // Leading prompt tokens that loads were to bring before it was admitted.
   std::size_t awaited_tokens = 0;
-  double rank_s = 0;            // Scheduler: who has the least goes first
-  bool held_by_quota = false;   // when it was last tried: room that others give does not help
-  std::uint32_t overtaken = 0;  // by later ones whose prefix was cached
-  bool announced = false;       // to the cache: it came near the front of the queue
-  ExpectedPrompt expected;      // from then on, while it waits
+  double rank_s = 0;                // Scheduler: who has the least goes first
+  bool held_by_quota = false;       // its tenant's, when last tried: room that others give does not help
+  std::uint32_t overtaken = 0;      // by later ones whose prefix was cached
+  bool announced = false;           // to the cache: it came near the front of the queue
+  ExpectedPrompt expected;          // from then on, while it waits
+  std::size_t expected_tokens = 0;  // of these, cached when it was announced
   Lease lease;
   std::optional<Sampler> sampler;  // once started
   StreamDecoder decoder;

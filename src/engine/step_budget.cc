@@ -1,6 +1,5 @@
 #include "engine/step_budget.h"
 
-#include <algorithm>
 #include <bit>
 
 namespace tiercel {
@@ -9,33 +8,40 @@ StepBudget::Alone& StepBudget::alone(std::size_t streams) {
   return alone_[std::min<std::size_t>(std::bit_width(streams), alone_.size() - 1)];
 }
 
-std::size_t StepBudget::prompt_tokens(std::size_t streams, std::size_t most) {
+double StepBudget::target_s(double alone_s, std::size_t streams, std::size_t prompts) const {
+  if (target_step_s_ > 0) return target_step_s_;
+  const double waiting = std::max(1.0, static_cast<double>(prompts) / static_cast<double>(streams));
+  const double even_s = alone_s * (1 + kAutomaticShare);
+  return std::max(even_s, std::min(kLongestAutomatic_s, alone_s * (1 + kAutomaticShare * waiting)));
+}
+
+std::size_t StepBudget::prompt_tokens(std::size_t streams, std::size_t prompts, std::size_t most) {
   if (streams == 0 || most == 0) return most;
   Alone& known = alone(streams);
-  const bool trusted = known.seconds > 0 && known.steps_since < kStepsToTrust;
-  if (!trusted && !known.asked) {
-    known.asked = true;
+  const bool trusted = known.seconds() > 0 && known.steps_since < kStepsToTrust;
+  if (!trusted && known.asked < known.latest_s.size()) {
+    ++known.asked;
     return 0;
   }
-  if (known.seconds == 0 || added_tokens_ == 0) return std::min(most, kFirstTokens);
-  const double target_s = target_step_s_ > 0 ? target_step_s_ : kAutomaticTarget * known.seconds;
-  const double tokens = (target_s - known.seconds) * added_tokens_ / added_s_;
+  if (known.seconds() == 0 || added_tokens_ == 0) return std::min(most, kFirstTokens);
+  const double tokens = (target_s(known.seconds(), streams, prompts) - known.seconds()) * added_tokens_ / added_s_;
   if (!(tokens < static_cast<double>(most))) return most;
   return std::min(most, tokens > kLeastTokens ? static_cast<std::size_t>(tokens) : kLeastTokens);
 }
 
 void StepBudget::measured(std::size_t streams, std::size_t prompt_tokens, double seconds) {
-  constexpr double kWeight = 0.25, kKept = 0.8, kLeastSeconds = 1e-9;
+  constexpr double kKept = 0.8, kLeastSeconds = 1e-9;
   Alone& known = alone(streams);
   if (prompt_tokens == 0) {
     if (streams == 0) return;
-    const double weight = known.seconds == 0 || known.asked ? 1 : kWeight;  // asked for: the old one is not trusted
-    known = {.seconds = std::max(kLeastSeconds, known.seconds + weight * (seconds - known.seconds))};
+    known.latest_s = {std::max(kLeastSeconds, seconds), known.latest_s[0]};
+    known.steps_since = 0;
+    if (known.seconds() > 0) known.asked = 0;
     return;
   }
-  if (streams > 0 && known.seconds == 0) return;
+  if (streams > 0 && known.seconds() == 0) return;
   ++known.steps_since;
-  const double added_s = streams > 0 ? seconds - known.seconds : seconds;
+  const double added_s = streams > 0 ? seconds - known.seconds() : seconds;
   added_s_ = kKept * added_s_ + std::max(added_s, kLeastSeconds);
   added_tokens_ = kKept * added_tokens_ + static_cast<double>(prompt_tokens);
 }

@@ -2,11 +2,13 @@
 // prefill (Agrawal et al., Sarathi-Serve, 2024) whose chunk is not a constant but follows from what steps have taken.
 //
 // Measured are steps of streams alone, by their number, and what a prompt token adds beside them. Where it is not known
-// what the streams take alone, or not any more, one step goes without prompts to show it.
+// what the streams take alone, or not any more, a step goes without prompts to show it. The faster of the last two
+// counts: one in which another process had the processor says nothing of the next.
 //
 // Without threads or clock. Not thread-safe.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 
@@ -14,28 +16,34 @@ namespace tiercel {
 
 class StepBudget {
  public:
-  // 0: `kAutomaticTarget` times what the streams take alone.
+  // 0: automatic, from what the streams take alone. Half of a step's time for prompts keeps every gap between tokens
+  // within twice the shortest; where more requests wait for their first token than streams for their next, prompts get
+  // as much more, up to kLongestAutomatic_s.
   explicit StepBudget(double target_step_s) : target_step_s_(target_step_s) {}
 
-  // For a step in which `streams` sequences take one token each. At most `most`; 0 where nothing was asked for, or for
-  // one step that is to be measured.
-  std::size_t prompt_tokens(std::size_t streams, std::size_t most);
+  // For a step in which `streams` sequences take one token each, and `prompts` requests have no token yet. At most
+  // `most`; 0 where nothing was asked for, or for a step that is to be measured.
+  std::size_t prompt_tokens(std::size_t streams, std::size_t prompts, std::size_t most);
   void measured(std::size_t streams, std::size_t prompt_tokens, double seconds);
 
  private:
-  // A stream's gap between tokens is then at most twice its shortest, with some room for what cannot be foreseen.
-  static constexpr double kAutomaticTarget = 1.75;
+  // Of what the streams take alone: a gap is then at most twice the shortest, with some room for what cannot be
+  // foreseen.
+  static constexpr double kAutomaticShare = 0.75;
+  static constexpr double kLongestAutomatic_s = 0.2;
   static constexpr std::size_t kLeastTokens = 8;     // of a prompt, however slow: it must end some day
   static constexpr std::size_t kFirstTokens = 32;    // before anything is known
   static constexpr std::size_t kStepsToTrust = 128;  // with prompts, after which streams are measured alone again
 
   // Of so many streams, by powers of two.
   struct Alone {
-    double seconds = 0;  // 0: not known
-    std::size_t steps_since = 0;
-    bool asked = false;  // for a step without prompts
+    std::array<double, 2> latest_s{};  // of steps without prompts; 0: not known
+    std::size_t steps_since = 0;       // with prompts
+    std::size_t asked = 0;             // steps without prompts, since they are not trusted
+    double seconds() const { return std::min(latest_s[0], latest_s[1]); }
   };
   Alone& alone(std::size_t streams);
+  double target_s(double alone_s, std::size_t streams, std::size_t prompts) const;
 
   double target_step_s_;
   std::array<Alone, 16> alone_;

@@ -45,6 +45,10 @@ void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices) {
     const std::lock_guard lock(mutex_);
     if (closing_) {
       refusal = Status::cancelled("the engine is closed");
+    } else if (choices.size() > options_.max_queued_requests) {
+      refusal = Status::invalid_argument(
+          fmt::format("{} choices wait until they are drawn, and max_queued_requests is {}; ask for fewer or raise it",
+                      choices.size(), options_.max_queued_requests));
     } else if (queued_ + choices.size() > options_.max_queued_requests) {
       const double wait_s = start_interval_s_ * static_cast<double>(++rejected_since_);
       refusal = Status::rejected(

@@ -26,6 +26,8 @@ struct StepLoopOptions {
   // For simulations: no thread, run_one() is called by hand; and a clock of their own.
   bool by_hand = false;
   std::function<Sequence::Clock::time_point()> now = Sequence::Clock::now;
+  // Sees every step before it is computed; what the scheduler has is as the step leaves it.
+  std::function<void(const Scheduler&, const Scheduler::Step&)> on_step = {};
 };
 
 class StepLoop {
@@ -37,7 +39,7 @@ class StepLoop {
   ~StepLoop();
 
   // Takes one request's sequences in (several for several choices), or ends the request at once: Rejected when the
-  // queue is full, Cancelled after close(). Any thread.
+  // queue is full, InvalidArgument when even an empty one could not take it, Cancelled after close(). Any thread.
   void submit(std::vector<std::unique_ptr<Sequence>> choices);
   std::size_t max_queued_requests() const { return options_.max_queued_requests; }
 

@@ -11,7 +11,9 @@ namespace tiercel {
 bool StepLoop::run_step() {
   const auto start_time = options_.now();
   Scheduler::Step& step = scheduler_.next_step();
+  if (options_.on_step) options_.on_step(scheduler_, step);
   for (auto& [sequence, status] : step.refused) end(std::move(sequence), std::move(status));
+  for (const Sequence* sequence : step.demoted) stats_.on_demoted(sequence->endpoint);
   for (const Sequence* sequence : step.preempted) {
     log().debug("a request of priority {} gives its place to one of higher priority", sequence->request.priority);
     stats_.on_preempted(sequence->endpoint);
@@ -209,7 +211,13 @@ void StepLoop::draw_token(Sequence& sequence, std::span<float> logits) {
 }
 
 void StepLoop::finish(Sequence& sequence, FinishReason reason) {
-  if (!sequence.decoder.stopped()) sequence.response.text += sequence.decoder.finish();
+  const std::string held_back = sequence.decoder.finish();
+  if (!held_back.empty()) {
+    if (sequence.request.on_token) {
+      sequence.request.on_token({.token = kNoToken, .text = held_back, .choice = sequence.choice});
+    }
+    sequence.response.text += held_back;
+  }
   sequence.response.finish_reason = reason;
   finished_.push_back(&sequence);
 }

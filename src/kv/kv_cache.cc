@@ -96,6 +96,8 @@ Result<Lease> KvCache::admit(std::span<const TokenId> prompt, const AdmitOptions
   return state_->admit(prompt, options);
 }
 
+std::size_t KvCache::demote(Lease lease) { return state_->demote(std::move(lease)); }
+
 std::size_t KvCache::lookup(std::span<const TokenId> prompt, const AdmitOptions& options) const {
   return state_->lookup(prompt, options);
 }

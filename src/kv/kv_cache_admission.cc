@@ -120,6 +120,7 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
         "to {} or more",
         options.max_tokens, total_blocks * groups, pool_.capacity_blocks(), total_blocks * groups * arena_.stride());
   }
+  end_demotions();
   try {
     // Not admitted until `cache` is set: leaving before gives nothing back, for nothing was taken.
     auto lease = std::make_unique<LeaseState>();

@@ -136,6 +136,7 @@ void KvCacheState::close() {
     log().warn("not all cached KV was kept when the cache closed: {}", flushed.message());
   }
   tiers_->stop();
+  end_demotions(/*all=*/true);
 }
 
 Status KvCacheState::flush(std::uint64_t timeout_ms) {
@@ -168,14 +169,18 @@ std::vector<KvTierStats> KvCacheState::tier_stats() const try {
   return {};
 }
 
-KvRoom KvCacheState::room() const {
+KvRoom KvCacheState::room() {
+  end_demotions();
   const std::lock_guard lock(mutex_);
   const std::size_t free = pool_.free_blocks(), promised = pool_.promised_blocks();
   return {.free_blocks = free - std::min(free, promised),
-          .grantable_blocks = free + pool_.cached_blocks() - promised};
+          .grantable_blocks = free + pool_.cached_blocks() - promised,
+          .demoting_blocks = demoting_blocks_,
+          .unpinned_blocks = pool_.capacity_blocks() - pinned_blocks_};
 }
 
-KvCacheStats KvCacheState::stats() const {
+KvCacheStats KvCacheState::stats() {
+  end_demotions();
   // Stores are asked without the lock.
   std::vector<KvTierStats> tiers = tier_stats();
   std::uint64_t stored = 0, unstored = 0, errors = 0;

@@ -8,8 +8,8 @@
 //   - evictable are the cached blocks without children, and the cached companions (blocks of a window group).
 //
 // In files by what happens: kv_cache_admission.cc begins a lease, kv_cache_lease.cc carries it on and ends it,
-// kv_cache_eviction.cc makes room, kv_cache_retention.cc has what is wished for (pins, expected prompts) and what is
-// forgotten, kv_cache_audit.cc the recount for tests.
+// kv_cache_demotion.cc ends it where its sequence will go on, kv_cache_eviction.cc makes room, kv_cache_retention.cc
+// has what is wished for (pins, expected prompts) and what is forgotten, kv_cache_audit.cc the recount for tests.
 //
 // Thread-safety: every public method may be called from any thread; calls for one lease come one at a time.
 #pragma once
@@ -129,6 +129,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier = kNoTier);
   // As above, Unavailable where blocks would have to be evicted for it.
   Result<Lease> admit_into_free(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier);
+  std::size_t demote(Lease lease);
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options);
   ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
   std::size_t warm(std::span<const TokenId> prompt, const AdmitOptions& options);
@@ -140,8 +141,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   Status set_tenant_quota(std::string_view salt, std::size_t quota_bytes);
   Status flush(std::uint64_t timeout_ms);
   void report_prefill(std::size_t tokens, std::size_t position, double seconds);
-  KvCacheStats stats() const;
-  KvRoom room() const;
+  KvCacheStats stats();
+  KvRoom room();
   std::byte* block(BlockId id) const { return arena_.block(id); }
   const KvLayout& layout() const { return layout_; }
 
@@ -181,6 +182,11 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
     std::vector<BlockId> blocks = {};  // held, parents first
   };
   using Pins = std::map<BlockId, Pin>;  // by the deepest tree block pinned
+  // A lease that holds its blocks until they are in a tier, or no longer worth waiting for.
+  struct Demotion {
+    std::unique_ptr<LeaseState> lease;
+    TierDemotion write;
+  };
 
   // Empty where there is no memory for them.
   std::vector<KvTierStats> tier_stats() const;
@@ -251,6 +257,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   void retreat_expectations(BlockId leaf);
   void expire_pins(std::uint64_t now);
   Pins::iterator end_pin(Pins::iterator pin);
+  // Gives back what those hold that are through, or not worth waiting for any more. Takes the lock.
+  void end_demotions(bool all = false);
   std::size_t forget_subtree(BlockId top);
   std::size_t forget_root(NodeId root);
   void forget_leaf(BlockId leaf);
@@ -289,6 +297,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t useful_blocks_ = 0;  // of the loaded ones
   std::uint64_t wasted_blocks_ = 0;
   std::vector<std::uint64_t> tier_hits_;  // tokens, by tier
+  std::vector<Demotion> demotions_;
+  std::size_t demoting_blocks_ = 0;  // that they hold
 
   std::unique_ptr<TierManager> tiers_;  // null: none. Has a lock of its own
 };

@@ -14,7 +14,7 @@
 namespace tiercel {
 TierManager::TierManager(KvCacheState& cache, const std::vector<std::shared_ptr<TierStore>>& stores,
                          const TierWorkerOptions& options)
-    : cache_(cache) {
+    : cache_(cache), now_s_(options.now_s) {
   assert(!stores.empty() && stores.size() <= kMostTiers);
   workers_.reserve(stores.size());
   for (const auto& store : stores) {
@@ -228,6 +228,21 @@ void TierManager::offer(std::span<const BlockId> blocks, std::size_t end) try {
   for (std::size_t tier = 0; tier < end; ++tier) workers_[tier]->write(write);
 } catch (const std::bad_alloc&) {
   // Not written, then.
+}
+
+TierDemotion TierManager::demote(std::span<const BlockId> blocks) {
+  // Another request waits for the room.
+  constexpr double kLongest_s = 0.2;
+  if (blocks.empty()) return {};
+  const auto write = make_write(blocks);
+  const double computing_s = seconds_to_compute(0, blocks.size());
+  for (const auto& worker : workers_) {
+    // Nothing is known of computing until something was computed.
+    const double saved_s = computing_s > 0 ? computing_s - worker->seconds_to_load(blocks.size()) : kLongest_s;
+    const double most_s = std::min(saved_s, kLongest_s);
+    if (worker->write_first(write, most_s)) return {.path = write, .until_s = now_s_() + most_s};
+  }
+  return {};
 }
 
 Status TierManager::flush(double timeout_s) try {

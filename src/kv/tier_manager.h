@@ -4,6 +4,7 @@
 //             them, by what both have cost until now; the prompt waits only as long as that holds.
 //   write     A lease that added blocks to the index has ended: the path to them is written to every tier, unless it is
 //             evicted first; nothing waits for that. What a slower tier gave is written to the faster ones too.
+//   demote    A sequence gives its room to another and will go on: its path is written at once, to the fastest tier.
 //   prefetch  A tenant asked for a document after which it has asked for a certain other one before: that one is
 //             loaded, if there is nothing else to do, into blocks that hold nothing.
 //   erase     What is invalidated leaves the tiers too. Until it has, nothing is read from them.
@@ -12,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -52,6 +54,9 @@ class TierManager {
   // Under the cache's lock. `blocks` are a lease's, parents first; those in the index are to be written to the tiers
   // before `end`.
   void offer(std::span<const BlockId> blocks, std::size_t end = kMostTiers);
+  // Under the cache's lock. `blocks` are in the index, parents first, and held. Writes them to the first tier that can
+  // take them, so soon that this and loading them takes less than computing them; nothing where none can.
+  TierDemotion demote(std::span<const BlockId> blocks);
   // Writes everything that is cached and may be kept to the durable tiers. Takes the cache's lock.
   Status flush(double timeout_s);
   // Under the cache's lock.
@@ -80,6 +85,7 @@ class TierManager {
   void prefetch(const Document& document);
 
   KvCacheState& cache_;
+  const std::function<double()> now_s_;
   std::vector<std::shared_ptr<TierWorker>> workers_;
 
   mutable std::mutex mutex_;  // guards everything below

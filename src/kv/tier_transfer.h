@@ -48,6 +48,12 @@ struct TierWrite {
   std::uint64_t tenant = 0;
 };
 
+// A path that is written before its room is given to others.
+struct TierDemotion {
+  std::weak_ptr<const TierWrite> path;  // expires when it is written, or given up
+  double until_s = 0;                   // when it is not worth waiting for any more
+};
+
 // All that follow `parent` and begin with `tokens`; all of `tenant`; all.
 struct TierErasure {
   enum class Kind : std::uint8_t { Prefix, Tenant, All };

@@ -34,6 +34,7 @@ TierWorker::TierWorker(KvCacheState& cache, TierId tier, std::shared_ptr<TierSto
       tier_(tier),
       store_(std::move(store)),
       options_(std::move(options)),
+      capacity_bytes_(store_->stats().capacity_bytes),
       hand_over_(std::move(hand_over)),
       staging_(kBatchBlocks * cache.layout_.block_bytes()) {
   erasures_.reserve(kMostErasures + 1);
@@ -59,6 +60,7 @@ void TierWorker::stop() {
       for (const auto& load : *loads) load->ended = true;
       loads->clear();
     }
+    demotions_.clear();
     writes_.clear();
     arrived_.notify_all();
     done_.notify_all();
@@ -77,7 +79,8 @@ void TierWorker::stop() {
 
 bool TierWorker::has_work() const {
   const bool may_erase = !erasures_.empty() && (!erasures_.front().failed || writes_well_.allows(options_.now_s()));
-  return may_erase || !loads_.empty() || !prefetches_.empty() || !writes_.empty() || flushes_done_ < flushes_asked_;
+  return may_erase || !loads_.empty() || !prefetches_.empty() || !demotions_.empty() || !writes_.empty() ||
+         flushes_done_ < flushes_asked_;
 }
 
 void TierWorker::work() {
@@ -101,7 +104,8 @@ void TierWorker::work() {
 }
 
 bool TierWorker::run_one() try {
-  return run_erase() || run_load(loads_) || run_write() || run_load(prefetches_) || run_flush();
+  return run_erase() || run_write(demotions_) || run_load(loads_) || run_write(writes_) || run_load(prefetches_) ||
+         run_flush();
 } catch (const std::bad_alloc&) {
   return true;  // what it was is given up: it is needed for nothing but speed
 }
@@ -174,6 +178,11 @@ double TierWorker::seconds_to_load(const TierLoad& load, std::size_t first_block
   if (loading_bytes_ == 0) return elapsed + cost_.seconds_for(bytes);  // what goes on may take as long again
   // No faster than what is under way has been until now.
   return std::max(cost_.seconds_for(bytes), elapsed * static_cast<double>(bytes) / static_cast<double>(loading_bytes_));
+}
+
+double TierWorker::seconds_to_load(std::size_t blocks) const {
+  const std::lock_guard lock(mutex_);
+  return cost_.seconds_for(blocks * cache_.layout_.block_bytes());
 }
 
 bool TierWorker::is_stale() const {
@@ -351,13 +360,35 @@ void TierWorker::write(const std::shared_ptr<const TierWrite>& write, bool whate
   arrived_.notify_all();
 }
 
-bool TierWorker::run_write() {
+bool TierWorker::write_first(const std::shared_ptr<const TierWrite>& write, double most_s) try {
+  const std::size_t bytes = write->blocks.size() * cache_.layout_.block_bytes();
+  {
+    const std::lock_guard lock(mutex_);
+    const double now = options_.now_s();
+    notice_late(now);
+    if (stopping_ || !writes_well_.allows(now) || (late_ && began_s_ != 0)) return false;
+    if (capacity_bytes_ != 0 && bytes > capacity_bytes_) return false;
+    const double elapsed_s = began_s_ == 0 ? 0 : now - began_s_;  // what goes on may take as long again
+    std::size_t bytes_before = 0;
+    for (const PendingWrite& other : demotions_) {
+      bytes_before += (other.write->blocks.size() - other.done) * cache_.layout_.block_bytes();
+    }
+    if (elapsed_s + write_cost_.seconds_for(bytes_before + bytes) > most_s) return false;
+    demotions_.push_back({.write = write});
+  }
+  arrived_.notify_all();
+  return true;
+} catch (const std::bad_alloc&) {
+  return false;
+}
+
+bool TierWorker::run_write(std::deque<PendingWrite>& writes) {
   PendingWrite pending;
   {
     const std::lock_guard lock(mutex_);
-    if (writes_.empty()) return false;
-    pending = std::move(writes_.front());
-    writes_.pop_front();
+    if (writes.empty()) return false;
+    pending = std::move(writes.front());
+    writes.pop_front();
     if (!writes_well_.allows(options_.now_s())) {
       counts_.unstored_blocks += pending.write->blocks.size() - pending.done;
       return true;
@@ -368,6 +399,7 @@ bool TierWorker::run_write() {
   if (!std::exchange(pending.looked, true)) pending.done = store_->leading(std::span(write.keys).subspan(1));
   const std::size_t first = pending.done;
   const std::size_t last = std::min(first + kBatchBlocks, write.blocks.size());
+  const double began_s = options_.now_s();
   std::vector<TokenId> tokens;
   std::vector<TierRecord> records;
   copy_batch(write, first, last, tokens, records);
@@ -380,8 +412,11 @@ bool TierWorker::run_write() {
   const std::lock_guard lock(mutex_);
   pending.done = first + (written.ok() ? records.size() : 0);
   counts_.stored_blocks += pending.done - first;
+  if (pending.done > first) {
+    write_cost_.measured((pending.done - first) * cache_.layout_.block_bytes(), options_.now_s() - began_s);
+  }
   if (pending.done == last && last < write.blocks.size() && !stopping_) {
-    writes_.push_front(std::move(pending));
+    writes.push_front(std::move(pending));
   } else {
     counts_.unstored_blocks += write.blocks.size() - pending.done;
   }

@@ -1,6 +1,7 @@
 // One tier: its store, the thread that talks to it, and what was learnt of it (is it well, how fast is it).
 //
 //   erase   first, and before anything is read again: what must not be found
+//   demote  then: somebody waits for the room, which is held until it is written.
 //   load    then: somebody waits. Each batch of blocks is a lease of its own, as any request's, so promises, quotas and
 //           what others see in flight need no rule of their own. It commits block for block what was verified.
 //   write   last. Blocks are held only while a batch of them is copied, so that a store that hangs holds none.
@@ -74,11 +75,15 @@ class TierWorker : public std::enable_shared_from_this<TierWorker> {
   // How long the blocks of `load` in this tier will take from now on, from `first_block` on, with what waits before
   // them; infinity where the operation under way is too late.
   double seconds_to_load(const TierLoad& load, std::size_t first_block, std::size_t end_block);
+  // As far as is known, if nothing else goes on.
+  double seconds_to_load(std::size_t blocks) const;
   // The tier was not measured for a while, so that its figures may be wrong.
   bool is_stale() const;
 
   // Any time, also under the cache's lock.
   void write(const std::shared_ptr<const TierWrite>& write, bool whatever_waits = false);
+  // Before all other writes and loads, where it will be through within `most_s`, as far as is known. False: not queued.
+  bool write_first(const std::shared_ptr<const TierWrite>& write, double most_s);
   void erase(TierErasure erasure);
   // Everything queued before is written and flushed, or Unavailable with the reason.
   Status flush(double timeout_s);
@@ -102,7 +107,7 @@ class TierWorker : public std::enable_shared_from_this<TierWorker> {
   bool has_work() const;  // with mutex_ locked
   bool run_erase();
   bool run_load(std::deque<std::shared_ptr<TierLoad>>& loads);
-  bool run_write();
+  bool run_write(std::deque<PendingWrite>& writes);
   bool run_flush();
   // One batch. True: this load goes on here.
   bool load_batch(TierLoad& load, std::size_t end_block);
@@ -120,6 +125,7 @@ class TierWorker : public std::enable_shared_from_this<TierWorker> {
   const TierId tier_;
   const std::shared_ptr<TierStore> store_;
   const TierWorkerOptions options_;
+  const std::size_t capacity_bytes_;  // of the store; 0: not known
   const std::function<void(std::shared_ptr<TierLoad>)> hand_over_;
   std::thread thread_;
   std::vector<std::byte> staging_;  // of the thread: a batch being written
@@ -131,6 +137,7 @@ class TierWorker : public std::enable_shared_from_this<TierWorker> {
   bool running_ = false;                              // the thread has not ended
   std::deque<std::shared_ptr<TierLoad>> loads_;       // the first one may be under way
   std::deque<std::shared_ptr<TierLoad>> prefetches_;  // the same
+  std::deque<PendingWrite> demotions_;
   std::deque<PendingWrite> writes_;
   std::vector<TierErasure> erasures_;  // those that failed come last
   bool erasing_ = false;               // one that did not
@@ -139,6 +146,7 @@ class TierWorker : public std::enable_shared_from_this<TierWorker> {
   CircuitBreaker reads_well_;
   CircuitBreaker writes_well_;
   LoadCost cost_;
+  LoadCost write_cost_;
   double measured_s_ = 0;          // when cost_ was last measured
   double began_s_ = 0;             // of the operation under way; 0: none
   bool late_ = false;              // and it has been noticed

@@ -252,5 +252,133 @@ TEST(Scheduler, WhereRoomIsScarceACachedPrefixGoesFirstButNotForever) {
   EXPECT_EQ(other, 16) << "those whose prefix is cached go first, sixteen times";
 }
 
+// A cache in which each tenant may have `quota_blocks`, and a scheduler that gives every prompt a step of its own.
+struct TenantsHarness {
+  explicit TenantsHarness(std::size_t quota_blocks)
+      : cache(KvCache::open({.capacity_bytes = 100 * FakeModel::layout().block_bytes(),
+                             .tenant_quota_bytes = quota_blocks * FakeModel::layout().block_bytes()},
+                            FakeModel::layout(), {})
+                  .value()) {}
+
+  Sequence* enqueue(const std::string& tenant, std::size_t blocks, int priority = 0) {
+    Request request{.priority = priority, .max_tokens = 4, .cache_salt = tenant};
+    std::vector<TokenId> prompt(8 * blocks - 4, static_cast<TokenId>(++prompts % 256));
+    scheduler.enqueue(std::make_unique<Sequence>(std::move(request), std::move(prompt), 4096));
+    return scheduler.waiting_sequences().back().get();
+  }
+  // One step; those it admitted.
+  std::vector<Sequence*> step() {
+    auto& next = scheduler.next_step();
+    apply(next);
+    return next.admitted;
+  }
+  void end(const Sequence* sequence) {
+    static_cast<void>(scheduler.take_if([&](const Sequence& s) { return &s == sequence; }));
+  }
+
+  KvCache cache;
+  Scheduler scheduler{{.max_sequences = 16, .max_tokens = 1024, .max_logit_rows = 32}, cache};
+  int prompts = 0;
+};
+
+TEST(Scheduler, ATenantsSmallRequestsDoNotPassItsLargeOne) {
+  TenantsHarness tenants(12);
+  Sequence* running = tenants.enqueue("a", 4);
+  EXPECT_EQ(tenants.step(), std::vector{running});
+  Sequence* large = tenants.enqueue("a", 10);
+  Sequence* other = tenants.enqueue("b", 10);
+  // Small ones come and go without end, and one of them always runs.
+  bool other_ran = false;
+  for (int i = 0; i < 20; ++i) {
+    tenants.enqueue("a", 4);
+    std::vector<Sequence*> admitted;
+    for (int steps = 0; steps < 4; ++steps) {  // some are without prompts, to measure the streams
+      for (Sequence* sequence : tenants.step()) admitted.push_back(sequence);
+    }
+    other_ran = other_ran || std::ranges::find(admitted, other) != admitted.end();
+    if (std::ranges::find(admitted, large) != admitted.end()) {
+      EXPECT_TRUE(other_ran) << "a tenant at its quota does not hold up others";
+      return;
+    }
+    tenants.end(running);
+    if (!admitted.empty() && admitted.back() != other) running = admitted.back();
+  }
+  FAIL() << "the large request was passed by " << tenants.prompts - 3 << " small ones";
+}
+
+TEST(Scheduler, ManyRequestsOfATenantAtItsQuotaDoNotHoldUpOthers) {
+  TenantsHarness tenants(12);
+  for (int i = 0; i < 300; ++i) tenants.enqueue("a", 10);
+  Sequence* other = tenants.enqueue("b", 4);
+  tenants.step();
+  EXPECT_GT(other->lease.committed_tokens(), 0u);
+}
+
+TEST(Scheduler, WhoIsAtItsQuotaDoesNotKeepOthersFromPreempting) {
+  TenantsHarness tenants(90);
+  Sequence* low = tenants.enqueue("low", 50);
+  EXPECT_EQ(tenants.step(), std::vector{low});
+  Sequence* high = tenants.enqueue("high", 40, 5);
+  for (int i = 0; i < 3; ++i) tenants.step();
+  ASSERT_TRUE(high->lease.committed_tokens() > 0);
+  tenants.enqueue("high", 60, 4);  // at its quota; preempting for it would be of no use
+  Sequence* next = tenants.enqueue("next", 30, 3);
+  for (int i = 0; i < 4; ++i) tenants.step();
+  EXPECT_EQ(low->response.preemptions, 1u);
+  EXPECT_GT(next->lease.committed_tokens(), 0u);
+}
+
+TEST(Scheduler, OnlyWhoIsAdmittedHasOvertaken) {
+  KvCache cache = make_cache(24);
+  Scheduler scheduler({.max_sequences = 4, .max_tokens = 256, .max_logit_rows = 16}, cache);
+  const auto enqueue = [&](int kind, std::uint32_t max_tokens) {
+    scheduler.enqueue(std::make_unique<Sequence>(Request{.max_tokens = max_tokens},
+                                                 std::vector<TokenId>(70, static_cast<TokenId>(kind)), 4096));
+  };
+  enqueue(1, 0);  // and stays in the cache
+  apply_and_share(scheduler.next_step());
+  static_cast<void>(scheduler.take_if([](const Sequence&) { return true; }));
+  enqueue(3, 80);  // fills most of the cache, and runs on
+  apply(scheduler.next_step());
+  enqueue(2, 0);
+  const Sequence* first = scheduler.waiting_sequences().front().get();
+  enqueue(1, 0);
+  for (int i = 0; i < 40; ++i) apply(scheduler.next_step());
+  EXPECT_EQ(scheduler.waiting(), 2u) << "there is no room yet";
+  EXPECT_EQ(first->overtaken, 0u);
+}
+
+TEST(Scheduler, WhatPinsLeaveNoRoomForHoldsUpNobody) {
+  KvCache cache = make_cache(20);
+  Scheduler scheduler({.max_sequences = 4, .max_tokens = 256, .max_logit_rows = 16}, cache);
+  const std::vector<TokenId> pinned(80, 9);
+  scheduler.enqueue(std::make_unique<Sequence>(Request{.max_tokens = 0}, pinned, 4096));
+  apply_and_share(scheduler.next_step());
+  static_cast<void>(scheduler.take_if([](const Sequence&) { return true; }));
+  ASSERT_EQ(cache.pin(std::span(pinned).first(72)).value(), 72u);
+  scheduler.enqueue(make_sequence(100, 40));  // 18 blocks of 20, of which 9 are pinned
+  scheduler.enqueue(make_sequence(20, 4));
+  for (int i = 0; i < 3; ++i) apply(scheduler.next_step());
+  EXPECT_EQ(scheduler.running(), 1u);
+  EXPECT_EQ(scheduler.waiting(), 1u);
+}
+
+TEST(Scheduler, OneSlowStepSaysNothingOfTheNext) {
+  KvCache cache = make_cache(600);
+  Scheduler scheduler({.max_sequences = 8, .max_tokens = 512, .max_logit_rows = 16}, cache);
+  scheduler.enqueue(make_sequence(4, 2000));
+  int steps = 0;
+  const auto run = [&] {
+    auto& step = scheduler.next_step();
+    apply(step);
+    const double stall_s = step.streams == 1 && step.prompt_tokens == 0 && steps++ == 0 ? 1 : 0;
+    scheduler.measured(step, 0.010 + 0.001 * static_cast<double>(step.prompt_tokens) + stall_s);
+    return step.prompt_tokens;
+  };
+  run();
+  scheduler.enqueue(make_sequence(2000, 5));
+  for (int i = 0; i < 20; ++i) EXPECT_LE(run(), 32u) << "of a prompt, beside a stream that takes 10 ms: step " << i;
+}
+
 }  // namespace
 }  // namespace tiercel

@@ -248,6 +248,45 @@ TEST(StepLoop, StopStringsEndTheTextBeforeThem) {
   EXPECT_EQ(cut->finish_reason, FinishReason::Stop);
 }
 
+TEST(StepLoop, WhatWasHeldBackForAStopStringIsToldAtTheEnd) {
+  Harness harness;
+  int held_back = 0;
+  for (int i = 0; i < 200; ++i) {
+    const std::string prompt = "prompt " + std::to_string(i);
+    const auto whole = harness.submit({.text = prompt, .max_tokens = 40}).get();
+    ASSERT_TRUE(whole.ok());
+    if (whole->finish_reason != FinishReason::Stop || whole->text.size() < 2) continue;
+    // The text ends, by the end token, in the middle of what may become a stop string.
+    const std::string stop = whole->text.substr(whole->text.size() - 2) + "#";
+    std::string text;
+    std::vector<TokenId> tokens;
+    auto future =
+        harness.submit({.text = prompt, .max_tokens = 40, .stop = {stop}, .on_token = [&](const TokenEvent& event) {
+                          text += event.text;
+                          if (event.token != kNoToken) tokens.push_back(event.token);
+                          held_back += event.token == kNoToken;
+                        }});
+    const auto response = future.get();
+    ASSERT_TRUE(response.ok());
+    EXPECT_EQ(response->text, whole->text);
+    EXPECT_EQ(text, response->text);
+    EXPECT_EQ(tokens, response->tokens);
+  }
+  EXPECT_GT(held_back, 20);
+}
+
+TEST(StepLoop, MoreChoicesThanTheQueueHoldsCanNeverBeDrawn) {
+  Harness harness({.max_queued_requests = 3});
+  Request request{.text = "several", .max_tokens = 2, .best_of = 4};
+  request.sampling.temperature = 1;
+  const auto refused = harness.submit(request).get();
+  EXPECT_EQ(refused.status().code(), StatusCode::InvalidArgument);
+  EXPECT_NE(refused.status().message().find("max_queued_requests"), std::string::npos) << refused.status().message();
+  request.best_of = 3;
+  EXPECT_TRUE(harness.submit(request).get().ok());
+  harness.check_accounts();
+}
+
 TEST(StepLoop, ScoresPromptsChunkByChunkBesideOthers) {
   std::mt19937 random(9);
   Harness harness;
@@ -375,7 +414,13 @@ TEST(StepLoop, RequestsEndInTimeOrWithDeadlineExceeded) {
       harness.submit({.text = "one", .max_tokens = 1000, .ignore_end_of_text = true, .timeout_ms = 50}, now);
   auto short_one =
       harness.submit({.text = "two", .max_tokens = 5, .ignore_end_of_text = true, .deadline = now + ms(50)}, now);
-  auto endless = harness.submit({.text = "four", .priority = -1, .max_tokens = 1000, .ignore_end_of_text = true}, now);
+  std::size_t drawn = 0;
+  auto endless = harness.submit({.text = "four",
+                                 .priority = -1,
+                                 .max_tokens = 1000,
+                                 .ignore_end_of_text = true,
+                                 .on_token = [&](const TokenEvent&) { ++drawn; }},
+                                now);
   auto waits = harness.submit({.text = "three", .priority = -2, .timeout_ms = 49}, now);
   auto passed = harness.submit({.text = "late already", .deadline = now}, now);
   for (int step = 0; step < 60; ++step, now += ms(1)) harness.loop.run_one();
@@ -386,7 +431,8 @@ TEST(StepLoop, RequestsEndInTimeOrWithDeadlineExceeded) {
   EXPECT_EQ(ended.status().code(), StatusCode::DeadlineExceeded);
   EXPECT_NE(ended.status().message().find("tokens drawn"), std::string::npos) << ended.status().message();
   EXPECT_FALSE(endless.ready());
-  EXPECT_EQ(harness.cache.stats().leased_blocks, (3u + 58u) / 8 + 1) << "blocks of what ended are still held";
+  EXPECT_EQ(harness.cache.stats().leased_blocks, FakeModel::layout().blocks_for(4 + drawn - 1))
+      << "blocks of what ended are still held";
   endless.cancel();
   harness.loop.run_one();
   EXPECT_EQ(endless.get().status().code(), StatusCode::Cancelled);

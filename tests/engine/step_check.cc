@@ -1,0 +1,153 @@
+#include "tests/engine/step_check.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace tiercel::sim {
+namespace {
+
+constexpr std::size_t kMostOvertaken = 16;  // as the documentation of the scheduler says: some, not any number
+
+}  // namespace
+
+void StepCheck::check(const Scheduler& scheduler, const Scheduler::Step& step) {
+  check_limits(scheduler, step);
+  check_parts(scheduler, step);
+  check_promises(scheduler);
+  check_preempted(scheduler, step);
+  check_order(scheduler, step);
+}
+
+void StepCheck::check_limits(const Scheduler& scheduler, const Scheduler::Step& step) const {
+  std::size_t tokens = 0, rows = 0;
+  for (const BatchPart& part : step.parts) {
+    tokens += part.tokens;
+    rows += part.logits == Logits::All ? part.tokens : part.logits == Logits::Last;
+  }
+  demand(tokens <= rules_.limits.max_tokens, fmt::format("a step of {} tokens", tokens));
+  demand(rows <= rules_.limits.max_logit_rows, fmt::format("{} rows of logits", rows));
+  demand(scheduler.running() <= rules_.limits.max_sequences, fmt::format("{} sequences run", scheduler.running()));
+  const auto queued =
+      std::ranges::count_if(scheduler.waiting_sequences(), [](const auto& s) { return !s->was_admitted(); });
+  demand(static_cast<std::size_t>(queued) <= rules_.max_queued_sequences, fmt::format("{} sequences wait", queued));
+}
+
+void StepCheck::check_parts(const Scheduler& scheduler, const Scheduler::Step& step) const {
+  std::map<const Sequence*, std::size_t> next;
+  for (const BatchPart& part : step.parts) {
+    demand(part.tokens > 0, "a part without tokens");
+    const auto [place, is_first] = next.emplace(part.sequence, part.sequence->computed);
+    demand(part.first_token == place->second, "tokens of a sequence are left out, or computed twice");
+    place->second += part.tokens;
+    demand(place->second <= part.sequence->tokens.size(), "tokens that are not there yet");
+    demand(part.arithmetic != Arithmetic::Any || !rules_.limits.deterministic, "arithmetic that depends on the batch");
+    const auto boundary =
+        (part.sequence->prompt_tokens - 1) / cache_.layout().block_tokens * cache_.layout().block_tokens;
+    demand(part.first_token >= boundary || part.arithmetic == Arithmetic::Prefill, "a prompt without its arithmetic");
+    demand(!part.share || !rules_.limits.deterministic || place->second <= boundary,
+           "what has arithmetic of its own is shared");
+  }
+  for (const auto& sequence : scheduler.running_sequences()) {
+    if (!sequence->is_stream()) continue;
+    const auto taken = next.find(sequence.get());
+    demand(taken != next.end() || std::ranges::find(step.admitted, sequence.get()) != step.admitted.end(),
+           "a stream is left out");
+    if (taken != next.end()) demand(taken->second == sequence->computed + 1, "a stream takes several tokens");
+  }
+}
+
+void StepCheck::check_promises(const Scheduler& scheduler) const {
+  std::size_t promised = 0;
+  std::set<BlockId> held;
+  for (const auto& sequence : scheduler.running_sequences()) {
+    const auto table = sequence->lease.block_table();
+    demand(table.size() <= blocks_of(*sequence), "a sequence has more blocks than it was promised");
+    promised += blocks_of(*sequence) - table.size();
+    held.insert(table.begin(), table.end());
+  }
+  const KvCacheStats stats = cache_.stats();
+  demand(
+      stats.promised_blocks == promised,
+      fmt::format("{} blocks are promised, and the running ones may come to need {}", stats.promised_blocks, promised));
+  demand(stats.promised_blocks <= stats.free_blocks + stats.cached_blocks, "more is promised than there is");
+  const std::size_t others = stats.leased_blocks - held.size();
+  demand(stats.leased_blocks >= held.size() && others <= cache_.room().demoting_blocks, "blocks are held by nobody");
+  if (rules_.quota_blocks == 0) return;
+  std::map<std::string, std::set<BlockId>> blocks;
+  std::map<std::string, std::size_t> still_promised;
+  for (const auto& sequence : scheduler.running_sequences()) {
+    const auto table = sequence->lease.block_table();
+    blocks[sequence->request.cache_salt].insert(table.begin(), table.end());
+    still_promised[sequence->request.cache_salt] += blocks_of(*sequence) - table.size();
+  }
+  for (const auto& [tenant, its] : blocks) {
+    demand(its.size() + still_promised[tenant] <= rules_.quota_blocks, "a tenant is above its quota");
+  }
+}
+
+void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Step& step) const {
+  for (const Sequence* preempted : step.preempted) {
+    const auto comes_before = [&](const auto& other) {
+      return other->request.priority > preempted->request.priority && other->rank_s < preempted->rank_s;
+    };
+    demand(std::ranges::any_of(scheduler.running_sequences(), comes_before) ||
+               std::ranges::any_of(scheduler.waiting_sequences(), comes_before),
+           "a sequence gave its place to nobody who comes before it");
+    demand(preempted->lease.block_table().empty(), "a preempted sequence keeps blocks");
+    for (const auto& other : scheduler.running_sequences()) {
+      demand(other->request.priority >= preempted->request.priority || other->rank_s <= preempted->rank_s ||
+                 std::ranges::find(step.admitted, other.get()) != step.admitted.end(),
+             "one of higher priority was preempted");
+    }
+  }
+}
+
+void StepCheck::check_order(const Scheduler& scheduler, const Scheduler::Step& step) {
+  std::size_t running_blocks = 0;
+  std::map<std::string, std::size_t> tenant_blocks;
+  for (const auto& sequence : scheduler.running_sequences()) {
+    running_blocks += blocks_of(*sequence);
+    tenant_blocks[sequence->request.cache_salt] += blocks_of(*sequence);
+  }
+  double rank_s = -1e300;
+  const Sequence* first = nullptr;
+  for (const auto& waiting : scheduler.waiting_sequences()) {
+    demand(waiting->rank_s >= rank_s, "the queue is out of order");
+    rank_s = waiting->rank_s;
+    if (waiting->waits_for_choice() || waiting->expected.in_flight()) continue;
+    const auto passes = [&](const Sequence* admitted) { return admitted->rank_s > waiting->rank_s; };
+    if (waiting->held_by_quota) {
+      ++held_;
+      demand(rules_.quota_blocks > 0, "held without a quota");
+      // Some request of the tenant, not behind this one, does not fit.
+      const auto does_not_fit = [&](const auto& other) {
+        return other->request.cache_salt == waiting->request.cache_salt && other->rank_s <= waiting->rank_s &&
+               tenant_blocks[other->request.cache_salt] + blocks_of(*other) > rules_.quota_blocks;
+      };
+      demand(rules_.moves_in_background || std::ranges::any_of(scheduler.waiting_sequences(), does_not_fit) ||
+                 !step.preempted.empty(),
+             "held though its tenant has room");
+      for (const Sequence* admitted : step.admitted) {
+        demand(
+            !passes(admitted) || admitted->request.cache_salt != waiting->request.cache_salt || rules_.passes_by_prefix,
+            "a tenant's request passes another one of its own");
+      }
+      continue;
+    }
+    if (first == nullptr) first = waiting.get();
+    for (const Sequence* admitted : step.admitted) {
+      if (!passes(admitted)) continue;
+      demand(rules_.passes_by_prefix && admitted->request.priority == waiting->request.priority,
+             "a request passes one that comes before it");
+      ++overtakings_;
+      if (waiting.get() == first_ && waiting.get() == first) {
+        demand(++passed_[first] <= kMostOvertaken, "a request is passed again and again");
+      }
+    }
+  }
+  if (first != first_) passed_.clear();
+  first_ = first;
+}
+
+}  // namespace tiercel::sim
