@@ -492,6 +492,9 @@ bool TierWorker::run_flush() {
   Status status = store_->flush();
   end_operation(status.ok(), 0);
   const std::lock_guard lock(mutex_);
+  if (status.ok() && !erasures_.empty()) {
+    status = Status::unavailable("a tier could not forget for good what it was asked to; it will be asked again");
+  }
   flushes_done_ = asked;
   flush_status_ = std::move(status);
   done_.notify_all();

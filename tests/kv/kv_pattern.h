@@ -25,32 +25,37 @@ inline std::uint64_t kv_word(std::span<const TokenId> tokens, std::string_view s
   return state;
 }
 
-// Calls visit(address, row) for the slot of token `position` in every [layer][K|V][head] row.
-template <class Visit>
-void for_each_slot(const KvCache& cache, std::span<const BlockId> table, std::size_t position, Visit visit) {
-  const KvLayout& layout = cache.layout();
+// Calls visit(address, row) for the slot of the block's token `position` in every [layer][K|V][head] row.
+template <class Byte, class Visit>
+void for_each_slot(const KvLayout& layout, Byte* block, std::size_t position, Visit visit) {
   const std::size_t token_bytes = layout.head_dim * size_of(layout.dtype);
-  std::byte* block = cache.block(table[position / layout.block_tokens]);
   for (std::size_t row = 0; row < std::size_t{2} * layout.layers * layout.kv_heads; ++row) {
-    visit(block + row * layout.head_stride() * size_of(layout.dtype) + position % layout.block_tokens * token_bytes,
-          row);
+    visit(block + row * layout.head_stride() * size_of(layout.dtype) + position * token_bytes, row);
   }
 }
 
 inline void write_kv(const KvCache& cache, std::span<const BlockId> table, std::size_t position, std::uint64_t word) {
-  for_each_slot(cache, table, position, [&](std::byte* slot, std::size_t row) {
+  const std::size_t block_tokens = cache.layout().block_tokens;
+  std::byte* const block = cache.block(table[position / block_tokens]);
+  for_each_slot(cache.layout(), block, position % block_tokens, [&](std::byte* slot, std::size_t row) {
     const std::uint64_t value = mix(word, row);
     std::memcpy(slot, &value, sizeof(value));
   });
 }
 
-inline bool holds_kv(const KvCache& cache, std::span<const BlockId> table, std::size_t position, std::uint64_t word) {
+// Whether the block's token `position` has the KV of `word`.
+inline bool holds_kv(const KvLayout& layout, const std::byte* block, std::size_t position, std::uint64_t word) {
   bool same = true;
-  for_each_slot(cache, table, position, [&](std::byte* slot, std::size_t row) {
+  for_each_slot(layout, block, position, [&](const std::byte* slot, std::size_t row) {
     const std::uint64_t value = mix(word, row);
     same = same && std::memcmp(slot, &value, sizeof(value)) == 0;
   });
   return same;
+}
+
+inline bool holds_kv(const KvCache& cache, std::span<const BlockId> table, std::size_t position, std::uint64_t word) {
+  const std::size_t block_tokens = cache.layout().block_tokens;
+  return holds_kv(cache.layout(), cache.block(table[position / block_tokens]), position % block_tokens, word);
 }
 
 }  // namespace tiercel

@@ -3,9 +3,9 @@
     mutation_test.py --source DIR --work DIR --compile "COMPILER FLAGS" --link COMPILER --libraries "FILES" \\
                      --objects PROGRAM="FILES" [--objects ...] --again COMMAND
 
-Each mutant replaces one piece of one file of src/kv. The mutated file alone is compiled, without assertions, and linked before the
+Each mutant replaces one piece of one file of src/kv, or of src/tier. The mutated file alone is compiled, without assertions, and linked before the
 library, whose own version of it is then not taken. It names the programs that must see it: the cases of tests/kv, the random
-histories of tests/sim, or those in which memory runs out. A mutant that compiles and passes in one of them has survived, and fails
+histories of tests/sim, those in which memory runs out, or those with tiers. A mutant that compiles and passes in one of them has survived, and fails
 this test; so does one whose text is not found exactly once, which means that the code went on without it. With TIERCEL_MUTANTS in the
 environment, only those are planted whose description has these words.
 """
@@ -20,6 +20,7 @@ import sys
 import time
 
 CASES, HISTORIES, FAULTS = "kv_test", "sim_test", "sim_fault_test"
+TIERS = "sim_tier_test"
 BOTH = (CASES, HISTORIES)
 
 # (what it is, file, text, replacement, programs that must see it)
@@ -181,10 +182,30 @@ MUTANTS = [
      "    lease->cache = shared_from_this();\n    lease->shares = prefix_reuse_;\n", FAULTS),
     ("an admission without memory keeps its tenant", "kv_cache_admission.cc",
      "        if (tenants_) tenants_->leave(lease->tenant);\n        throw;\n", "        throw;\n", FAULTS),
+
+    # ---- Tiers
+    ("a tier does not compare tokens", "tier/disk_store.cc",
+     "  if (!std::ranges::equal(tokens, std::as_bytes(read.tokens))) return not_found();\n", "", TIERS),
+    ("a memory tier does not compare tokens", "tier/memory_store.cc",
+     "std::ranges::equal(known->second->tokens, tokens) && is_complete", "is_complete", TIERS),
+    ("a payload is not checked", "tier/disk_store.cc",
+     "  if (disk::hash_of(payload) != header.payload_hash) return corrupt();\n", "", TIERS),
+    ("a footer vouches for records that may be lost", "tier/segment_log.cc",
+     "  const Status synced = writing.file->sync();\n", "  const Status synced;\n", TIERS),
+    ("another model's blocks are found", "tier/disk_index.cc",
+     "  if (entry.fingerprint != fingerprint_) return;\n", "", TIERS),
+    ("an erasure is not written", "tier/disk_store_writing.cc",
+     "  TIERCEL_RETURN_IF_ERROR(append_erasure(RecordKind::ErasedKeys, 0, keys));\n", "", TIERS),
+    ("a flush syncs nothing", "tier/disk_store_writing.cc", "return log_ ? sync() : Status();", "return Status();", TIERS),
+    ("what a sync lost counts as there", "tier/disk_store_writing.cc",
+     "  for (const auto& part : lost) index_->lose_from(*part.segment, part.from);\n", "", TIERS),
+    ("records follow what is not whole", "tier/segment_log.cc",
+     "    if (!open_.file->truncate(end_).ok()) close_open_segment();\n",
+     "    static_cast<void>(open_.file->truncate(end_));\n    end_ += kPage;\n", TIERS),
 ]
 
-HISTORIES_EACH = "400"  # of each configuration of the simulator
-LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10}  # some mutants never end
+HISTORIES_EACH = {TIERS: "2000"}  # of each configuration of the simulator; otherwise 400
+LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10, TIERS: 60}  # some mutants never end
 
 
 def run(program, executable):
@@ -193,7 +214,7 @@ def run(program, executable):
         done = subprocess.run(
             [str(executable), "--gtest_fail_fast", "--gtest_brief=1", "--gtest_filter=-SimulationOfThreads.*"],
             capture_output=True, text=True, timeout=LIMIT_S[program],
-            env={**os.environ, "TIERCEL_SIM_HISTORIES": HISTORIES_EACH})
+            env={**os.environ, "TIERCEL_SIM_HISTORIES": HISTORIES_EACH.get(program, "400")})
     except subprocess.TimeoutExpired:
         return True, "hangs"
     if done.returncode == 0:
@@ -210,12 +231,13 @@ def outcome_of(number, mutant, arguments):
     """Whether every program saw the mutant, how, and the seconds that took."""
     _, file, text, replacement, programs = mutant
     began = time.monotonic()
-    source = pathlib.Path(arguments.source, "src/kv", file).read_text()
+    folder = "src" if "/" in file else "src/kv"
+    source = pathlib.Path(arguments.source, folder, file).read_text()
     if source.count(text) != 1:
         return False, f"its text is there {source.count(text)} times, not once: mend {__file__}", 0
     work = pathlib.Path(arguments.work, f"mutant{number}")
     work.mkdir(parents=True, exist_ok=True)
-    mutated = work / file
+    mutated = work / pathlib.Path(file).name
     mutated.write_text(source.replace(text, replacement))
     command = shlex.split(arguments.compile) + ["-c", str(mutated), "-o", str(work / "mutant.o")]
     compiled = subprocess.run(command, capture_output=True, text=True)

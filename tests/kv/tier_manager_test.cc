@@ -300,6 +300,20 @@ TEST_F(TierManagerTest, OpenRefusesWhatItCannotServe) {
 }
 
 // Requests, waits, cancellations, loads and writes in a random order, on a store that fails now and then.
+TEST_F(TierManagerTest, AFlushIsNotOkWhileSomethingCouldNotBeForgotten) {
+  KvCache cache = open_tiered(64);
+  store->durable = true;
+  const Tokens tokens = numbers(1, 16);
+  run_and_store(cache, tokens);
+  store->fail_erase_one_in = 1;
+  cache.invalidate(std::span(tokens).first(4));
+  EXPECT_EQ(cache.flush().code(), StatusCode::Unavailable);
+  store->fail_erase_one_in = 0;
+  now_s += 100;  // the tier is asked again
+  EXPECT_TRUE(cache.flush().ok());
+  EXPECT_EQ(store->stats().stored_blocks, 0u);
+}
+
 TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
   std::uint64_t loaded = 0, useful = 0, stored = 0, errors = 0;
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {

@@ -93,7 +93,8 @@ void print(const Tally& tally) {
 }  // namespace
 
 void run_histories(const Configuration& configuration, std::uint64_t histories, bool every_key_function) {
-  std::uint64_t first = 0, last = number_from_environment("TIERCEL_SIM_HISTORIES", histories / kShare);
+  std::uint64_t first = number_from_environment("TIERCEL_SIM_FIRST", 0);
+  std::uint64_t last = first + number_from_environment("TIERCEL_SIM_HISTORIES", histories / kShare);
   Simulator::Log log;
   if (std::getenv("TIERCEL_SIM_SEED") != nullptr) {
     first = number_from_environment("TIERCEL_SIM_SEED", 0);

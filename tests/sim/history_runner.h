@@ -2,6 +2,7 @@
 //
 //   TIERCEL_SIM_SEED=123        that history alone, step by step
 //   TIERCEL_SIM_HISTORIES=1000  so many histories of each configuration
+//   TIERCEL_SIM_FIRST=5000      from that seed on
 //   TIERCEL_SIM_TALLY=1         prints what was reached
 #pragma once
 

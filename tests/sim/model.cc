@@ -25,6 +25,7 @@ const Scope& scope_of(std::size_t index) {
 
 void CachedBlock::use(const Use& use, std::uint64_t now_ms) {
   priority = std::max(priority, use.retention.priority);
+  may_be_low = may_be_low && use.retention.priority == RetentionPriority::Low;
   if (use.keeps_time) return;
   const std::uint64_t ttl_ms = use.retention.ttl_ms;
   const std::uint64_t end = ttl_ms == 0 || ttl_ms > kForever - now_ms ? kForever : now_ms + ttl_ms;
@@ -272,8 +273,12 @@ Sequence& Model::begin_sequence(std::size_t scope, const Match& match, const Tex
   }
   std::uint64_t word = kv_word({}, scope_of(scope).salt, scope_of(scope).adapter_id);
   sequence->tokens = prompt.substr(0, match.tokens);
-  for (const char token : sequence->tokens) {
-    sequence->words.push_back(word = mix(word, static_cast<std::uint64_t>(token) + 1000));
+  for (const auto& node : match.path) {
+    sequence->words.insert(sequence->words.end(), node->second.words.begin(), node->second.words.end());
+  }
+  if (!sequence->words.empty()) word = sequence->words.back();
+  for (std::size_t i = sequence->words.size(); i < match.tokens; ++i) {
+    sequence->words.push_back(word = next_word(word, sequence->tokens[i]));  // or as copied: note_copy()
   }
   sequences.push_back(std::move(sequence));
   return *sequences.back();
@@ -302,9 +307,10 @@ void Model::commit(Sequence& sequence, const Text& tokens, bool share, bool copy
   std::uint64_t word = sequence.words.empty()
                            ? kv_word({}, scope_of(sequence.scope).salt, scope_of(sequence.scope).adapter_id)
                            : sequence.words.back();
+  ++commits_;
   for (const char token : tokens) {
     sequence.tokens.push_back(token);
-    sequence.words.push_back(word = mix(word, static_cast<std::uint64_t>(token) + 1000));
+    sequence.words.push_back(word = next_word(word, token));
   }
   if (!tokens.empty()) sequence.begun_is_copyable = sequence.begun_is_copyable && copyable;
   for (std::size_t i = first; i < sequence.tokens.size() / shape.block_tokens && sequence.shares; ++i) {
@@ -331,6 +337,10 @@ bool Model::share_full_block(Sequence& sequence, std::size_t position) {
     const auto first = sequence.words.begin() + static_cast<std::ptrdiff_t>(position * shape.block_tokens);
     node->second.words.assign(first, first + static_cast<std::ptrdiff_t>(shape.block_tokens));
     sequence.added_blocks = true;
+    if (shape.tiers) computed()[node->first].push_back({node->second.words, node->second.copyable});
+  } else {
+    const auto first = sequence.words.begin() + static_cast<std::ptrdiff_t>(position * shape.block_tokens);
+    std::ranges::copy(node->second.words, first);  // its block is the other one now
   }
   for (std::size_t group = 0; group < groups(); ++group) {
     BlockId& own = sequence.tables[group][position];
@@ -428,6 +438,7 @@ std::size_t Model::end_pins_on(std::size_t scope, const Text& prompt) {
 template <class Condition>
 std::size_t Model::forget_if(const Condition& condition) {
   const std::vector<std::uint32_t> counts = references();
+  forget_computed(condition);
   for (const auto& [path, node] : nodes) {
     if (!condition(path)) continue;
     call.forgets.insert(path);

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -30,6 +31,7 @@ struct Scope {
   operator PrefixScope() const { return {.salt = salt, .adapter_id = adapter_id}; }
 };
 inline constexpr std::size_t kScopes = 5;
+inline constexpr std::size_t kModels = 2;  // whose fingerprints share a disk
 const Scope& scope_of(std::size_t index);
 
 struct Shape {
@@ -39,6 +41,7 @@ struct Shape {
   bool prefix_reuse = true;
   bool quotas = false;
   std::size_t default_quota_blocks = 0;  // 0: none
+  bool tiers = false;                    // then each computing of a block leaves other bytes (model_tiers.cc)
 };
 
 // A use that the policy is to be told of, and what it means for the block.
@@ -56,6 +59,8 @@ struct CachedBlock {
   BlockId block = kNoBlock;  // kNoBlock: not there
   RetentionPriority priority = RetentionPriority::Low;
   std::uint64_t expires_ms = kUnused;
+  // It was loaded, ahead of need with Low priority or for a prompt, and no request has used it since.
+  bool may_be_low = false;
 
   void use(const Use& use, std::uint64_t now_ms);
   bool is_over(std::uint64_t now_ms) const { return expires_ms != kUnused && expires_ms <= now_ms; }
@@ -68,6 +73,13 @@ struct Node {
   bool copyable = true;              // in parts
 };
 using Nodes = std::map<Text, Node>;
+
+// The bytes of a block as they were computed once: what a tier may give back.
+struct Computed {
+  std::vector<std::uint64_t> words;
+  bool copyable = true;
+};
+using ComputedBlocks = std::map<Text, std::vector<Computed>>;  // by path
 
 // What the model knows of a lease.
 struct Sequence {
@@ -108,9 +120,11 @@ struct Match {
 // What happened during a call of the cache, and what may.
 struct Call {
   enum class Kind {
-    Quiet,   // nothing leaves the index
-    Take,    // blocks may go for the sake of those taken
-    Forget,  // just the nodes named go
+    Quiet,    // nothing leaves the index
+    Take,     // blocks may go for the sake of those taken
+    Forget,   // just the nodes named go
+    Load,     // blocks may go, and others come from a tier
+    Ignored,  // the process is dead
   };
   Kind kind = Kind::Quiet;
   std::size_t takes = 0;  // blocks
@@ -122,6 +136,9 @@ struct Call {
   bool copies = false;
   std::set<BlockId> copy_sources = {};
   Retention copy_retention = {};
+  BlockId copied_from = kNoBlock;
+  std::vector<std::uint64_t> copied_words = {};
+  std::vector<std::pair<BlockId, BlockOrigin>> loaded = {};  // to be named by resolve_load()
 
   std::size_t free_before = 0, tenant_blocks_before = 0;
   std::size_t freed = 0, tenant_freed = 0;
@@ -152,6 +169,7 @@ class Model {
   std::size_t first_block_in_reach(std::size_t group, std::size_t tokens) const;
   Text path_of(std::size_t scope, const Text& tokens, std::size_t blocks) const;
   bool is_cached(BlockId block) const { return places_[block].cached; }
+  std::size_t model_number() const { return model_number_; }
   std::vector<std::uint32_t> references() const;
   std::size_t promised() const;
   std::size_t cached_unheld() const;
@@ -185,6 +203,8 @@ class Model {
   bool has_overdue_pins() const;
   void end_overdue_pins();
   Sequence& begin_sequence(std::size_t scope, const Match& match, const Text& prompt, const AdmitOptions& options);
+  // After an admission that copied: whose bytes its last tokens have.
+  void note_copy(Sequence& sequence);
   Sequence& fork_sequence(const Sequence& source, std::size_t max_tokens);
   // The cache took `block` for the end of the sequence's table.
   void take(Sequence& sequence, std::size_t group, BlockId block);
@@ -197,6 +217,20 @@ class Model {
   std::size_t forget(std::size_t scope, const Text& prefix);
   std::size_t forget_tenant(std::string_view salt);
   std::size_t forget_all();
+
+  // ---- Tiers (model_tiers.cc)
+  // Says of every block that was loaded which one it is; returns how many there were.
+  using IsFound = std::function<bool(const Text& path)>;  // by the cache, now
+  using Holds = std::function<bool(BlockId block, const std::vector<std::uint64_t>& words)>;
+  std::size_t resolve_load(const IsFound& is_found, const Holds& holds, bool keys_collide);
+  // An admission uses these blocks: returns the tokens in those that were loaded and not used since.
+  std::size_t use_loaded(const std::vector<BlockId>& blocks, std::size_t tokens_each);
+  bool may_be_given(const Text& path, const std::function<bool(const Computed&)>& matches) const;
+  // The process ends, and another one begins, of model `model_number`. What was forgotten since forget_for_good() may
+  // come back; with `damaged`, all that ever was.
+  void restart(std::size_t model_number, bool damaged);
+  void forget_for_good() { forgotten().clear(); }
+  std::uint64_t loaded_blocks = 0, useful_blocks = 0, wasted_blocks = 0;
 
   // ---- What the policy was told
   void on_insert(BlockId block, const BlockOrigin& origin);
@@ -225,6 +259,11 @@ class Model {
   std::string verdict_on(BlockId block, const std::vector<std::uint32_t>& references);
   void judge_companions();
 
+  std::uint64_t next_word(std::uint64_t word, char token) const;
+  ComputedBlocks& computed() { return computed_[model_number_]; }
+  ComputedBlocks& forgotten() { return forgotten_[model_number_]; }
+  void forget_computed(const std::function<bool(const Text& path)>& condition);
+
   struct ExpectedInsert {
     BlockId block = kNoBlock;
     std::size_t group = 0;
@@ -238,6 +277,13 @@ class Model {
   std::map<std::size_t, std::uint64_t> epochs_;  // by scope
   std::vector<ExpectedInsert> expected_inserts_;
   std::map<std::pair<Text, std::size_t>, std::uint64_t> contents_;  // BlockOrigin::content by path and group
+
+  std::size_t model_number_ = 0;
+  std::uint64_t commits_ = 0;
+  ComputedBlocks computed_[kModels];   // and not forgotten since
+  ComputedBlocks forgotten_[kModels];  // since they were last forgotten for good
+  ComputedBlocks ever_forgotten_[kModels];
+  std::set<BlockId> loaded_unused_;  // since they were loaded
 };
 
 // How far an evictable block should be from eviction.

@@ -17,6 +17,7 @@ void Model::begin_call(Call::Kind kind, std::size_t scope, std::size_t takes) {
 }
 
 void Model::end_call(bool failed) {
+  if (call.kind == Call::Kind::Load) return;  // resolve_load()
   judge_companions();
   if (!expected_inserts_.empty()) violate("a block that became full did not enter the index");
   const std::size_t uses = failed ? 0 : call.expected_uses.size() + call.copies;
@@ -29,6 +30,8 @@ void Model::end_call(bool failed) {
 }
 
 void Model::on_insert(BlockId block, const BlockOrigin& origin) {
+  if (call.kind == Call::Kind::Ignored) return;
+  if (call.kind == Call::Kind::Load) return call.loaded.emplace_back(block, origin), void();
   if (expected_inserts_.empty()) return violate("a block entered the index that should not");
   const ExpectedInsert expected = expected_inserts_.front();
   expected_inserts_.erase(expected_inserts_.begin());
@@ -41,6 +44,8 @@ void Model::on_insert(BlockId block, const BlockOrigin& origin) {
 }
 
 void Model::on_use(BlockId block) {
+  if (call.kind == Call::Kind::Ignored) return;
+  if (call.kind == Call::Kind::Load) return;  // what it brought
   if (!is_cached(block)) return violate("a block was used that is not cached");
   const std::size_t nth = call.uses++;
   if (nth < call.expected_uses.size()) {
@@ -54,10 +59,13 @@ void Model::on_use(BlockId block) {
   }
   if (!call.copies || nth > call.expected_uses.size()) return violate("a use too many was told");
   if (!call.copy_sources.contains(block)) return violate("leading tokens were copied from a wrong block");
+  call.copied_from = block;
+  call.copied_words = places_[block].node->second.words;
   cached_block(block).use({.block = block, .retention = call.copy_retention}, now_ms);
 }
 
 void Model::on_remove(BlockId block) {
+  if (call.kind == Call::Kind::Ignored) return;
   if (!is_cached(block)) return violate("a block left the index that was not in it");
   const auto [cached, node, group] = places_[block];
   const std::vector<std::uint32_t> counts = references();
@@ -80,6 +88,11 @@ void Model::on_remove(BlockId block) {
     call.tenant_freed += tenants_[block] == call.tenant;
     ++(group == 0 ? call.nodes_removed : call.companions_removed);
   }
+  if (call.kind == Call::Kind::Load) {
+    if (counts[block] > 0) violate("a held block was evicted for a load");
+    ++call.nodes_removed;
+  }
+  wasted_blocks += loaded_unused_.erase(block);
   places_[block].cached = false;
   node->second.blocks[group] = {};
   if (group > 0) return;
@@ -125,10 +138,12 @@ std::string Model::verdict_on(BlockId block, const std::vector<std::uint32_t>& c
     }
   }
   if (call.free_before + call.freed - with_it >= call.takes) return "a block was evicted while others were free";
+  if (victim.may_be_low) return {};
 
   const int rank = rank_of(victim.priority, is_expected(node->first));
   std::array<bool, 4> there{};
   for_each_evictable([&](const Text& path, std::size_t, const CachedBlock& other) {
+    if (other.may_be_low) return;
     there[static_cast<std::size_t>(rank_of(other.priority, is_expected(path)))] = true;
   });
   if (rank > 0 && there[0]) return "a block of Low priority was there to go first";

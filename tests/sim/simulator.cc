@@ -26,38 +26,37 @@ Simulator::Simulator(const Configuration& configuration, std::uint64_t seed, Key
       log_(std::move(log)),
       model_(draw_shape(configuration, random_), tally),
       has_lifetimes_(configuration.lifetimes && below(3) != 0),
-      alphabet_(2 + below(3)) {
-  const KvLayout layout{.layers = 2,
-                        .kv_heads = 1,
-                        .head_dim = 4,
-                        .block_tokens = static_cast<std::uint32_t>(model_.shape.block_tokens),
-                        .dtype = DType::F16};
-  stride_ = BlockArena::stride_of(layout.block_bytes());
+      alphabet_(2 + below(3)),
+      key_function_(key_function) {
+  layout_ = {.layers = 2,
+             .kv_heads = 1,
+             .head_dim = 4,
+             .block_tokens = static_cast<std::uint32_t>(model_.shape.block_tokens),
+             .dtype = DType::F16};
+  stride_ = BlockArena::stride_of(layout_.block_bytes());
   const PolicyKind kind = configuration.policies[below(configuration.policies.size())];
-  KvCacheOptions options{.capacity_bytes = model_.shape.capacity_blocks * stride_ + below(stride_),
-                         .prefix_reuse = model_.shape.prefix_reuse,
-                         .eviction = [this, kind, policy_seed = random_()](std::size_t blocks) {
-                           auto policy = std::make_unique<WatchingPolicy>(kind, blocks, policy_seed, model_);
-                           policy_ = policy.get();
-                           return policy;
-                         }};
+  options_ = {.capacity_bytes = model_.shape.capacity_blocks * stride_ + below(stride_),
+              .prefix_reuse = model_.shape.prefix_reuse,
+              .eviction = [this, kind, policy_seed = random_()](std::size_t blocks) {
+                auto policy = std::make_unique<WatchingPolicy>(kind, blocks, policy_seed, model_);
+                policy_ = policy.get();
+                return policy;
+              }};
   if (model_.shape.quotas) {
     const std::size_t quota = model_.shape.default_quota_blocks;
-    options.tenant_quota_bytes = quota == 0 ? SIZE_MAX : quota * stride_ + below(stride_);
+    options_.tenant_quota_bytes = quota == 0 ? SIZE_MAX : quota * stride_ + below(stride_);
   }
-  std::vector<KvGroup> groups(1);
+  groups_.resize(1);
   for (const std::size_t window : model_.shape.windows) {
-    groups.push_back({.window_tokens = static_cast<std::uint32_t>(window)});
+    groups_.push_back({.window_tokens = static_cast<std::uint32_t>(window)});
   }
-  cache_ = KvCacheState::open(options, layout, {}, groups,
-                              {.key_function = key_function, .now_ms = [this] { return model_.now_ms; }})
-               .value();
-  state_ = &KvCacheState::of(*cache_);
+  if (configuration.tiers) tiers_.emplace(random_);
+  begin_process();
 }
 
 void Simulator::run() {
   try {
-    for (const std::uint64_t steps = 40 + below(160); stepped_ < steps; ++stepped_) {
+    for (const std::uint64_t steps = 40 + below(tiers_ ? 400 : 160); stepped_ < steps; ++stepped_) {
       step();
       check();
     }
@@ -89,6 +88,7 @@ void Simulator::step() {
                                         {2, "give bad arguments", &Simulator::bad_arguments}};
   if (one_in(3)) model_.now_ms += below(25);
   tally_.add(Seen::Step);
+  if (tiers_ && one_in(2)) return step_of_tiers();
   if (leases_.size() > 3 && one_in(3)) return release();  // else most admissions are refused
   std::uint64_t dice = below(100);
   for (const Action& action : kActions) {
@@ -101,9 +101,10 @@ void Simulator::step() {
   }
 }
 
-// Overdue pins end with the next admit(), fork() or pin(). Where a call may fail before that, they are ended first.
+// Overdue pins end with the next admit(), fork() or pin(), or with a load. Where a call may fail before that, or it is
+// not known whether there is one, they are ended first.
 void Simulator::settle_pins() {
-  if (!configuration_.faults || !model_.has_overdue_pins()) return;
+  if ((!configuration_.faults && !tiers_) || !model_.has_overdue_pins()) return;
   model_.begin_call(Call::Kind::Quiet);
   model_.end_overdue_pins();
   demand_code(cache_->pin({}, {}).status(), StatusCode::NotFound, "pin() of nothing");
@@ -112,7 +113,10 @@ void Simulator::settle_pins() {
 
 void Simulator::admit() {
   const std::size_t scope = draw_scope();
-  const Text prompt = draw_text(model_.shape.capacity_blocks * model_.shape.block_tokens / (one_in(8) ? 1 : 3));
+  admit(scope, draw_text(model_.shape.capacity_blocks * model_.shape.block_tokens / (one_in(8) ? 1 : 3)));
+}
+
+void Simulator::admit(std::size_t scope, const Text& prompt) {
   const Tokens tokens = to_tokens(prompt);
   const AdmitOptions options = draw_options(scope, prompt);
   settle_pins();
@@ -154,6 +158,7 @@ void Simulator::admit() {
   leases_.push_back(*std::move(admitted));
   check_new_blocks(leases_.size() - 1);
   check_end_of_call();
+  if (model_.call.copied_from != kNoBlock) model_.note_copy(*model_.sequences.back());
   demand_equal(leases_.back().matched_tokens(), match.tokens, "matched_tokens()");
   const std::vector<BlockId>& table = model_.sequences.back()->tables[0];
   demand_equal(table.size(), model_.blocks_for(match.tokens), "the blocks of a new lease");
@@ -163,6 +168,7 @@ void Simulator::admit() {
   counted_.prompt_tokens += prompt.size();
   counted_.matched_tokens += match.tokens;
   counted_.copied_tokens += match.tokens - whole * model_.shape.block_tokens;
+  note_use_of_loaded(whole, match.tokens - whole * model_.shape.block_tokens);
   ++counted_.admitted;
   verify_bytes(*model_.sequences.back());
   scribble(*model_.sequences.back());
@@ -303,7 +309,10 @@ void Simulator::look_up() {
 
 void Simulator::expect() {
   const std::size_t scope = draw_scope();
-  Text prompt = draw_known_text();
+  expect(scope, draw_known_text());
+}
+
+void Simulator::expect(std::size_t scope, Text prompt) {
   const AdmitOptions options = draw_options(scope, prompt);
   waiting_.push_back({.tokens = to_tokens(prompt), .handle = {}});
   model_.begin_call(Call::Kind::Quiet);
@@ -409,6 +418,11 @@ void Simulator::invalidate() {
   }
   check_end_of_call();
   demand_equal(forgotten, expected, "the blocks forgotten");
+  if (!tiers_) return;
+  forget_flushed();
+  for (std::size_t tier = 0; tier < tier_manager().tiers() && (dice < 2 || !prefix.empty()); ++tier) {
+    demand(!tier_manager().worker(tier).is_readable(), "a tier is read before it has forgotten");
+  }
 }
 
 void Simulator::set_quota() {

@@ -11,6 +11,7 @@
 #include <optional>
 #include <ostream>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -19,6 +20,7 @@
 #include "kv/kv_cache_state.h"
 #include "tests/sim/allocation_faults.h"
 #include "tests/sim/model.h"
+#include "tests/sim/simulated_tiers.h"
 #include "tests/sim/tally.h"
 #include "tests/sim/watching_policy.h"
 #include "tiercel/kv_cache.h"
@@ -33,6 +35,7 @@ struct Configuration {
   bool lifetimes = false;  // priorities and times to live
   std::vector<PolicyKind> policies = {PolicyKind::Lru};
   bool faults = false;  // memory runs out within calls
+  bool tiers = false;   // and restarts
   std::vector<Seen> reaches = {};
 };
 
@@ -65,12 +68,14 @@ class Simulator {
   // ---- simulator.cc: what a history is made of
   void step();
   void admit();
+  void admit(std::size_t scope, const Text& prompt);
   void extend();
   void overgrow();
   void release();
   void fork();
   void look_up();
   void expect();
+  void expect(std::size_t scope, Text prompt);
   void drop_expectation();
   void warm();
   void pin();
@@ -86,6 +91,27 @@ class Simulator {
   std::invoke_result_t<Function> call(const char* what, Function function);
   bool fault_fired() const { return fault_fired_; }
   void settle_pins();
+
+  // ---- simulator_tiers.cc: what happens below the hot arena
+  void step_of_tiers();
+  void say(const std::string& what) const;
+  void say_step(const char* what) const;
+  void turn_worker();
+  bool turn_worker(std::size_t tier);
+  void meddle(double began_s);
+  void settle_load();
+  void drain();
+  void serve();
+  void flush();
+  void begin_process();
+  void end_process();
+  void note_use_of_loaded(std::size_t whole_blocks, std::size_t copied_tokens);
+  void note_evictions();
+  void forget_flushed();
+  void check_tiers();
+  void check_flushed();
+  TierManager& tier_manager() const { return *state().tiers(); }
+  bool has_real_keys() const { return key_function_ == &xxh3_key; }
 
   // ---- simulator_draw.cc: at random
   std::uint64_t below(std::uint64_t limit) { return random_() % limit; }
@@ -126,8 +152,13 @@ class Simulator {
   Model model_;
   const bool has_lifetimes_;
   const std::size_t alphabet_;
+  const KeyFunction key_function_;
+  KvLayout layout_;
+  std::vector<KvGroup> groups_;
+  KvCacheOptions options_;
   std::size_t stride_ = 0;
-  WatchingPolicy* policy_ = nullptr;  // the cache's
+  std::optional<SimulatedTiers> tiers_;  // before the cache, which ends first
+  WatchingPolicy* policy_ = nullptr;     // the cache's
   std::optional<KvCache> cache_;
   KvCacheState* state_ = nullptr;
   std::vector<Lease> leases_;     // in the order of model_.sequences
@@ -137,6 +168,14 @@ class Simulator {
   std::uint64_t stepped_ = 0;
   bool fault_fired_ = false;
   std::vector<std::uint64_t> trace_;
+
+  // What must be on the disk: everything cached at a flush() that was Ok, and not forgotten since.
+  std::set<Text> flushed_[kModels];
+  std::uint64_t evicted_at_flush_ = 0;
+  std::uint64_t matched_from_tiers_ = 0;
+  bool breaker_is_open_ = false;
+  bool was_damaged_ = false;  // the disk, at any time
+  bool had_faults_ = false;
 };
 
 // Throws where a condition does not hold.

@@ -50,6 +50,7 @@ void Simulator::check() {
   check_statistics();
   check_expectations();
   check_evictable();
+  if (tiers_) check_tiers();
   if (policy_ != nullptr) policy_->set_honest(false);
   if (cache_ && stepped_ % 4 == 0) verify_cached_bytes();
 }
@@ -95,7 +96,7 @@ void Simulator::check_evictable() {
   std::vector<bool> evictable(model_.shape.capacity_blocks);
   model_.for_each_evictable([&](const Text& path, std::size_t, const CachedBlock& block) {
     evictable[block.block] = true;
-    if (block.priority != RetentionPriority::Normal || model_.is_expected(path)) return;
+    if (block.priority != RetentionPriority::Normal || block.may_be_low || model_.is_expected(path)) return;
     demand(policy_->is_evictable(block.block), "the policy does not know that a block is evictable");
   });
   for (BlockId block = 0; block < evictable.size(); ++block) {
@@ -115,7 +116,8 @@ void Simulator::check_expectations() {
     expectation.cached_tokens = cached;
     const Model::Flight expected = model_.in_flight(expectation);
     const bool in_flight = waiting_[i].handle.in_flight();
-    if (expected != Model::Flight::Maybe) {
+    const bool may_be_loading = tiers_ && in_flight;
+    if (expected != Model::Flight::Maybe && !may_be_loading) {
       demand_equal(in_flight, expected == Model::Flight::Yes, "in_flight()");
     }
     tally_.add(Seen::InFlight, in_flight);
@@ -156,6 +158,10 @@ void Simulator::scribble(const Sequence& sequence) {
 }
 
 void Simulator::finish() {
+  if (tiers_) {
+    tiers_->end_faults();
+    drain();
+  }
   if (!leases_.empty() && one_in(8)) return outlive_cache();
   for (const auto& sequence : model_.sequences) verify_bytes(*sequence);
   verify_cached_bytes();
@@ -195,6 +201,7 @@ void Simulator::end_something() {
 // Leases and waiting prompts work on, and give everything back, when the KvCache is gone.
 void Simulator::outlive_cache() {
   tally_.add(Seen::OutlivedCache);
+  model_.begin_call(Call::Kind::Quiet);
   cache_.reset();
   while (leases_.size() + waiting_.size() > 1) {
     ++stepped_;

@@ -19,6 +19,10 @@ Shape Simulator::draw_shape(const Configuration& configuration, std::mt19937_64&
     shape.quotas = true;
     shape.default_quota_blocks = random() % 4 == 0 ? 0 : 1 + random() % shape.capacity_blocks;
   }
+  if (configuration.tiers) {
+    shape.prefix_reuse = shape.tiers = true;
+    shape.capacity_blocks = 4 + random() % 8;
+  }
   return shape;
 }
 

@@ -136,6 +136,57 @@ TEST_F(DiskFault, ErrorsOfReadingAreToldAndForgetNothing) {
   EXPECT_EQ(store->stats().corrupt_blocks, 0u);
 }
 
+// Every byte and every length; a sample of them where each takes longer.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+constexpr std::size_t kStep = 37;
+#else
+constexpr std::size_t kStep = 1;
+#endif
+
+// Never a wrong token or byte, never a crash, whatever the file says.
+TEST_F(DiskFault, EveryByteOfASegmentFlipped) {
+  {
+    const auto store = open_on(files);
+    for (std::uint64_t i = 1; i <= 3; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
+    ASSERT_TRUE(store->erase(DiskBlock::key_of(1, 2), DiskBlock(1, 3).tokens).ok());
+  }
+  const std::string path = disk::segment_path(options.directory, 1);
+  const std::vector<std::byte> whole = files->contents(path);
+  options.read_only = true;
+  std::size_t lost = 0;
+  for (std::size_t at = 0; at < whole.size(); at += kStep) {
+    std::vector<std::byte> damaged = whole;
+    damaged[at] ^= std::byte{1} << (at % 8);
+    files->set_contents(path, damaged);
+    const auto store = open_on(files);
+    for (std::uint64_t i = 1; i <= 2; ++i) {
+      const StatusCode code = read(*store, DiskBlock(1, i));
+      ASSERT_TRUE(code == StatusCode::Ok || code == StatusCode::NotFound || code == StatusCode::Corruption)
+          << "byte " << at;
+      lost += code != StatusCode::Ok;
+    }
+  }
+  EXPECT_GT(lost, 1000 / kStep);
+}
+
+TEST_F(DiskFault, EveryLengthOfASegment) {
+  {
+    const auto store = open_on(files);
+    for (std::uint64_t i = 1; i <= 3; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
+  }
+  const std::string path = disk::segment_path(options.directory, 1);
+  const std::vector<std::byte> whole = files->contents(path);
+  options.read_only = true;
+  for (std::size_t length = 0; length <= whole.size(); length += kStep) {
+    files->set_contents(path, std::span(whole).first(length));
+    const auto store = open_on(files);
+    for (std::uint64_t i = 1; i <= 3; ++i) {
+      const bool is_whole = length >= disk::kPage + i * kRecordBytes;
+      ASSERT_EQ(read(*store, DiskBlock(1, i)), is_whole ? StatusCode::Ok : StatusCode::NotFound) << length;
+    }
+  }
+}
+
 using DiskFiles = DiskFixture;
 
 TEST_F(DiskFiles, ASegmentOutlivesItsFirstPage) {

@@ -213,52 +213,6 @@ TEST_F(DiskStoreTest, SaysWhatItCannotUse) {
   EXPECT_EQ(try_open().status().code(), StatusCode::NotFound);
 }
 
-// Never a wrong token or byte, never a crash, whatever the file says.
-TEST_F(DiskStoreTest, EveryByteOfASegmentFlipped) {
-  {
-    const auto store = open();
-    for (std::uint64_t i = 1; i <= 3; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
-    ASSERT_TRUE(store->erase(DiskBlock::key_of(1, 2), DiskBlock(1, 3).tokens).ok());
-  }
-  const auto path = segments().at(0);
-  const std::string whole = content(path);
-  std::size_t lost = 0;
-  options.read_only = true;
-  for (std::size_t at = 0; at < whole.size(); ++at) {
-    // What pads a page says nothing: a few of these are enough.
-    if (whole[at] == '\0' && at % 64 != 0) continue;
-    std::string damaged = whole;
-    damaged[at] = static_cast<char>(damaged[at] ^ (1 << (at % 8)));
-    set_content(path, damaged);
-    const auto store = open();
-    for (std::uint64_t i = 1; i <= 2; ++i) {
-      const StatusCode code = read(*store, DiskBlock(1, i));
-      ASSERT_TRUE(code == StatusCode::Ok || code == StatusCode::NotFound || code == StatusCode::Corruption)
-          << "byte " << at;
-      lost += code != StatusCode::Ok;
-    }
-  }
-  EXPECT_GT(lost, 100u);
-}
-
-TEST_F(DiskStoreTest, EveryLengthOfASegment) {
-  {
-    const auto store = open();
-    for (std::uint64_t i = 1; i <= 3; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
-  }
-  const auto path = segments().at(0);
-  const std::string whole = content(path);
-  options.read_only = true;
-  for (std::size_t length = 0; length <= whole.size(); length += length % disk::kPage < 512 ? 1 : 61) {
-    set_content(path, whole.substr(0, length));
-    const auto store = open();
-    for (std::uint64_t i = 1; i <= 3; ++i) {
-      const bool is_whole = length >= disk::kPage + i * kRecordBytes;
-      ASSERT_EQ(read(*store, DiskBlock(1, i)), is_whole ? StatusCode::Ok : StatusCode::NotFound) << length;
-    }
-  }
-}
-
 TEST_F(DiskStoreTest, AWriterGoesOnAfterADeadOne) {
   {
     const auto store = open();
