@@ -46,6 +46,15 @@ struct Sequence {
     announced = false;
     ++response.preemptions;
   }
+  // Tokens that a tier gave since the last step need no computing. Returns how many it pays to compute now.
+  std::size_t join_loaded() {
+    const std::size_t end = lease.extend();
+    if (lease.committed_tokens() > computed) {
+      computed = lease.committed_tokens();
+      joined = true;
+    }
+    return end - std::min(end, computed);
+  }
   void set_times(Clock::time_point arrived);  // and the deadline
   bool was_admitted() const { return started != Clock::time_point(); }
 
@@ -56,6 +65,7 @@ struct Sequence {
   std::size_t computed = 0;  // leading tokens whose KV is in the blocks
   // Leading tokens that were counted as computed or reused: more than `computed` after a preemption.
   std::size_t accounted = 0;
+  bool joined = false;          // what a tier gave is not counted yet
   double rank_s = 0;            // Scheduler: who has the least goes first
   bool held_by_quota = false;   // when it was last tried: room that others give does not help
   std::uint32_t overtaken = 0;  // by later ones whose prefix was cached

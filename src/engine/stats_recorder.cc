@@ -22,6 +22,11 @@ void StatsRecorder::on_started(std::size_t reused_tokens, double queue_ms) {
   queue_.add(queue_ms);
 }
 
+void StatsRecorder::on_prompt_tokens_joined(std::size_t tokens) {
+  const std::lock_guard lock(mutex_);
+  counters_.reused_tokens += tokens;
+}
+
 void StatsRecorder::on_prompt_tokens_computed(std::size_t tokens) {
   const std::lock_guard lock(mutex_);
   counters_.computed_prompt_tokens += tokens;

@@ -16,6 +16,7 @@ class StatsRecorder {
   void on_rejected();  // at the door
   void on_queued();
   void on_started(std::size_t reused_tokens, double queue_ms);  // queued -> running
+  void on_prompt_tokens_joined(std::size_t tokens);             // reused, found later than on_started()
   void on_prompt_tokens_computed(std::size_t tokens);
   void on_output_token(double gap_ms);  // gap to the one before, of the same request
   void on_first_output_token(double ttft_ms);

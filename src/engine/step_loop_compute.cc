@@ -17,6 +17,9 @@ bool StepLoop::run_step() {
   for (Sequence* sequence : step.admitted) {
     if (!sequence->was_admitted()) start(*sequence, start_time);
   }
+  for (const BatchPart& part : step.parts) {
+    if (std::exchange(part.sequence->joined, false)) note_joined(*part.sequence);
+  }
   if (step.parts.empty()) return !step.refused.empty() || !step.preempted.empty();
   const PrefillWork prefill = prefill_work(step.parts);
   if (!compute(step.parts)) return true;  // what did not end says nothing of its time, and its sequences are gone
@@ -45,9 +48,18 @@ void StepLoop::start(Sequence& sequence, Sequence::Clock::time_point now) {
   last_start_ = now;
 }
 
+void StepLoop::note_joined(Sequence& sequence) {
+  if (!sequence.preempted()) note_reuse(sequence);
+  const std::size_t counted = sequence.accounted;
+  if (sequence.computed <= counted) return;
+  sequence.accounted = sequence.computed;
+  if (sequence.choice == 0) stats_.on_prompt_tokens_joined(sequence.computed - counted);
+}
+
 void StepLoop::note_reuse(Sequence& sequence) const {
   Response& response = sequence.response;
-  response.reused_tokens = static_cast<std::uint32_t>(sequence.computed);
+  response.reused_tokens = static_cast<std::uint32_t>(sequence.lease.matched_tokens());
+  response.reused_by_tier.clear();
   std::uint32_t hot = response.reused_tokens;
   for (std::size_t tier = 0; tier < options_.tier_names.size(); ++tier) {
     const auto tokens = static_cast<std::uint32_t>(sequence.lease.matched_tokens_from(tier));

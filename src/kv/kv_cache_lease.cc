@@ -45,7 +45,7 @@ void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bo
     tokens = tokens.subspan(taken.size());
     if (lease.open_tokens.size() < layout_.block_tokens) break;
     if (!lock.owns_lock()) lock.lock();
-    share_full_block(lease, lease.committed_tokens / layout_.block_tokens - 1);
+    share_full_block(lease, lease.committed_tokens / layout_.block_tokens - 1, lease.load_tier);
     lease.open_tokens.clear();
     lease.open_copyable = true;
   }
@@ -56,7 +56,7 @@ void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bo
   }
 }
 
-void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
+void KvCacheState::share_full_block(LeaseState& lease, std::size_t position, TierId tier) {
   const NodeId parent = position == 0 ? lease.root : lease.blocks[position - 1];
   const bool was_announced =
       lease.frontier.parent != kNoNode && std::ranges::equal(lease.frontier.tokens, lease.open_tokens);
@@ -81,8 +81,8 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
     order_.on_insert(own, origin);
     if (!expires_ms_.empty()) mark_unused(own);
     lease.added_blocks = true;
-    if (lease.load_tier != kNoTier) {
-      loaded_from_[own] = lease.load_tier;
+    if (tier != kNoTier) {
+      loaded_from_[own] = tier;
       ++loaded_blocks_;
     }
   } else {
@@ -96,6 +96,54 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
     announce_next_block(lease);
   } else {
     lease.announced.clear();  // its runner went another way
+  }
+}
+
+std::size_t KvCacheState::extend(LeaseState& lease) {
+  if (!lease.load) return SIZE_MAX;
+  std::shared_ptr<TierLoad> ended;  // not under the lock: its leases end with it
+  {
+    const std::lock_guard lock(mutex_);
+    TierLoad::Tail& tail = lease.load->tail;
+    const std::size_t begun = blocks_for(lease.committed_tokens);
+    if (lease.shares && lease.forgotten == forgotten_ && begun < tail.end) {
+      if (begun < tail.first || lease.committed_tokens % layout_.block_tokens != 0) {
+        const std::size_t end = tiers_->end_of_computing(*lease.load, begun);
+        tail.computed = end;
+        return std::max(lease.committed_tokens, end * layout_.block_tokens);
+      }
+      join_loaded(lease);
+    }
+    ended = std::move(lease.load);
+    ended->wanted = false;
+  }
+  return SIZE_MAX;
+}
+
+void KvCacheState::join_loaded(LeaseState& lease) {
+  const std::size_t block_tokens = layout_.block_tokens;
+  const TierLoad& load = *lease.load;
+  for (std::size_t i = lease.committed_tokens / block_tokens; i < load.tail.end && lease.shares; ++i) {
+    const TierLoad::Tail::Block& loaded = load.tail.blocks[load.tail.end - 1 - i];
+    hold(loaded.block);
+    if (i < lease.blocks.size()) {
+      drop(std::exchange(lease.blocks[i], loaded.block));
+    } else {
+      lease.blocks.push_back(loaded.block);
+      --lease.promised_blocks;
+      pool_.return_promises(1);
+      if (tenants_) tenants_->on_promise_returned(lease.tenant, 1);
+    }
+    const auto tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens);
+    lease.open_tokens.assign(tokens.begin(), tokens.end());
+    lease.open_copyable = loaded.copyable;
+    lease.committed_tokens += block_tokens;
+    lease.matched_tokens += block_tokens;
+    matched_tokens_ += block_tokens;
+    share_full_block(lease, i, load.tail.tier);
+    note_use_of_loaded(lease, lease.blocks[i], block_tokens);
+    lease.open_tokens.clear();
+    lease.open_copyable = true;
   }
 }
 
@@ -142,6 +190,7 @@ void KvCacheState::announce_next_block(LeaseState& lease) {
 void KvCacheState::release(LeaseState& lease) {
   std::unique_lock lock(mutex_);
   computing_.remove(lease.frontier);
+  if (lease.load) lease.load->wanted = false;
   if (lease.trace) {
     for (std::size_t i = lease.prompt_blocks; i < lease.blocks.size() && index_.contains(lease.blocks[i]); ++i) {
       lease.trace->output_ids.push_back(trace_id(index_.key_of(lease.blocks[i])));

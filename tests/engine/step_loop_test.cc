@@ -1,6 +1,7 @@
 #include "engine/step_loop.h"
 
 #include <algorithm>
+#include <chrono>
 #include <coroutine>
 #include <future>
 #include <random>
@@ -14,6 +15,12 @@
 
 namespace tiercel {
 namespace {
+
+std::vector<std::string> names_of(const std::vector<std::shared_ptr<TierStore>>& tiers) {
+  std::vector<std::string> names;
+  for (const auto& tier : tiers) names.emplace_back(tier->name());
+  return names;
+}
 
 // The engine of the real thing, around the fake model.
 struct Harness {
@@ -43,6 +50,7 @@ struct Harness {
                          .max_logit_rows = options.max_sequences + 8,
                          .deterministic = options.deterministic},
               .max_queued_requests = options.max_queued_requests,
+              .tier_names = names_of(options.tiers),
               .by_hand = options.by_hand,
               .now = options.now},
              model, cache, tokenizer, stats) {}
@@ -99,6 +107,62 @@ std::vector<std::vector<TokenId>> random_prompts(std::mt19937& random, std::size
     prompts.push_back(prompt);
   }
   return prompts;
+}
+
+// Its blocks take a millisecond each to be read.
+class SlowStore final : public TierStore {
+ public:
+  std::string_view name() const override { return "slow"; }
+  bool is_durable() const override { return false; }
+  Status open(const KvLayout& layout, const Fingerprint& fingerprint) override {
+    return inner_->open(layout, fingerprint);
+  }
+  std::size_t leading(std::span<const BlockKey> keys) const override { return inner_->leading(keys); }
+  void read(std::span<TierRead> reads) override {
+    inner_->read(reads);
+    std::this_thread::sleep_for(std::chrono::milliseconds(reads.size()));
+  }
+  Status write(std::span<const TierRecord> records) override { return inner_->write(records); }
+  Status erase(const BlockKey& parent, std::span<const TokenId> tokens) override {
+    return inner_->erase(parent, tokens);
+  }
+  Status erase_tenant(std::uint64_t tenant) override { return inner_->erase_tenant(tenant); }
+  Status erase_all() override { return inner_->erase_all(); }
+  Status flush() override { return {}; }
+  TierStats stats() const override { return inner_->stats(); }
+
+ private:
+  const std::shared_ptr<TierStore> inner_ = memory_tier({.capacity_bytes = std::size_t{8} << 20}).value();
+};
+
+TEST(StepLoop, APromptIsLoadedFromItsEndWhileItIsComputed) {
+  for (const bool deterministic : {false, true}) {
+    Harness harness({.blocks = 120, .deterministic = deterministic, .tiers = {std::make_shared<SlowStore>()}});
+    std::mt19937 random(11);
+    std::vector<std::vector<TokenId>> prompts;
+    for (int i = 0; i < 6; ++i) prompts.push_back(random_tokens(random, 400));
+    std::size_t split = 0;
+    for (int round = 0; round < 40 && (round < 3 || split < 3); ++round) {
+      for (const auto& prompt : prompts) {
+        // As if a model computed: as slow as the tier.
+        for (int i = 0; i < 20; ++i) {
+          for (std::size_t position = 1; position < 512; position *= 2) harness.cache.report_prefill(8, position, 1e-3);
+        }
+        const Response response = harness.submit({.tokens = prompt, .max_tokens = 8}).get().value();
+        const std::size_t boundary = (prompt.size() - 1) / 8 * 8;
+        ASSERT_EQ(response.tokens, FakeModel::expected_output(prompt, 8, boundary, deterministic));
+        std::size_t reused = 0;
+        for (const auto& [tier, tokens] : response.reused_by_tier) reused += tokens;
+        EXPECT_EQ(reused, response.reused_tokens);
+        EXPECT_LE(reused, boundary);
+        split += response.reused_by_tier[1].second > 0 && reused < boundary;
+      }
+    }
+    EXPECT_GE(split, 3u);
+    harness.check_accounts();
+    const KvCacheStats cache = harness.cache.stats();
+    EXPECT_EQ(cache.matched_tokens, harness.stats.snapshot().reused_tokens);
+  }
 }
 
 TEST(StepLoop, WhatLeftTheHotArenaComesBackFromATier) {
