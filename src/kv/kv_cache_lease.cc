@@ -84,6 +84,9 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position, Tie
     if (tier != kNoTier) {
       loaded_from_[own] = tier;
       ++loaded_blocks_;
+      writes_->on_loaded(own);
+    } else if (writes_) {
+      writes_->on_computed(own, key, lease.retention.priority);
     }
   } else {
     hold(equal);
@@ -199,8 +202,9 @@ void KvCacheState::release(LeaseState& lease) {
   // What will not come back, or must not after its time, has no use for a tier.
   const bool lasting = lease.retention.ttl_ms == 0 && lease.retention.priority != RetentionPriority::Low;
   if (tiers_ && lease.load_tier == kNoTier && lasting) {
-    if (lease.added_blocks) {
-      tiers_->offer(lease.blocks);
+    const auto shared = std::ranges::find_if(lease.blocks, [&](BlockId block) { return !index_.contains(block); });
+    if (const std::size_t blocks = writes_->take({lease.blocks.begin(), shared}); blocks > 0) {
+      tiers_->offer(std::span(lease.blocks).first(blocks));
     } else if (!lease.matched_tokens_from.empty()) {
       tiers_->offer(std::span(lease.blocks).first(lease.matched_blocks), lease.matched_tokens_from.size() - 1);
     }
@@ -239,6 +243,7 @@ void KvCacheState::end_trace(const LeaseState& lease) const {
 }
 
 void KvCacheState::note_use_of_loaded(LeaseState& lease, BlockId block, std::size_t tokens) {
+  writes_->on_found(block);
   const TierId tier = std::exchange(loaded_from_[block], kNoTier);
   if (tier == kNoTier) return;
   ++useful_blocks_;

@@ -122,6 +122,7 @@ KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout
   if (!options.tiers.empty() && prefix_reuse_) {
     loaded_from_.resize(capacity_blocks, kNoTier);
     tier_hits_.resize(options.tiers.size());
+    writes_.emplace(options.tier_writes, capacity_blocks);
     tiers_ = std::make_unique<TierManager>(
         *this, options.tiers,
         TierWorkerOptions{.deadline_s = static_cast<double>(options.tier_deadline_ms) / 1e3,
@@ -170,8 +171,7 @@ std::vector<KvTierStats> KvCacheState::tier_stats() const try {
 KvRoom KvCacheState::room() const {
   const std::lock_guard lock(mutex_);
   const std::size_t free = pool_.free_blocks(), promised = pool_.promised_blocks();
-  return {.free_blocks = free - std::min(free, promised),
-          .grantable_blocks = free + pool_.cached_blocks() - promised};
+  return {.free_blocks = free - std::min(free, promised), .grantable_blocks = free + pool_.cached_blocks() - promised};
 }
 
 KvCacheStats KvCacheState::stats() const {
@@ -190,6 +190,7 @@ KvCacheStats KvCacheState::stats() const {
                                expires_ms_.capacity() * sizeof(expires_ms_[0]) +
                                pin_counts_.capacity() * sizeof(pin_counts_[0]);
   if (tenants_) metadata_bytes += tenants_->metadata_bytes();
+  if (writes_) metadata_bytes += writes_->metadata_bytes();
   return {.capacity_blocks = pool_.capacity_blocks(),
           .free_blocks = pool_.free_blocks(),
           .leased_blocks = pool_.leased_blocks(),

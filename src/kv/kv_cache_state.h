@@ -33,6 +33,7 @@
 #include "kv/tenant_ledger.h"
 #include "kv/tier_manager.h"
 #include "kv/trace_recorder.h"
+#include "kv/write_choice.h"
 #include "tiercel/kv_cache.h"
 
 namespace tiercel {
@@ -279,10 +280,11 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t next_pin_expiry_ms_ = UINT64_MAX;
   std::vector<std::uint16_t> pin_counts_;  // by block; empty until something is pinned
   std::size_t pinned_blocks_ = 0;
-  std::vector<TierId> loaded_from_;  // by block, until a request uses it; empty without tiers
-  std::uint64_t forgotten_ = 0;      // invalidations; a load that began before one shares nothing any more
-  PrefixFrontierTable computing_;    // of leases
-  PrefixFrontierTable awaited_;      // of expected prompts
+  std::vector<TierId> loaded_from_;    // by block, until a request uses it; empty without tiers
+  std::optional<WriteChoice> writes_;  // empty without tiers
+  std::uint64_t forgotten_ = 0;        // invalidations; a load that began before one shares nothing any more
+  PrefixFrontierTable computing_;      // of leases
+  PrefixFrontierTable awaited_;        // of expected prompts
   ExpectedState* first_expected_ = nullptr;
   std::uint64_t admitted_ = 0;
   std::uint64_t prompt_tokens_ = 0;

@@ -293,8 +293,6 @@ std::shared_ptr<const TierWrite> TierManager::make_write(std::span<const BlockId
 
 void TierManager::offer(std::span<const BlockId> blocks, std::size_t end) try {
   end = std::min(end, workers_.size());
-  const auto shared = std::ranges::find_if(blocks, [&](BlockId block) { return !cache_.index_.contains(block); });
-  blocks = blocks.first(static_cast<std::size_t>(shared - blocks.begin()));
   if (end == 0 || blocks.empty()) return;
   const auto write = make_write(blocks);
   for (std::size_t tier = 0; tier < end; ++tier) workers_[tier]->write(write);

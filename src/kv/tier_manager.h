@@ -4,8 +4,9 @@
 //             them, by what both have cost until now; the prompt waits only as long as that holds.
 //   split     Where both at once take less: the prompt waits no longer, is computed from its beginning and loaded from
 //             its end. Where the two will meet is worked out anew before each step, so a wrong guess costs a batch.
-//   write     A lease that added blocks to the index has ended: the path to them is written to every tier, unless it is
-//             evicted first; nothing waits for that. What a slower tier gave is written to the faster ones too.
+//   write     A lease has ended whose blocks are worth it (WriteChoice): the path to them is written to every tier,
+//             unless it is evicted first; nothing waits for that. What a slower tier gave is written to the faster
+//             ones.
 //   prefetch  A tenant asked for a document after which it has asked for a certain other one before: that one is
 //             loaded, if there is nothing else to do, into blocks that hold nothing.
 //   erase     What is invalidated leaves the tiers too. Until it has, nothing is read from them.
@@ -56,8 +57,8 @@ class TierManager {
   // KvCache::report_prefill()
   void computed(std::size_t tokens, std::size_t position, double seconds);
 
-  // Under the cache's lock. `blocks` are a lease's, parents first; those in the index are to be written to the tiers
-  // before `end`.
+  // Under the cache's lock. `blocks` are a lease's and in the index, parents first: to be written to the tiers before
+  // `end`.
   void offer(std::span<const BlockId> blocks, std::size_t end = kMostTiers);
   // Writes everything that is cached and may be kept to the durable tiers. Takes the cache's lock.
   Status flush(double timeout_s);
