@@ -53,6 +53,10 @@ struct AdmitOptions {
   // Also take the leading tokens that a cached block has in common with the prompt, by copying that block. Not with
   // several KV groups.
   bool partial_blocks = true;
+  // For expect(): the prompt's end may be loaded while its beginning is computed, where that takes less time than
+  // either alone. The runner hands the ExpectedPrompt to admit() and calls Lease::extend() before each step of the
+  // prompt.
+  bool splits = false;
   Retention retention = {};
 };
 
@@ -110,7 +114,7 @@ class Lease {
   Lease& operator=(Lease&&) noexcept;
   ~Lease();
 
-  // Leading prompt tokens whose KV was found; fixed at admit().
+  // Prompt tokens whose KV was found: by admit(), and by extend().
   std::size_t matched_tokens() const;
   // Of these, those in blocks that this tier had given, and that no request had used since.
   std::size_t matched_tokens_from(std::size_t tier) const;
@@ -130,6 +134,13 @@ class Lease {
   // tokens that are not `copyable` no part is copied for others (AdmitOptions::partial_blocks): for a runner whose KV
   // of a token depends, by rounding, on what was computed beside it.
   void commit(std::span<const TokenId> tokens, bool share = true, bool copyable = true);
+  // Before each step of a prompt that was admitted with its ExpectedPrompt. While its beginning is computed, a tier
+  // gives its end, the last blocks first. Where committed_tokens() has reached the first of them, all of them join the
+  // lease: as committed and as matched, and as shared as if computed. Returns up to which token of the sequence it pays
+  // to compute before the next call: committed_tokens() where it pays to wait, some milliseconds, for a block that is
+  // being read; otherwise more, SIZE_MAX when nothing is on its way any more. To compute further loses nothing but
+  // time.
+  std::size_t extend();
 
   // Another sequence with the same tokens so far: all full blocks are shared, the block begun is copied. Its
   // committed_tokens() and matched_tokens() are this one's committed_tokens(). Statuses as admit(); this lease stays as
@@ -163,6 +174,7 @@ class ExpectedPrompt {
   std::size_t awaited_tokens() const;
 
  private:
+  friend class KvCache;
   friend class KvCacheState;
   explicit ExpectedPrompt(std::unique_ptr<ExpectedState> state);
   std::unique_ptr<ExpectedState> state_;
@@ -188,8 +200,9 @@ class KvCache {
   //   Rejected           the tenant's quota is held by its other leases and pins now
   //   Unavailable        not enough blocks now; other leases and pins hold or were promised them, or, for moments, a
   //                      few are being copied to a tier
-  // In all of these nothing was taken.
-  Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options);
+  // In all of these nothing was taken. `expected`: of this prompt and these options; what is to be loaded of it beside
+  // computing goes on for the lease, until that ends (Lease::extend()).
+  Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options, ExpectedPrompt* expected = nullptr);
 
   // Ends the lease of a sequence that gives its room to another and will be admitted again. What can be found of it
   // goes to the fastest tier with room, before all other writes, and stays held until it is there, at most 0.2 s

@@ -21,6 +21,15 @@ enum class Compute : std::uint8_t {
   Precise,  // float32 activations and KV: agrees with a float32 reference; for checking, about 4 times slower
 };
 
+// Which new blocks are written to the tiers while the cache is open. In the background and without anybody waiting:
+// where too many wait, or the block is evicted first, it is not written. Whatever the policy, KvCache::flush() and the
+// end of the cache write all that is cached then; and no block of Low priority or with a ttl is written at all.
+enum class WritePolicy : std::uint8_t {
+  EveryBlock,  // each, when its request ends: what was evicted comes back from a tier the first time it is asked for
+  SeenTwice,   // those of High priority, those that a second request finds in the cache, and those that are computed a
+               // second time: fewer bytes written, fewer blocks that nobody asks for again
+};
+
 struct KvCacheOptions {
   // Bytes of KV in the hot arena, running sequences and cached prefixes together. Reserved as address space when the
   // engine opens; the system backs a page when it is first written. At least one block. Default 1 GiB.
@@ -38,10 +47,9 @@ struct KvCacheOptions {
   // Empty: none.
   std::string record_trace = {};
 
-  // Tiers: where blocks are that the hot arena has no room for. A new block is written to all of them in the
-  // background, unless its request has Low priority or a ttl; a waiting prompt's blocks are looked for in all, the
-  // fastest first, and loaded where that takes less time than computing them. Without any, evicted blocks are computed
-  // again.
+  // Tiers: where blocks are that the hot arena has no room for. New blocks are written to all of them (tier_writes); a
+  // waiting prompt's blocks are looked for in all, the fastest first, and loaded where that takes less time than
+  // computing them. Without any, evicted blocks are computed again.
 
   // Bytes of host memory for compressed blocks. 0: none.
   std::size_t memory_tier_bytes = 0;
@@ -54,6 +62,7 @@ struct KvCacheOptions {
   // More of disk_tier(), such as encryption, and stores of your own come here, behind the two above, fastest first.
   // Each belongs to this cache from open() on.
   std::vector<std::shared_ptr<TierStore>> tiers = {};
+  WritePolicy tier_writes = WritePolicy::EveryBlock;
   // Longest time that one operation of a tier may take (the reading or writing of a few blocks). When it is over nobody
   // waits for that tier any more until it has shown that it is well. At least 1. Default 1,000.
   std::uint64_t tier_deadline_ms = 1000;

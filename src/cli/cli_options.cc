@@ -54,6 +54,20 @@ CLI::Option* add_codec_option(CLI::App& app, const std::string& name, Codec& cod
       ->type_name("CODEC");
 }
 
+CLI::Option* add_write_policy_option(CLI::App& app, WritePolicy& policy) {
+  return app
+      .add_option_function<std::string>(
+          "--tier-writes",
+          [&policy](const std::string& text) {
+            if (text != "every" && text != "twice") {
+              throw CLI::ValidationError("--tier-writes", text + " is not every or twice");
+            }
+            policy = text == "every" ? WritePolicy::EveryBlock : WritePolicy::SeenTwice;
+          },
+          "Write every new block to the tiers, or those seen twice (default: every)")
+      ->type_name("WHICH");
+}
+
 std::optional<std::size_t> parse_size(std::string_view text) {
   std::size_t count = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
@@ -118,6 +132,7 @@ void add_shared_options(CLI::App& app, CliOptions& options) {
       ->group("Tiers");
   add_codec_option(app, "--memory-codec", engine.cache.memory_tier_codec, "The same choices (default: lossless)")
       ->group("Tiers");
+  add_write_policy_option(app, engine.cache.tier_writes)->group("Tiers");
   app.add_option("--record-trace", engine.cache.record_trace,
                  "Append lengths and block ids of every request, never text, for tiercel replay")
       ->type_name("FILE")

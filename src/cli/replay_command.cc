@@ -33,6 +33,7 @@ struct ReplayCommandOptions {
   std::size_t queued = 0;
   double tier_fraction = 0;
   Codec tier_codec = Codec::Int4;
+  WritePolicy tier_writes = KvCacheOptions().tier_writes;
   std::uint32_t block_tokens = 512;
   std::size_t block_bytes = 0;
   std::string curve;
@@ -101,7 +102,8 @@ Status run_all(const ReplayCommandOptions& options, ReplayReport& report) {
                            {.eviction = policy.factory,
                             .capacity_blocks = size.blocks,
                             .queued_requests = options.queued,
-                            .tier_blocks = report.tier_blocks},
+                            .tier_blocks = report.tier_blocks,
+                            .tier_writes = options.tier_writes},
                            tell);
       if (!result.ok()) return result.status();
       report.runs.push_back({policy.name, size, *result});
@@ -192,6 +194,7 @@ Command add_replay_command(CLI::App& program, CliOptions& shared) {
       ->type_name("SHARE")
       ->check(number("a number from 0 to 10", [](double v) { return v >= 0 && v <= 10; }));
   add_codec_option(*app, "--tier-codec", options->tier_codec, "raw, lossless, int8 or int4 (default: int4)");
+  add_write_policy_option(*app, options->tier_writes);
   app->add_option("--block-tokens", options->block_tokens,
                   "Tokens of a block where the trace does not say (default: 512)")
       ->type_name("N")

@@ -118,6 +118,7 @@ Json to_json(const ReplayReport& report) {
                             {"token_hit_rate", run.result.token_hit_rate()},
                             {"evictions", run.result.evictions},
                             {"loaded_blocks", run.result.loaded_blocks},
+                            {"stored_blocks", run.result.stored_blocks},
                             {"evictions_per_s", run.result.evictions_per_s()},
                             {"ns_per_access", run.result.ns_per_access()}});
   }

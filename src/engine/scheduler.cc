@@ -94,6 +94,7 @@ void Scheduler::add_prompts() {
 
 std::size_t Scheduler::add_parts(Sequence& sequence, std::size_t budget) {
   const bool all_logits = sequence.request.prompt_logprobs && sequence.in_prompt();
+  if (sequence.in_prompt()) budget = std::min(budget, sequence.join_loaded());
   std::size_t room = std::min(sequence.pending(), budget);
   if (all_logits) {
     // Every sequence that is running, or may still be admitted, keeps one row.
@@ -162,6 +163,7 @@ AdmitOptions Scheduler::admit_options(const Sequence& sequence) const {
           .max_matched_tokens = matched,
           .max_shared_tokens = boundary,
           .scope = {.salt = sequence.request.cache_salt},
+          .splits = true,
           .retention = sequence.request.retention};
 }
 
@@ -236,7 +238,7 @@ StatusCode Scheduler::admit_best(Place place) {
 
 StatusCode Scheduler::admit(Place place) {
   Sequence& sequence = **place;
-  auto lease = cache_.admit(sequence.tokens, admit_options(sequence));
+  auto lease = cache_.admit(sequence.tokens, admit_options(sequence), &sequence.expected);
   const StatusCode code = lease.status().code();
   if (code == StatusCode::Rejected) hold_tenant(place);
   if (code == StatusCode::Unavailable || code == StatusCode::Rejected) return code;

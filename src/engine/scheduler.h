@@ -3,7 +3,7 @@
 //
 //   streams    Running sequences that generate take one token each.
 //   prompts    What is left of the budget, as far as the streams' next tokens come in time (StepBudget), goes to
-//              prompts, in order.
+//              prompts, in order. One whose end a tier is giving meanwhile is computed as far as that pays.
 //   waiting    Then waiting requests are admitted, as long as the cache promises every block that they may come to
 //              need. So a running sequence never lacks memory.
 //   preempted  A request of higher priority that has no room takes the place of the running one of lowest priority, the

@@ -40,6 +40,15 @@ struct Sequence {
   bool is_stream() const { return pending() == 1 && !in_prompt(); }
   bool waits_for_choice() const { return group && choice > 0 && !group->forked; }
   bool preempted() const { return response.preemptions > 0; }
+  // Tokens that a tier gave since the last step need no computing. Returns how many it pays to compute now.
+  std::size_t join_loaded() {
+    const std::size_t end = lease.extend();
+    if (lease.committed_tokens() > computed) {
+      computed = lease.committed_tokens();
+      joined = true;
+    }
+    return end - std::min(end, computed);
+  }
   void set_times(Clock::time_point arrived);  // and the deadline
   bool was_admitted() const { return started != Clock::time_point(); }
 
@@ -52,6 +61,7 @@ struct Sequence {
   std::size_t accounted = 0;
   // Leading prompt tokens that loads were to bring before it was admitted.
   std::size_t awaited_tokens = 0;
+  bool joined = false;              // what a tier gave is not counted yet
   double rank_s = 0;                // Scheduler: who has the least goes first
   bool held_by_quota = false;       // its tenant's, when last tried: room that others give does not help
   std::uint32_t overtaken = 0;      // by later ones whose prefix was cached

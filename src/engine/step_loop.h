@@ -64,6 +64,8 @@ class StepLoop {
   bool run_step();
   void start(Sequence& sequence, Sequence::Clock::time_point now);
   void note_reuse(Sequence& sequence) const;
+  // Blocks from a tier joined its lease while its prompt was computed.
+  void note_joined(Sequence& sequence);
   // False: it failed, and everything that ran has ended with it.
   bool compute(const std::vector<BatchPart>& parts);
   struct PrefillWork {

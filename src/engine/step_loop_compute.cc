@@ -21,6 +21,9 @@ bool StepLoop::run_step() {
   for (Sequence* sequence : step.admitted) {
     if (!sequence->was_admitted()) start(*sequence, start_time);
   }
+  for (const BatchPart& part : step.parts) {
+    if (std::exchange(part.sequence->joined, false)) note_joined(*part.sequence);
+  }
   if (step.parts.empty()) return !step.refused.empty() || !step.preempted.empty();
   const PrefillWork prefill = prefill_work(step.parts);
   if (!compute(step.parts)) return true;  // what did not end says nothing of its time, and its sequences are gone
@@ -50,9 +53,26 @@ void StepLoop::start(Sequence& sequence, Sequence::Clock::time_point now) {
   last_start_ = now;
 }
 
+void StepLoop::note_joined(Sequence& sequence) {
+  if (sequence.computed <= sequence.accounted) return;
+  const std::size_t joined = sequence.computed - std::exchange(sequence.accounted, sequence.computed);
+  const bool counts = sequence.choice == 0;
+  if (sequence.preempted()) {  // what it had reused before is not of this lease
+    if (counts) stats_.on_prompt_tokens_joined(sequence.endpoint, 0, joined);
+    return;
+  }
+  const auto before = sequence.response.reused_by_tier;
+  note_reuse(sequence);
+  for (std::size_t place = 0; counts && place < before.size(); ++place) {
+    const std::size_t tokens = sequence.response.reused_by_tier[place].second - before[place].second;
+    stats_.on_prompt_tokens_joined(sequence.endpoint, place, tokens);
+  }
+}
+
 void StepLoop::note_reuse(Sequence& sequence) const {
   Response& response = sequence.response;
-  response.reused_tokens = static_cast<std::uint32_t>(sequence.computed);
+  response.reused_tokens = static_cast<std::uint32_t>(sequence.lease.matched_tokens());
+  response.reused_by_tier.clear();
   std::uint32_t hot = response.reused_tokens;
   for (std::size_t tier = 0; tier < options_.tier_names.size(); ++tier) {
     const auto tokens = static_cast<std::uint32_t>(sequence.lease.matched_tokens_from(tier));

@@ -41,6 +41,8 @@ void Lease::commit(std::span<const TokenId> tokens, bool share, bool copyable) {
   if (state_) state_->cache->commit(*state_, tokens, share, copyable);
 }
 
+std::size_t Lease::extend() { return state_ ? state_->cache->extend(*state_) : SIZE_MAX; }
+
 Result<Lease> Lease::fork(std::size_t max_tokens) const {
   if (state_) return state_->cache->fork(*state_, max_tokens);
   return refusal(StatusCode::InvalidArgument, "an empty lease has nothing to fork; take one from admit()");
@@ -92,8 +94,8 @@ KvCache::~KvCache() {
   if (state_) state_->close();
 }
 
-Result<Lease> KvCache::admit(std::span<const TokenId> prompt, const AdmitOptions& options) {
-  return state_->admit(prompt, options);
+Result<Lease> KvCache::admit(std::span<const TokenId> prompt, const AdmitOptions& options, ExpectedPrompt* expected) {
+  return state_->admit(prompt, options, expected == nullptr ? nullptr : expected->state_.get());
 }
 
 std::size_t KvCache::demote(Lease lease) { return state_->demote(std::move(lease)); }

@@ -103,10 +103,11 @@ Result<Lease> KvCacheState::admit_into_free(std::span<const TokenId> prompt, con
       return Status(StatusCode::Unavailable, {});
     }
   }
-  return admit(prompt, options, load_tier);
+  return admit(prompt, options, nullptr, load_tier);
 }
 
-Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier) {
+Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOptions& options, ExpectedState* expected,
+                                  TierId load_tier) {
   if (options.max_tokens < prompt.size()) {
     return refusal(StatusCode::InvalidArgument, "max_tokens is {}; give at least the prompt's {} tokens",
                    options.max_tokens, prompt.size());
@@ -217,6 +218,10 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
     prompt_tokens_ += prompt.size();
     matched_tokens_ += found.tokens;
     copied_tokens_ += found.partial.tokens;
+    if (tiers_ && expected != nullptr && tiers_->load_from_back(expected->load, blocks_for(found.tokens))) {
+      lease->load = std::move(expected->load);
+      expected->awaited_tokens = 0;  // nothing is waited for: what is computed was to be
+    }
     return Lease(std::move(lease));
   } catch (const std::bad_alloc&) {
     return refusal(StatusCode::Unavailable, "the system gives no memory for a lease");

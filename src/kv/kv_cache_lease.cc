@@ -45,7 +45,7 @@ void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bo
     tokens = tokens.subspan(taken.size());
     if (lease.open_tokens.size() < layout_.block_tokens) break;
     if (!lock.owns_lock()) lock.lock();
-    share_full_block(lease, lease.committed_tokens / layout_.block_tokens - 1);
+    share_full_block(lease, lease.committed_tokens / layout_.block_tokens - 1, lease.load_tier);
     lease.open_tokens.clear();
     lease.open_copyable = true;
   }
@@ -56,7 +56,7 @@ void KvCacheState::commit(LeaseState& lease, std::span<const TokenId> tokens, bo
   }
 }
 
-void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
+void KvCacheState::share_full_block(LeaseState& lease, std::size_t position, TierId tier) {
   const NodeId parent = position == 0 ? lease.root : lease.blocks[position - 1];
   const bool was_announced =
       lease.frontier.parent != kNoNode && std::ranges::equal(lease.frontier.tokens, lease.open_tokens);
@@ -81,9 +81,12 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
     order_.on_insert(own, origin);
     if (!expires_ms_.empty()) mark_unused(own);
     lease.added_blocks = true;
-    if (lease.load_tier != kNoTier) {
-      loaded_from_[own] = lease.load_tier;
+    if (tier != kNoTier) {
+      loaded_from_[own] = tier;
       ++loaded_blocks_;
+      writes_->on_loaded(own);
+    } else if (writes_) {
+      writes_->on_computed(own, key, lease.retention.priority);
     }
   } else {
     hold(equal);
@@ -96,6 +99,54 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position) {
     announce_next_block(lease);
   } else {
     lease.announced.clear();  // its runner went another way
+  }
+}
+
+std::size_t KvCacheState::extend(LeaseState& lease) {
+  if (!lease.load) return SIZE_MAX;
+  std::shared_ptr<TierLoad> ended;  // not under the lock: its leases end with it
+  {
+    const std::lock_guard lock(mutex_);
+    TierLoad::Tail& tail = lease.load->tail;
+    const std::size_t begun = blocks_for(lease.committed_tokens);
+    if (lease.shares && lease.forgotten == forgotten_ && begun < tail.end) {
+      if (begun < tail.first || lease.committed_tokens % layout_.block_tokens != 0) {
+        const std::size_t end = tiers_->end_of_computing(*lease.load, begun);
+        tail.computed = end;
+        return std::max(lease.committed_tokens, end * layout_.block_tokens);
+      }
+      join_loaded(lease);
+    }
+    ended = std::move(lease.load);
+    ended->wanted = false;
+  }
+  return SIZE_MAX;
+}
+
+void KvCacheState::join_loaded(LeaseState& lease) {
+  const std::size_t block_tokens = layout_.block_tokens;
+  const TierLoad& load = *lease.load;
+  for (std::size_t i = lease.committed_tokens / block_tokens; i < load.tail.end && lease.shares; ++i) {
+    const TierLoad::Tail::Block& loaded = load.tail.blocks[load.tail.end - 1 - i];
+    hold(loaded.block);
+    if (i < lease.blocks.size()) {
+      drop(std::exchange(lease.blocks[i], loaded.block));
+    } else {
+      lease.blocks.push_back(loaded.block);
+      --lease.promised_blocks;
+      pool_.return_promises(1);
+      if (tenants_) tenants_->on_promise_returned(lease.tenant, 1);
+    }
+    const auto tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens);
+    lease.open_tokens.assign(tokens.begin(), tokens.end());
+    lease.open_copyable = loaded.copyable;
+    lease.committed_tokens += block_tokens;
+    lease.matched_tokens += block_tokens;
+    matched_tokens_ += block_tokens;
+    share_full_block(lease, i, load.tail.tier);
+    note_use_of_loaded(lease, lease.blocks[i], block_tokens);
+    lease.open_tokens.clear();
+    lease.open_copyable = true;
   }
 }
 
@@ -142,6 +193,7 @@ void KvCacheState::announce_next_block(LeaseState& lease) {
 void KvCacheState::release(LeaseState& lease) {
   std::unique_lock lock(mutex_);
   computing_.remove(lease.frontier);
+  if (lease.load) lease.load->wanted = false;
   if (lease.trace) {
     for (std::size_t i = lease.prompt_blocks; i < lease.blocks.size() && index_.contains(lease.blocks[i]); ++i) {
       lease.trace->output_ids.push_back(trace_id(index_.key_of(lease.blocks[i])));
@@ -150,8 +202,9 @@ void KvCacheState::release(LeaseState& lease) {
   // What will not come back, or must not after its time, has no use for a tier.
   const bool lasting = lease.retention.ttl_ms == 0 && lease.retention.priority != RetentionPriority::Low;
   if (tiers_ && lease.load_tier == kNoTier && lasting) {
-    if (lease.added_blocks) {
-      tiers_->offer(lease.blocks);
+    const auto shared = std::ranges::find_if(lease.blocks, [&](BlockId block) { return !index_.contains(block); });
+    if (const std::size_t blocks = writes_->take({lease.blocks.begin(), shared}); blocks > 0) {
+      tiers_->offer(std::span(lease.blocks).first(blocks));
     } else if (!lease.matched_tokens_from.empty()) {
       tiers_->offer(std::span(lease.blocks).first(lease.matched_blocks), lease.matched_tokens_from.size() - 1);
     }
@@ -190,6 +243,7 @@ void KvCacheState::end_trace(const LeaseState& lease) const {
 }
 
 void KvCacheState::note_use_of_loaded(LeaseState& lease, BlockId block, std::size_t tokens) {
+  writes_->on_found(block);
   const TierId tier = std::exchange(loaded_from_[block], kNoTier);
   if (tier == kNoTier) return;
   ++useful_blocks_;

@@ -122,6 +122,7 @@ KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout
   if (!options.tiers.empty() && prefix_reuse_) {
     loaded_from_.resize(capacity_blocks, kNoTier);
     tier_hits_.resize(options.tiers.size());
+    writes_.emplace(options.tier_writes, capacity_blocks);
     tiers_ = std::make_unique<TierManager>(
         *this, options.tiers,
         TierWorkerOptions{.deadline_s = static_cast<double>(options.tier_deadline_ms) / 1e3,
@@ -196,6 +197,7 @@ KvCacheStats KvCacheState::stats() {
                                expires_ms_.capacity() * sizeof(expires_ms_[0]) +
                                pin_counts_.capacity() * sizeof(pin_counts_[0]);
   if (tenants_) metadata_bytes += tenants_->metadata_bytes();
+  if (writes_) metadata_bytes += writes_->metadata_bytes();
   return {.capacity_blocks = pool_.capacity_blocks(),
           .free_blocks = pool_.free_blocks(),
           .leased_blocks = pool_.leased_blocks(),

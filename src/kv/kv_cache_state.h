@@ -33,6 +33,7 @@
 #include "kv/tenant_ledger.h"
 #include "kv/tier_manager.h"
 #include "kv/trace_recorder.h"
+#include "kv/write_choice.h"
 #include "tiercel/kv_cache.h"
 
 namespace tiercel {
@@ -80,7 +81,8 @@ struct LeaseState {
   bool added_blocks = false;
   // A load, which brings blocks from a tier and is no request; kNoTier: a request.
   TierId load_tier = kNoTier;
-  std::uint64_t forgotten = 0;  // KvCacheState::forgotten_ when this was admitted
+  std::shared_ptr<TierLoad> load;  // of a request: from the back, while it computes; null: none
+  std::uint64_t forgotten = 0;     // KvCacheState::forgotten_ when this was admitted
   // Of the matched tokens, those in blocks that a tier gave and nobody had used since. By tier; empty: none.
   std::vector<std::size_t> matched_tokens_from;
 
@@ -126,8 +128,9 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
 
   // As the methods of KvCache, Lease and ExpectedPrompt with these names.
   // `load_tier`: a load from there; it counts as no request.
-  Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier = kNoTier);
-  // As above, Unavailable where blocks would have to be evicted for it.
+  Result<Lease> admit(std::span<const TokenId> prompt, const AdmitOptions& options, ExpectedState* expected = nullptr,
+                      TierId load_tier = kNoTier);
+  // A load that displaces nothing: Unavailable where blocks would have to be evicted for it.
   Result<Lease> admit_into_free(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier);
   std::size_t demote(Lease lease);
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options);
@@ -148,6 +151,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
 
   Status grow(LeaseState& lease, std::size_t tokens);
   void commit(LeaseState& lease, std::span<const TokenId> tokens, bool share, bool copyable);
+  std::size_t extend(LeaseState& lease);
   Result<Lease> fork(const LeaseState& source, std::size_t max_tokens);
   void release(LeaseState& lease);
 
@@ -213,8 +217,11 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   // Makes what is forgotten leave the tiers too, and ends the sharing of loads under way.
   void erase_from_tiers(TierErasure::Kind kind, const PrefixScope& scope = {}, std::span<const TokenId> prefix = {});
 
-  // Puts the lease's block that `open_tokens` just filled into the index, or swaps it for the equal one there.
-  void share_full_block(LeaseState& lease, std::size_t position);
+  // Puts the lease's block that `open_tokens` just filled into the index, or swaps it for the equal one there. `tier`
+  // gave it; kNoTier: it was computed.
+  void share_full_block(LeaseState& lease, std::size_t position, TierId tier);
+  // Takes in the blocks that the lease's load has read; they begin where the lease ends.
+  void join_loaded(LeaseState& lease);
   void share_companions(LeaseState& lease, std::size_t position, const BlockOrigin& origin);
   void give_up_out_of_reach(LeaseState& lease);
   void announce_next_block(LeaseState& lease);
@@ -282,10 +289,11 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t next_pin_expiry_ms_ = UINT64_MAX;
   std::vector<std::uint16_t> pin_counts_;  // by block; empty until something is pinned
   std::size_t pinned_blocks_ = 0;
-  std::vector<TierId> loaded_from_;  // by block, until a request uses it; empty without tiers
-  std::uint64_t forgotten_ = 0;      // invalidations; a load that began before one shares nothing any more
-  PrefixFrontierTable computing_;    // of leases
-  PrefixFrontierTable awaited_;      // of expected prompts
+  std::vector<TierId> loaded_from_;    // by block, until a request uses it; empty without tiers
+  std::optional<WriteChoice> writes_;  // empty without tiers
+  std::uint64_t forgotten_ = 0;        // invalidations; a load that began before one shares nothing any more
+  PrefixFrontierTable computing_;      // of leases
+  PrefixFrontierTable awaited_;        // of expected prompts
   ExpectedState* first_expected_ = nullptr;
   std::uint64_t admitted_ = 0;
   std::uint64_t prompt_tokens_ = 0;

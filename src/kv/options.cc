@@ -18,6 +18,10 @@ Status out_of_range(std::string_view field, const Value& value, const Range& ran
 Status KvCacheOptions::validate() const {
   if (capacity_bytes == 0) return out_of_range("capacity_bytes", capacity_bytes, "at least the bytes of one block");
   if (tier_deadline_ms == 0) return out_of_range("tier_deadline_ms", tier_deadline_ms, "at least 1");
+  if (tier_writes != WritePolicy::EveryBlock && tier_writes != WritePolicy::SeenTwice) {
+    return out_of_range("tier_writes", static_cast<unsigned>(tier_writes),
+                        "WritePolicy::EveryBlock (0) or WritePolicy::SeenTwice (1)");
+  }
   switch (block_tokens) {
     case 8:
     case 16:

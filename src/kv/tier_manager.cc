@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <limits>
 #include <new>
 #include <optional>
 #include <utility>
@@ -12,6 +13,13 @@
 #include "kv/kv_cache_state.h"
 
 namespace tiercel {
+namespace {
+
+// The least a split must take off: several short steps cost more than is known of a long one.
+constexpr double kWorthSplitting = 0.9;
+
+}  // namespace
+
 TierManager::TierManager(KvCacheState& cache, const std::vector<std::shared_ptr<TierStore>>& stores,
                          const TierWorkerOptions& options)
     : cache_(cache), now_s_(options.now_s) {
@@ -88,12 +96,17 @@ std::shared_ptr<TierLoad> TierManager::expect(std::span<const TokenId> tokens, c
   const std::vector<TierLoad::Part> parts = plan.parts;
   const auto load = make_load(tokens, options, std::move(plan));
 
-  // The leading parts whose loading, and computing of what follows, takes least.
-  std::size_t best_parts = 0;
+  // The leading parts whose loading, and computing of what follows, takes least; or splitting the last of them.
+  std::size_t best_parts = 0, split_parts = 0;
+  double split_s = std::numeric_limits<double>::infinity();
   double loading_s = 0, best_s = seconds_to_compute(hot_blocks, parts.back().end_block);
   const bool known = best_s > 0;
   std::size_t first = hot_blocks;
   for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (const double seconds = loading_s + seconds_to_split(*load, i, first); options.splits && seconds < split_s) {
+      split_s = seconds;
+      split_parts = i + 1;
+    }
     loading_s += workers_[parts[i].tier]->seconds_to_load(*load, first, parts[i].end_block);
     first = parts[i].end_block;
     const double seconds = loading_s + seconds_to_compute(first, parts.back().end_block);
@@ -101,15 +114,20 @@ std::shared_ptr<TierLoad> TierManager::expect(std::span<const TokenId> tokens, c
     best_s = seconds;
     best_parts = i + 1;
   }
-  if (best_parts == 0) {
+  load->splits = options.splits && known;
+  if (load->splits && split_s < kWorthSplitting * best_s) {
+    best_parts = split_parts;
+    load->waits = split_parts > 1;  // for the parts before
+  } else if (best_parts == 0) {
     // Too slow, as far as is known. A few blocks of it, for which nobody waits, show whether it still is.
     if (!workers_[parts.front().tier]->is_stale()) return nullptr;
-    load->waits = false;
+    load->waits = load->splits = false;
     load->parts.front().end_block = std::min(parts.front().end_block, hot_blocks + TierWorker::kBatchBlocks);
     best_parts = 1;
   }
   load->parts.resize(best_parts);
   load->tokens.resize(load->parts.back().end_block * cache_.layout_.block_tokens);
+  if (load->splits && !load->waits) return load;  // from the back, once it has a lease
   return queue(load) ? load : nullptr;
 } catch (const std::bad_alloc&) {
   return nullptr;  // computed instead
@@ -150,13 +168,67 @@ bool TierManager::is_pending(const std::shared_ptr<TierLoad>& load) {
   const double computing_s = seconds_to_compute(arrived, std::max(arrived, load->parts.back().end_block));
   // Nothing is known of computing until something was computed. Then only a tier that hangs is not waited for.
   const double most_s = computing_s > 0 ? computing_s : 1e9;
-  if (load->part < load->parts.size() && seconds_to_load(*load) > most_s) load->waits = false;
+  const std::size_t part = load->part;
+  if (part >= load->parts.size()) return load->waits;
+  const double loading_s = seconds_to_load(*load);
+  // A tier that was never measured gets the chance of being fast.
+  const bool may_split = load->splits && workers_[load->parts[part].tier]->pace().is_measured;
+  if (loading_s > most_s || (may_split && seconds_to_split(*load, part, arrived) < kWorthSplitting * loading_s)) {
+    load->waits = false;
+  }
   return load->waits;
 }
 
 void TierManager::cancel(const std::shared_ptr<TierLoad>& load) {
-  if (load && load->waits) load->wanted = false;
+  if (load && (load->waits || load->splits)) load->wanted = false;
 }
+
+// ---- Splits
+
+TierManager::Meeting TierManager::meeting(const TierWorker::Pace& pace, std::size_t computed, std::size_t reading,
+                                          std::size_t first) const {
+  Meeting best{.block = first, .seconds = seconds_to_compute(computed, first)};
+  double ready_s = pace.begin_s;
+  for (std::size_t block = std::max(reading, computed); ready_s < best.seconds;) {
+    const double seconds = std::max(ready_s, seconds_to_compute(computed, block));
+    if (block < first && seconds < best.seconds) best = {.block = block, .seconds = seconds};
+    if (block == computed) break;
+    const std::size_t batch = std::min(pace.batch_blocks, block - computed);
+    block -= batch;
+    ready_s += static_cast<double>(batch) * pace.block_s;
+  }
+  return best;
+}
+
+double TierManager::seconds_to_split(const TierLoad& load, std::size_t part, std::size_t first_block) {
+  const std::size_t end = load.parts[part].end_block;
+  return meeting(workers_[load.parts[part].tier]->pace(&load), first_block, end, end).seconds +
+         seconds_to_compute(end, load.parts.back().end_block);
+}
+
+bool TierManager::load_from_back(const std::shared_ptr<TierLoad>& load, std::size_t computed_blocks) try {
+  if (!load || !load->splits || load->ended) return false;
+  const TierLoad::Part& part = load->parts[std::min(load->part.load(), load->parts.size() - 1)];
+  if (part.end_block <= computed_blocks) return false;
+  TierLoad::Tail& tail = load->tail;
+  tail.end = part.end_block;
+  tail.tier = part.tier;
+  tail.first = tail.reading = tail.end;
+  tail.computed = computed_blocks;
+  tail.blocks.reserve(tail.end - computed_blocks);
+  load->from_back = true;
+  return workers_[part.tier]->load(load);
+} catch (const std::bad_alloc&) {
+  return false;
+}
+
+std::size_t TierManager::end_of_computing(const TierLoad& load, std::size_t computed_blocks) {
+  const TierLoad::Tail& tail = load.tail;
+  if (load.ended) return std::max<std::size_t>(tail.first, computed_blocks);
+  return meeting(workers_[tail.tier]->pace(&load), computed_blocks, tail.reading, tail.first).block;
+}
+
+// ---- Costs
 
 void TierManager::computed(std::size_t tokens, std::size_t position, double seconds) {
   const std::lock_guard lock(mutex_);
@@ -221,8 +293,6 @@ std::shared_ptr<const TierWrite> TierManager::make_write(std::span<const BlockId
 
 void TierManager::offer(std::span<const BlockId> blocks, std::size_t end) try {
   end = std::min(end, workers_.size());
-  const auto shared = std::ranges::find_if(blocks, [&](BlockId block) { return !cache_.index_.contains(block); });
-  blocks = blocks.first(static_cast<std::size_t>(shared - blocks.begin()));
   if (end == 0 || blocks.empty()) return;
   const auto write = make_write(blocks);
   for (std::size_t tier = 0; tier < end; ++tier) workers_[tier]->write(write);

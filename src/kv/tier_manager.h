@@ -2,8 +2,11 @@
 //
 //   load      A waiting prompt whose next blocks tiers have. They are loaded where that takes less time than computing
 //             them, by what both have cost until now; the prompt waits only as long as that holds.
-//   write     A lease that added blocks to the index has ended: the path to them is written to every tier, unless it is
-//             evicted first; nothing waits for that. What a slower tier gave is written to the faster ones too.
+//   split     Where both at once take less: the prompt waits no longer, is computed from its beginning and loaded from
+//             its end. Where the two will meet is worked out anew before each step, so a wrong guess costs a batch.
+//   write     A lease has ended whose blocks are worth it (WriteChoice): the path to them is written to every tier,
+//             unless it is evicted first; nothing waits for that. What a slower tier gave is written to the faster
+//             ones.
 //   demote    A sequence gives its room to another and will go on: its path is written at once, to the fastest tier.
 //   prefetch  A tenant asked for a document after which it has asked for a certain other one before: that one is
 //             loaded, if there is nothing else to do, into blocks that hold nothing.
@@ -48,11 +51,16 @@ class TierManager {
   // Whether the load goes on and is worth waiting for.
   bool is_pending(const std::shared_ptr<TierLoad>& load);
   void cancel(const std::shared_ptr<TierLoad>& load);
+  // Under the cache's lock. A lease takes over the load of its prompt and computes from block `computed_blocks` on:
+  // what is left is loaded from the back. False: it does not split, or nothing is left.
+  bool load_from_back(const std::shared_ptr<TierLoad>& load, std::size_t computed_blocks);
+  // Under the cache's lock. Of such a load: up to which block it pays to compute, from `computed_blocks` on.
+  std::size_t end_of_computing(const TierLoad& load, std::size_t computed_blocks);
   // KvCache::report_prefill()
   void computed(std::size_t tokens, std::size_t position, double seconds);
 
-  // Under the cache's lock. `blocks` are a lease's, parents first; those in the index are to be written to the tiers
-  // before `end`.
+  // Under the cache's lock. `blocks` are a lease's and in the index, parents first: to be written to the tiers before
+  // `end`.
   void offer(std::span<const BlockId> blocks, std::size_t end = kMostTiers);
   // Under the cache's lock. `blocks` are in the index, parents first, and held. Writes them to the first tier that can
   // take them, so soon that this and loading them takes less than computing them; nothing where none can.
@@ -73,6 +81,12 @@ class TierManager {
     std::size_t found_blocks = 0;  // in the cache and in tiers
   };
 
+  // Computing up to `block`, and reading what is behind it meanwhile, takes least.
+  struct Meeting {
+    std::size_t block = 0;
+    double seconds = 0;
+  };
+
   Plan look_up(std::span<const TokenId> tokens, std::size_t hot_blocks, const ContentKey& hot_key);
   std::shared_ptr<TierLoad> make_load(std::span<const TokenId> tokens, const AdmitOptions& options, Plan plan) const;
   // Under the cache's lock. May throw std::bad_alloc.
@@ -81,6 +95,10 @@ class TierManager {
   void hand_over(std::shared_ptr<TierLoad> load);
   double seconds_to_compute(std::size_t first_block, std::size_t end_block) const;
   double seconds_to_load(const TierLoad& load);
+  // Blocks from `computed` on are computed; those from `first` on are read, those from `reading` on are being read.
+  Meeting meeting(const TierWorker::Pace& pace, std::size_t computed, std::size_t reading, std::size_t first) const;
+  // What a split of the part that is loaded next takes, and computing what is behind it.
+  double seconds_to_split(const TierLoad& load, std::size_t part, std::size_t first_block);
   void learn(std::span<const TokenId> tokens, const PrefixScope& scope, const Plan& plan);
   void prefetch(const Document& document);
 

@@ -18,7 +18,10 @@ inline constexpr TierId kNoTier = 0xff;
 inline constexpr std::size_t kMostTiers = 16;
 
 // Blocks of a prompt that tiers have. Made by TierManager, carried out by the workers of its parts, one after the
-// other. What is const is set before it is queued.
+// other. What is no atomic is set before it is queued.
+//
+// From the front, each block goes into the cache as soon as it is read. From the back, when the prompt has a lease that
+// computes its beginning meanwhile: what is read is held here until computing has come that far (Lease::extend()).
 struct TierLoad {
   struct Part {
     TierId tier = kNoTier;
@@ -33,12 +36,30 @@ struct TierLoad {
   std::vector<BlockKey> keys;   // of block first_block - 1 (or the root), first_block, ...
   std::vector<Part> parts;      // ends ascend
   bool prefetch = false;        // nobody waits, and nothing is displaced for it
+  bool splits = false;          // may go on from the back
 
   std::atomic<std::size_t> part = 0;     // parts.size(): done
   std::atomic<std::size_t> arrived = 0;  // blocks of the prompt in the cache
   std::atomic<bool> wanted = true;       // false: the prompt no longer waits
   std::atomic<bool> waits = true;        // false: it is not worth waiting for; set once
   std::atomic<bool> ended = false;
+
+  struct Tail {
+    std::atomic<std::size_t> first = 0;     // blocks from here to `end` are read
+    std::atomic<std::size_t> reading = 0;   // blocks from here to `first` are being read
+    std::atomic<std::size_t> computed = 0;  // blocks before this one are computed, or will be by the step under way
+    // Guarded by the cache's mutex, as changes of the above are.
+    std::size_t end = 0;
+    TierId tier = kNoTier;
+    struct Block {
+      BlockId block = kNoBlock;
+      bool copyable = false;
+    };
+    std::vector<Block> blocks;  // from the last to `first`
+    std::vector<Lease> leases;  // which hold them
+  };
+  std::atomic<bool> from_back = false;
+  Tail tail;  // when from_back
 };
 
 // A path of blocks to be written. It holds none of them: what was evicted when its turn comes is not written.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -19,6 +20,8 @@ namespace {
 constexpr double kNever_s = std::numeric_limits<double>::infinity();
 // How long a tier's figures are trusted while nobody loads from it because of them.
 constexpr double kStaleAfter_s = 5;
+// How long a batch may take, as far as is known, so that others come to their turn.
+constexpr double kBatch_s = 0.02;
 // More than these, and all is forgotten instead: it may forget more than was asked, never less.
 constexpr std::size_t kMostErasures = 1024;
 
@@ -53,12 +56,14 @@ Status TierWorker::start() try {
 }
 
 void TierWorker::stop() {
+  std::deque<std::shared_ptr<TierLoad>> ended[2];  // not under the lock: leases end with them
   {
     std::unique_lock lock(mutex_);
     stopping_ = true;
-    for (auto* loads : {&loads_, &prefetches_}) {
-      for (const auto& load : *loads) load->ended = true;
-      loads->clear();
+    ended[0].swap(loads_);
+    ended[1].swap(prefetches_);
+    for (const auto& loads : ended) {
+      for (const auto& load : loads) load->ended = true;
     }
     demotions_.clear();
     writes_.clear();
@@ -164,15 +169,7 @@ double TierWorker::seconds_to_load(const TierLoad& load, std::size_t first_block
   const double now = options_.now_s();
   notice_late(now);
   if (late_ && began_s_ != 0) return kNever_s;
-  std::size_t blocks = end_block - std::min(end_block, first_block);
-  for (const auto& other : loads_) {
-    if (other.get() == &load) break;
-    const std::size_t part = other->part;
-    if (part < other->parts.size()) {
-      const std::size_t end = other->parts[part].end_block;
-      blocks += end - std::min(end, other->arrived.load());
-    }
-  }
+  const std::size_t blocks = end_block - std::min(end_block, first_block) + blocks_before(&load);
   const double elapsed = began_s_ == 0 ? 0 : now - began_s_;
   const std::size_t bytes = blocks * cache_.layout_.block_bytes();
   if (loading_bytes_ == 0) return elapsed + cost_.seconds_for(bytes);  // what goes on may take as long again
@@ -183,6 +180,46 @@ double TierWorker::seconds_to_load(const TierLoad& load, std::size_t first_block
 double TierWorker::seconds_to_load(std::size_t blocks) const {
   const std::lock_guard lock(mutex_);
   return cost_.seconds_for(blocks * cache_.layout_.block_bytes());
+}
+
+TierWorker::Pace TierWorker::pace(const TierLoad* load) {
+  const std::lock_guard lock(mutex_);
+  const double now = options_.now_s();
+  notice_late(now);
+  const std::size_t block_bytes = cache_.layout_.block_bytes();
+  Pace pace{.block_s = cost_.seconds_for(block_bytes), .batch_blocks = batch_blocks(), .is_measured = cost_.is_known()};
+  if (began_s_ != 0) {
+    const double elapsed = now - began_s_;
+    pace.begin_s = elapsed;  // what is not known may take as long again
+    if (loading_bytes_ > 0) {
+      // What is late by some time may take that time again.
+      pace.begin_s = std::abs(cost_.seconds_for(loading_bytes_) - elapsed);
+      const double blocks = static_cast<double>(loading_bytes_) / static_cast<double>(block_bytes);
+      pace.block_s = std::max(pace.block_s, elapsed / blocks);
+    }
+    if (late_) pace.begin_s = kNever_s;
+  }
+  pace.begin_s += static_cast<double>(blocks_before(load)) * pace.block_s;
+  return pace;
+}
+
+std::size_t TierWorker::blocks_before(const TierLoad* load) const {
+  std::size_t blocks = 0;
+  for (const auto& other : loads_) {
+    if (other.get() == load) break;
+    const std::size_t part = other->part;
+    if (part >= other->parts.size()) continue;
+    const std::size_t begin = other->from_back ? other->tail.computed : other->arrived;
+    const std::size_t end = other->from_back ? other->tail.first.load() : other->parts[part].end_block;
+    blocks += end - std::min(end, begin);
+  }
+  return blocks;
+}
+
+std::size_t TierWorker::batch_blocks() const {
+  if (!cost_.is_known()) return 1;  // soon known
+  const double blocks = kBatch_s / cost_.seconds_for(cache_.layout_.block_bytes());
+  return blocks >= kBatchBlocks ? kBatchBlocks : std::max<std::size_t>(1, static_cast<std::size_t>(blocks));
 }
 
 bool TierWorker::is_stale() const {
@@ -257,7 +294,9 @@ bool TierWorker::load(const std::shared_ptr<TierLoad>& load) {
   {
     const std::lock_guard lock(mutex_);
     auto& loads = load->prefetch ? prefetches_ : loads_;
-    if (stopping_ || loads.size() >= kMostLoads) return false;
+    if (stopping_) return false;
+    if (std::ranges::find(loads, load) != loads.end()) return true;  // goes on, from the back
+    if (loads.size() >= kMostLoads) return false;
     loads.push_back(load);
   }
   arrived_.notify_all();
@@ -273,7 +312,8 @@ bool TierWorker::run_load(std::deque<std::shared_ptr<TierLoad>>& loads) {
   }
   bool goes_on = false;
   try {
-    goes_on = load->wanted && load_batch(*load, load->parts[load->part].end_block);
+    goes_on = load->wanted &&
+              (load->from_back ? load_batch_from_back(*load) : load_batch(*load, load->parts[load->part].end_block));
   } catch (const std::bad_alloc&) {
     // It is needed for nothing but speed.
   }
@@ -283,7 +323,7 @@ bool TierWorker::run_load(std::deque<std::shared_ptr<TierLoad>>& loads) {
     std::erase(loads, load);
     if (stopping_) load->ended = true;
   }
-  if (load->wanted && !load->ended && ++load->part < load->parts.size()) {
+  if (load->wanted && !load->ended && !load->from_back && ++load->part < load->parts.size()) {
     hand_over_(std::move(load));
   } else {
     load->ended = true;
@@ -293,11 +333,10 @@ bool TierWorker::run_load(std::deque<std::shared_ptr<TierLoad>>& loads) {
 
 bool TierWorker::load_batch(TierLoad& load, std::size_t end_block) {
   const std::size_t block_tokens = cache_.layout_.block_tokens;
-  const std::size_t block_bytes = cache_.layout_.block_bytes();
-  std::size_t batch = kBatchBlocks;
+  std::size_t batch = 0;
   {
     const std::lock_guard lock(mutex_);
-    if (!cost_.is_known()) batch = 1;  // soon known
+    batch = batch_blocks();
   }
   const std::size_t last = std::min(load.arrived + batch, end_block);
   const auto prefix = std::span(std::as_const(load.tokens)).first(last * block_tokens);
@@ -305,7 +344,8 @@ bool TierWorker::load_batch(TierLoad& load, std::size_t end_block) {
                              .scope = {.salt = load.salt, .adapter_id = load.adapter_id},
                              .partial_blocks = false,
                              .retention = load.retention};
-  auto lease = load.prefetch ? cache_.admit_into_free(prefix, options, tier_) : cache_.admit(prefix, options, tier_);
+  auto lease =
+      load.prefetch ? cache_.admit_into_free(prefix, options, tier_) : cache_.admit(prefix, options, nullptr, tier_);
   if (!lease.ok()) return false;  // no room now
   // Asked after the admission: an erasure that was queued before it shows here, a later one when the lease would share.
   if (!is_readable()) return false;
@@ -314,31 +354,73 @@ bool TierWorker::load_batch(TierLoad& load, std::size_t end_block) {
   std::size_t arrived = first;
   if (first < last) {
     if (!lease->grow(prefix.size()).ok()) return false;
-    const std::span<const BlockId> table = lease->block_table();
-    std::vector<TierRead> reads;
-    reads.reserve(last - first);
-    for (std::size_t i = first; i < last; ++i) {
-      reads.push_back({.key = load.keys[i + 1 - load.first_block],
-                       .parent = load.keys[i - load.first_block],
-                       .tokens = prefix.subspan(i * block_tokens, block_tokens),
-                       .bytes = {cache_.block(table[i]), block_bytes}});
-    }
-    begin_operation(reads.size() * block_bytes);
-    store_->read(reads);
-    const bool failed = std::ranges::any_of(reads, [](const TierRead& read) { return is_failure(read.status.code()); });
-    for (const TierRead& read : reads) {
+    for (const TierRead& read : read(load, first, last, lease->block_table().subspan(first))) {
       if (!read.status.ok()) break;
       lease->commit(read.tokens, /*share=*/true, read.copyable);
       ++arrived;
     }
-    end_operation(!failed, (arrived - first) * block_bytes);
-    const std::lock_guard lock(mutex_);
-    counts_.loaded_blocks += arrived - first;
-    counts_.corrupt_blocks += static_cast<std::uint64_t>(std::ranges::count_if(
-        reads, [](const TierRead& read) { return read.status.code() == StatusCode::Corruption; }));
   }
   load.arrived = arrived;
   return arrived == last && last < end_block;
+}
+
+bool TierWorker::load_batch_from_back(TierLoad& load) {
+  TierLoad::Tail& tail = load.tail;
+  std::size_t batch = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    batch = batch_blocks();
+  }
+  {
+    const std::lock_guard cache_lock(cache_.mutex_);
+    if (tail.first <= tail.computed) return false;
+    tail.reading = tail.first - std::min(batch, tail.first - tail.computed);
+  }
+  const std::size_t first = tail.reading, last = tail.first;
+  // Blocks that nobody finds until they join the prompt's lease, which returns a promise for each.
+  const AdmitOptions options{.max_tokens = (last - first) * cache_.layout_.block_tokens,
+                             .scope = {.salt = load.salt, .adapter_id = load.adapter_id},
+                             .retention = load.retention};
+  auto lease = cache_.admit({}, options, nullptr, tier_);
+  if (!lease.ok()) return false;  // no room now
+  if (!is_readable()) return false;
+  if (!lease->grow(options.max_tokens).ok()) return false;
+  const std::vector<TierRead> reads = read(load, first, last, lease->block_table());
+  const std::lock_guard cache_lock(cache_.mutex_);
+  tail.leases.push_back(*std::move(lease));
+  const std::span<const BlockId> table = tail.leases.back().block_table();
+  std::size_t left = reads.size();
+  for (; left > 0 && reads[left - 1].status.ok(); --left) {
+    tail.blocks.push_back({.block = table[left - 1], .copyable = reads[left - 1].copyable});  // has room
+  }
+  tail.first = tail.reading = first + left;
+  return left == 0;
+}
+
+std::vector<TierRead> TierWorker::read(const TierLoad& load, std::size_t first, std::size_t last,
+                                       std::span<const BlockId> into) {
+  const std::size_t block_tokens = cache_.layout_.block_tokens;
+  const std::size_t block_bytes = cache_.layout_.block_bytes();
+  std::vector<TierRead> reads;
+  reads.reserve(last - first);
+  for (std::size_t i = first; i < last; ++i) {
+    reads.push_back({.key = load.keys[i + 1 - load.first_block],
+                     .parent = load.keys[i - load.first_block],
+                     .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
+                     .bytes = {cache_.block(into[i - first]), block_bytes}});
+  }
+  begin_operation(reads.size() * block_bytes);
+  store_->read(reads);
+  const auto count = [&](auto matches) {
+    return static_cast<std::uint64_t>(
+        std::ranges::count_if(reads, [&](const TierRead& read) { return matches(read.status.code()); }));
+  };
+  const std::uint64_t whole = count([](StatusCode code) { return code == StatusCode::Ok; });
+  end_operation(count(is_failure) == 0, whole * block_bytes);
+  const std::lock_guard lock(mutex_);
+  counts_.loaded_blocks += whole;
+  counts_.corrupt_blocks += count([](StatusCode code) { return code == StatusCode::Corruption; });
+  return reads;
 }
 
 // ---- Writes

@@ -77,6 +77,14 @@ class TierWorker : public std::enable_shared_from_this<TierWorker> {
   double seconds_to_load(const TierLoad& load, std::size_t first_block, std::size_t end_block);
   // As far as is known, if nothing else goes on.
   double seconds_to_load(std::size_t blocks) const;
+  // Until this tier begins with `load`, or with a new one, and from then on.
+  struct Pace {
+    double begin_s = 0;  // infinity where the operation under way is too late
+    double block_s = 0;
+    std::size_t batch_blocks = 1;
+    bool is_measured = false;  // else a guess
+  };
+  Pace pace(const TierLoad* load = nullptr);
   // The tier was not measured for a while, so that its figures may be wrong.
   bool is_stale() const;
 
@@ -111,6 +119,12 @@ class TierWorker : public std::enable_shared_from_this<TierWorker> {
   bool run_flush();
   // One batch. True: this load goes on here.
   bool load_batch(TierLoad& load, std::size_t end_block);
+  bool load_batch_from_back(TierLoad& load);
+  // Reads blocks [first, last) of the load's prompt into the blocks given.
+  std::vector<TierRead> read(const TierLoad& load, std::size_t first, std::size_t last, std::span<const BlockId> into);
+  // With mutex_ locked.
+  std::size_t batch_blocks() const;
+  std::size_t blocks_before(const TierLoad* load) const;
   // Copies blocks [first, last) of the write to staging_, as far as they are still cached, and makes their records.
   void copy_batch(const TierWrite& write, std::size_t first, std::size_t last, std::vector<TokenId>& tokens,
                   std::vector<TierRecord>& records);

@@ -110,7 +110,8 @@ Result<ReplayResult> replay(const Trace& trace, const ReplayOptions& options, co
         fmt::format("capacity_blocks is {}; it must be 1 to {}", options.capacity_blocks, kMostBlocks));
   }
   KvCacheOptions cache_options{.capacity_bytes = options.capacity_blocks * kArenaBytesPerBlock,
-                               .eviction = options.eviction};
+                               .eviction = options.eviction,
+                               .tier_writes = options.tier_writes};
   if (options.tier_blocks > 0) cache_options.tiers = {std::make_shared<CountingStore>(options.tier_blocks)};
   auto cache = KvCacheState::open(cache_options, kLayout, {}, {}, {.background_thread = false});
   if (!cache.ok()) return cache.status();
@@ -134,6 +135,7 @@ Result<ReplayResult> replay(const Trace& trace, const ReplayOptions& options, co
   result.hit_tokens = result.hit_blocks * trace.block_tokens;
   result.evictions = cache->stats().evicted_blocks;
   result.loaded_blocks = cache->stats().loaded_blocks;
+  result.stored_blocks = cache->stats().stored_blocks;
   return result;
 }
 

@@ -9,6 +9,7 @@
 
 #include "replay/trace.h"
 #include "tiercel/eviction_policy.h"
+#include "tiercel/options.h"
 #include "tiercel/status.h"
 
 namespace tiercel {
@@ -20,6 +21,7 @@ struct ReplayOptions {
   std::size_t queued_requests = 0;
   // Blocks of a tier below the cache, which every request waits for. 0: none.
   std::size_t tier_blocks = 0;
+  WritePolicy tier_writes = KvCacheOptions().tier_writes;
 };
 
 struct ReplayResult {
@@ -31,6 +33,7 @@ struct ReplayResult {
   std::uint64_t hit_tokens = 0;
   std::uint64_t evictions = 0;      // from the cache itself
   std::uint64_t loaded_blocks = 0;  // from the tier
+  std::uint64_t stored_blocks = 0;  // written to it
   double wall_s = 0;                // without opening the cache
 
   double hit_rate() const;        // hit_blocks / accesses; 0 where nothing was asked for, as below

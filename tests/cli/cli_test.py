@@ -357,7 +357,7 @@ class Replay(ProgramTest):
 
     FIELDS = ["trace", "requests", "accesses", "distinct", "block_tokens", "unbounded_hit_rate", "runs", "optimum"]
     RUN_FIELDS = ["policy", "capacity_blocks", "capacity_fraction", "hit_rate", "token_hit_rate", "evictions",
-                  "loaded_blocks", "evictions_per_s", "ns_per_access"]
+                  "loaded_blocks", "stored_blocks", "evictions_per_s", "ns_per_access"]
 
     def trace(self, requests=400):
         """Conversations that go on by turns, between prompts that never come back."""

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <fmt/format.h>
@@ -98,7 +100,10 @@ class FakeModel final : public ModelRunner {
 
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override {
     ++steps;
-    for (const SequenceChunk& chunk : chunks) tokens_in_all += chunk.tokens.size();
+    for (const SequenceChunk& chunk : chunks) {
+      tokens_in_all += chunk.tokens.size();
+      std::this_thread::sleep_for(token_time * chunk.tokens.size());
+    }
     if (fail_next_step.exchange(false)) return Status::internal("planted failure");
     logits_.clear();
     std::size_t tokens = 0;
@@ -124,6 +129,7 @@ class FakeModel final : public ModelRunner {
     return std::span<float>(logits_);
   }
 
+  std::chrono::microseconds token_time{0};  // that computing takes; set before the first step
   std::atomic<bool> fail_next_step = false;
   std::atomic<std::size_t> steps = 0, tokens_in_all = 0, most_tokens_in_step = 0, most_chunks_in_step = 0;
 

@@ -160,6 +160,15 @@ MUTANTS = [
     ("a window's block is found for another group", "prefix_index.cc",
      "if (of_group[owner] == block) of_group[owner] = kNoBlock;", "of_group[owner] = kNoBlock;", HISTORIES),
 
+    # ---- Prompts that are loaded from their end while they are computed
+    ("a block that joins is not held", "kv_cache_lease.cc", "    hold(loaded.block);\n", "", CASES),
+    ("a block that joins returns no promise", "kv_cache_lease.cc", "      pool_.return_promises(1);\n", "", CASES),
+    ("what was forgotten joins", "kv_cache_lease.cc", "lease.shares && lease.forgotten == forgotten_ && ", "", CASES),
+    ("blocks join before computing has come to them", "kv_cache_lease.cc", "if (begun < tail.first || ",
+     "if (tail.first == tail.end || ", CASES),
+    ("blocks that join are not counted as from a tier", "kv_cache_lease.cc",
+     "share_full_block(lease, i, load.tail.tier);", "share_full_block(lease, i, kNoTier);", CASES),
+
     # ---- No memory
     ("commit() needs memory", "kv_cache_admission.cc",
      "    lease->open_tokens.reserve(prefix_reuse_ ? layout_.block_tokens : 0);\n", "", FAULTS),

@@ -281,6 +281,41 @@ TEST_F(TierChoice, FlushKeepsWhatIsCachedInDurableTiers) {
   EXPECT_TRUE(expected.in_flight());
 }
 
+TEST_F(TierChoice, WhatIsSeenOnceIsNotWritten) {
+  store->durable = true;
+  KvCache cache = open_tiered(64, {.tier_writes = WritePolicy::SeenTwice});
+  const Tokens shared = numbers(1, 8), one = shared + numbers(50, 8), two = shared + numbers(70, 8);
+  run_and_store(cache, one);
+  EXPECT_EQ(store->stats().stored_blocks, 0u);
+  run_and_store(cache, two);
+  EXPECT_EQ(store->stats().stored_blocks, 2u) << "what was found in the cache";
+  push_out(cache);
+  run_and_store(cache, one);
+  EXPECT_EQ(store->stats().stored_blocks, 4u) << "what is computed again";
+  run_and_store(cache, one);
+  run_and_store(cache, numbers(201, 8), {.retention = {.priority = RetentionPriority::High}});
+  EXPECT_EQ(store->stats().stored_blocks, 6u) << "what its user values";
+  run_and_store(cache, numbers(301, 8));
+  EXPECT_EQ(cache.stats().stored_blocks, 6u);
+  EXPECT_TRUE(cache.flush().ok());
+  EXPECT_EQ(store->stats().stored_blocks, 8u) << "all that is cached";
+}
+
+TEST_F(TierChoice, WhatComesFromATierIsNotOfferedToItAgain) {
+  for (const WritePolicy policy : {WritePolicy::EveryBlock, WritePolicy::SeenTwice}) {
+    store = std::make_shared<FaultyStore>(tier_bytes(1000));
+    KvCache cache = open_tiered(64, {.tier_writes = policy});
+    const Tokens tokens = numbers(1, 16);
+    for (int i = 0; i < 2; ++i) run_and_store(cache, tokens);
+    EXPECT_EQ(store->stats().stored_blocks, 4u);
+    push_out(cache);
+    const ExpectedPrompt expected = cache.expect(tokens, {});
+    finish(cache);
+    for (int i = 0; i < 3; ++i) run(cache, tokens);
+    EXPECT_FALSE(tiers(cache).run_one()) << "nothing was queued";
+  }
+}
+
 TEST_F(TierChoice, WhatUsuallyFollowsIsLoadedIntoFreeBlocks) {
   KvCache cache = open_tiered(64);
   const Tokens first = numbers(1, 16), second = numbers(101, 16);

@@ -1,0 +1,33 @@
+#include "kv/write_choice.h"
+
+#include <bit>
+#include <utility>
+
+namespace tiercel {
+
+WriteChoice::WriteChoice(WritePolicy policy, std::size_t capacity_blocks) : policy_(policy), marks_(capacity_blocks) {
+  if (policy == WritePolicy::SeenTwice) seen_.resize(std::bit_ceil(kRemembered * capacity_blocks));
+}
+
+void WriteChoice::on_computed(BlockId block, const ContentKey& key, RetentionPriority priority) {
+  const bool worth_it = policy_ == WritePolicy::EveryBlock || priority == RetentionPriority::High || note(key);
+  marks_[block] = worth_it ? kWorthIt : 0;
+}
+
+std::size_t WriteChoice::take(std::span<const BlockId> path) {
+  std::size_t worth_it = 0;
+  bool news = false;
+  for (; worth_it < path.size() && (marks_[path[worth_it]] & kWorthIt) != 0; ++worth_it) {
+    news = news || (marks_[path[worth_it]] & kOffered) == 0;
+  }
+  if (!news) return 0;
+  for (const BlockId block : path.first(worth_it)) marks_[block] |= kOffered;
+  return worth_it;
+}
+
+bool WriteChoice::note(const ContentKey& key) {
+  const auto part = static_cast<std::uint32_t>(key.high) | 1;
+  return std::exchange(seen_[key.low & (seen_.size() - 1)], part) == part;
+}
+
+}  // namespace tiercel

@@ -1,0 +1,51 @@
+// Which blocks are worth writing to the tiers, and which have been offered to them (WritePolicy).
+//
+// Under SeenTwice a block is worth it when a request finds it in the cache, or computes it again after it was evicted.
+// What was computed before is remembered by a part of its key, in a table of fixed size, as a doorkeeper does
+// (Einziger, Friedman and Manes, TinyLFU, 2017): it may be wrong about one block in a million, which is then written
+// too early.
+//
+// Not synchronised.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kv/content_key.h"
+#include "tiercel/options.h"
+#include "tiercel/types.h"
+
+namespace tiercel {
+
+class WriteChoice {
+ public:
+  // May throw std::bad_alloc.
+  WriteChoice(WritePolicy policy, std::size_t capacity_blocks);
+
+  // `block` has this content from now on: it was computed, or a tier gave it.
+  void on_computed(BlockId block, const ContentKey& key, RetentionPriority priority);
+  void on_loaded(BlockId block) { marks_[block] = kOffered; }
+  // A request found it.
+  void on_found(BlockId block) { marks_[block] |= kWorthIt; }
+  // How many of the leading blocks of a path are to be offered: all that are worth it, where one of them was not
+  // offered yet, else none. They count as offered then.
+  std::size_t take(std::span<const BlockId> path);
+
+  std::size_t metadata_bytes() const { return marks_.capacity() + seen_.capacity() * sizeof(seen_[0]); }
+
+ private:
+  static constexpr std::uint8_t kWorthIt = 1, kOffered = 2;
+  // So many blocks are remembered for each of the cache: most of what a disk may have.
+  static constexpr std::size_t kRemembered = 16;
+
+  // Whether it was noted before; it is now.
+  bool note(const ContentKey& key);
+
+  const WritePolicy policy_;
+  std::vector<std::uint8_t> marks_;  // by block
+  std::vector<std::uint32_t> seen_;  // parts of keys, by another part; 0: none
+};
+
+}  // namespace tiercel
