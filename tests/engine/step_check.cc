@@ -94,7 +94,9 @@ void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Ste
     demand(std::ranges::any_of(scheduler.running_sequences(), comes_before) ||
                std::ranges::any_of(scheduler.waiting_sequences(), comes_before),
            "a sequence gave its place to nobody who comes before it");
-    demand(preempted->lease.block_table().empty(), "a preempted sequence keeps blocks");
+    const bool back =
+        std::ranges::find(step.admitted, preempted) != step.admitted.end();  // the other one's prefix loads
+    demand(back || preempted->lease.block_table().empty(), "a preempted sequence keeps blocks");
     for (const auto& other : scheduler.running_sequences()) {
       demand(other->request.priority >= preempted->request.priority || other->rank_s <= preempted->rank_s ||
                  std::ranges::find(step.admitted, other.get()) != step.admitted.end(),
@@ -104,10 +106,8 @@ void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Ste
 }
 
 void StepCheck::check_order(const Scheduler& scheduler, const Scheduler::Step& step) {
-  std::size_t running_blocks = 0;
   std::map<std::string, std::size_t> tenant_blocks;
   for (const auto& sequence : scheduler.running_sequences()) {
-    running_blocks += blocks_of(*sequence);
     tenant_blocks[sequence->request.cache_salt] += blocks_of(*sequence);
   }
   double rank_s = -1e300;
@@ -138,6 +138,8 @@ void StepCheck::check_order(const Scheduler& scheduler, const Scheduler::Step& s
     if (first == nullptr) first = waiting.get();
     for (const Sequence* admitted : step.admitted) {
       if (!passes(admitted)) continue;
+      // It may have been held by its quota for a part of the step: until a preemption, or while it was demoted.
+      if (rules_.quota_blocks > 0 && (!step.preempted.empty() || rules_.moves_in_background)) continue;
       demand(rules_.passes_by_prefix && admitted->request.priority == waiting->request.priority,
              "a request passes one that comes before it");
       ++overtakings_;
