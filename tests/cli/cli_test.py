@@ -96,12 +96,12 @@ class Usage(ProgramTest):
             "-1 is not": ["run", "--prompt", "x", "--temperature", "-1"],
             "nan is not a number above 0": ["chat", "--top-p", "nan"],
             "--top-k": ["run", "--prompt", "x", "--top-k", "-3"],
-            "lots is not a size": ["info", "--cache-bytes", "lots"],
-            "-5 is not a size": ["info", "--cache-bytes", "-5"],
-            "99999999999T is not a size": ["info", "--cache-bytes", "99999999999T"],
-            "12X is not a size": ["info", "--cache-bytes", "12X"],
-            "magic is not fast or precise": ["info", "--compute", "magic"],
-            "threads": ["info", "--threads", "100000"],
+            "--cache-bytes is lots; give a size": ["info", "--cache-bytes", "lots"],
+            "--cache-bytes is -5; give": ["info", "--cache-bytes", "-5"],
+            "--cache-bytes is 99999999999T; give": ["info", "--cache-bytes", "99999999999T"],
+            "--cache-bytes is 12X; give": ["info", "--cache-bytes", "12X"],
+            "--compute is magic; give fast or precise": ["info", "--compute", "magic"],
+            "--threads is 100000; give 0 (one per core) to 256": ["info", "--threads", "100000"],
             "rows are cold": ["bench", "--only", "speed"],
             "--file": ["score"],
             "TRACE": ["replay"],
@@ -496,6 +496,42 @@ class Recording(ProgramTest):
     def test_a_place_that_cannot_be_written(self):
         self.refused(1, "run", "--prompt", "x", "--record-trace", self.folder / "no" / "trace.jsonl",
                      says=["trace.jsonl", "No such file"])
+
+
+class Options(ProgramTest):
+    """Options from code, a file, the environment and the command line, in this order."""
+
+    def options(self, *arguments, **environment):
+        done = self.call("options", "--json", *arguments, **environment)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        return json.loads(done.stdout)
+
+    def test_later_sources_go_first(self):
+        path = self.file("threads = 2\nmax_batch_tokens = 512\naging_ms = 5\n[cache]\ncapacity_bytes = '2GiB'\n", "o.toml")
+        found = self.options("--options", path, "--threads", "4", TIERCEL_THREADS="3", TIERCEL_MAX_BATCH_TOKENS="256")
+        self.assertEqual([found[name] for name in ("threads", "max_batch_tokens", "aging_ms")], [4, 256, 5])
+        self.assertEqual(found["cache"]["capacity_bytes"], "2GiB")
+        self.assertIs(found["cache"]["prefix_reuse"], True)
+
+    def test_what_is_printed_can_be_given_again(self):
+        for flag, name in (((), "o.toml"), (("--json",), "o.json")):
+            done = self.call("options", "--cpus", "0,1", "--no-prefix-cache", "--cache-dir", "kv 'x'", *flag)
+            again = self.call("options", "--options", self.file(done.stdout, name), *flag)
+            self.assertEqual((done.returncode, again.stdout), (0, done.stdout))
+
+    def test_what_is_wrong_is_named(self):
+        self.refused(2, "run", "--prompt", "x", "--options", self.file("\ncash.disk_dir = 'x'", "o.toml"),
+                     says=["o.toml:2: cash.disk_dir is no option; did you mean cache.disk_dir?"])
+        self.refused(2, "--options", self.file("{\"threads\": 999}", "o.json"), "info",
+                     says=["o.json:1: threads is 999; give 0 (one per core) to 256"])
+        self.refused(2, "info", "--options", self.folder / "none.toml", says=["none.toml", "No such file"])
+        self.refused(2, "info", TIERCEL_THREAD="2",
+                     says=["TIERCEL_THREAD in the environment is no option; did you mean TIERCEL_THREADS?"])
+
+    def test_a_file_opens_the_engine(self):
+        path = self.file(f"model = {json.dumps(str(MODEL))}\nthreads = 1\n[cache]\nblock_tokens = 16\n", "o.toml")
+        info = self.answer("info", "--options", path)
+        self.assertEqual((info["machine"]["threads"], info["model"]["block_tokens"]), (1, 16))
 
 
 class Cache(ProgramTest):
