@@ -68,7 +68,10 @@ std::vector<TuneDimension> dimensions_of(const EngineOptions& start) {
   const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
   const std::size_t capacity = start.cache.capacity_bytes;
   const std::string quarter = fmt::format("{}", capacity / 4), half = fmt::format("{}", capacity / 2);
-  return {numbers("threads", {cores, std::max<std::size_t>(1, cores / 2), cores > 2 ? cores - 1 : 1}),
+  std::vector<std::size_t> threads = {std::max<std::size_t>(1, cores / 2)};
+  if (cores > 2) threads.push_back(cores - 1);
+  if (start.threads > 0) threads.push_back(0);  // one per core
+  return {numbers("threads", threads),
           numbers("max_batch_tokens", {256, 512, 2048, 4096}),
           numbers("target_step_ms", {0, 50, 100, 400}),
           numbers("cache.capacity_bytes", {capacity / 4, capacity / 2, capacity * 2}),
