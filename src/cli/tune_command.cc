@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <thread>
 
@@ -133,7 +134,8 @@ int tune_options(const TuneOptions& options, const CliOptions& shared) {
     const double left_s = std::chrono::duration<double>(end - Clock::now()).count();
     bar.show("tune", std::clamp(1 - left_s / options.budget_s, 0., .99));
   };
-  double least_rate = 0;  // of the goal memory: nine tenths of what the options it began with give
+  // Of the goal memory: nine tenths of the slowest run with the options it began with.
+  double least_rate = std::numeric_limits<double>::infinity();
   const auto measure = [&](const EngineOptions& candidate) -> Result<double> {
     auto engine = open_engine({.options_file = {}, .given = {}, .engine = candidate});
     if (!engine.ok()) return engine.status();
@@ -151,7 +153,10 @@ int tune_options(const TuneOptions& options, const CliOptions& shared) {
     }
     if (goal.name == "memory") {
       const double rate = kGoals[1].score(alone, together, shared_prefixes, 0);
-      if (least_rate == 0) least_rate = .9 * rate;
+      const bool is_start = std::ranges::all_of(option_fields(), [&](const OptionField& field) {
+        return field.text(candidate) == field.text(shared.engine);
+      });
+      if (is_start) least_rate = std::min(least_rate, .9 * rate);
       if (rate < least_rate) return Status::unavailable(fmt::format("{:.1f} requests/s, less than nine tenths", rate));
     }
     return goal.score(alone, together, shared_prefixes, load.peak_resident_bytes());
