@@ -133,15 +133,11 @@ Result<Figures> measure_query_100(Engine& engine) {
 // The answer of a new process that is given the prompt and the directory of an earlier one.
 Result<Json> answer_of_new_process(const CliOptions& shared, const std::string& prompt_path,
                                    const std::string& kv_path) {
-  std::vector<std::string> arguments = {"tiercel",      "run", "--prompt-file", prompt_path, "--cache-dir", kv_path,
-                                        "--max-tokens", "1",   "--json"};
-  const EngineOptions& engine = shared.engine;
-  if (!engine.model.empty()) arguments.insert(arguments.end(), {"--model", engine.model});
-  if (engine.threads > 0) arguments.insert(arguments.end(), {"--threads", fmt::format("{}", engine.threads)});
-  if (engine.deterministic) arguments.push_back("--deterministic");
-  arguments.insert(arguments.end(), {"--compute", engine.compute == Compute::Fast ? "fast" : "precise"});
-  arguments.insert(arguments.end(), {"--cache-bytes", fmt::format("{}", engine.cache.capacity_bytes)});
-  arguments.insert(arguments.end(), {"--disk-codec", std::string(to_string(engine.cache.disk_codec))});
+  EngineOptions engine = shared.engine;
+  engine.cache.disk_dir = kv_path;
+  std::vector<std::string> arguments = {"tiercel", "run", "--prompt-file", prompt_path, "--max-tokens", "1", "--json"};
+  const std::vector<std::string> engine_arguments = arguments_of(engine);
+  arguments.insert(arguments.end(), engine_arguments.begin(), engine_arguments.end());
   auto output = output_of_program("/proc/self/exe", arguments);
   if (!output.ok()) return output.status();
   Json answer = Json::parse(*output, nullptr, /*allow_exceptions=*/false);

@@ -1,28 +1,45 @@
 #include "cli/cli_options.h"
 
-#include <cctype>
 #include <cerrno>
-#include <charconv>
 #include <cmath>
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <optional>
-#include <string_view>
 
 #include <fmt/format.h>
 
 #include "cli/default_model.h"
+#include "tiercel/options_source.h"
 
 namespace tiercel::cli {
 namespace {
 
-void set_compute(EngineOptions& engine, const std::string& text) {
-  if (text != "fast" && text != "precise") throw CLI::ValidationError("--compute", text + " is not fast or precise");
-  engine.compute = text == "fast" ? Compute::Fast : Compute::Precise;
+// How `tiercel --help` describes an option: "Threads of a step; 0: one per core (default: 0)".
+std::string help_of(const OptionField& field) {
+  if (field.key == "model") return "GGUF file of the model (default: the one that ./quickstart fetched)";
+  const std::string by_default = *field.text({});
+  if (field.is_flag()) return fmt::format("{}{}", by_default == "true" ? "Off: " : "", field.help);
+  return by_default.empty() ? std::string(field.help) : fmt::format("{} (default: {})", field.help, by_default);
+}
+
+void add_engine_option(CLI::App& app, const OptionField& field, std::vector<GivenOption>& given) {
+  const std::string flag(field.flag);
+  CLI::Option* option = nullptr;
+  if (field.is_flag()) {
+    const std::string text = *field.text({}) == "true" ? "false" : "true";
+    option = app.add_flag_callback(
+        flag,
+        [&, text] {
+          given.push_back({&field, text});
+        },
+        help_of(field));
+  } else {
+    const auto keep = [&](const std::string& text) { given.push_back({&field, text}); };
+    option = app.add_option_function<std::string>(flag, keep, help_of(field))->type_name(std::string(field.metavar));
+  }
+  option->group("Engine");
 }
 
 }  // namespace
@@ -68,19 +85,6 @@ CLI::Option* add_write_policy_option(CLI::App& app, WritePolicy& policy) {
       ->type_name("WHICH");
 }
 
-std::optional<std::size_t> parse_size(std::string_view text) {
-  std::size_t count = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc()) return std::nullopt;
-  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
-  if (unit.empty()) return count;
-  const std::size_t exponent = std::string_view("KMGT").find(static_cast<char>(std::toupper(unit[0])));
-  const bool known = exponent != std::string_view::npos && (unit.size() == 1 || unit.substr(1) == "iB");
-  const std::size_t shift = 10 * (exponent + 1);
-  if (!known || count > (SIZE_MAX >> shift)) return std::nullopt;
-  return count << shift;
-}
-
 CLI::Validator number(std::string expectation, std::function<bool(double)> holds) {
   return CLI::Validator(
       [expectation, holds](std::string& text) {
@@ -98,46 +102,38 @@ CLI::Validator at_least_one() {
 }
 
 void add_shared_options(CLI::App& app, CliOptions& options) {
-  EngineOptions& engine = options.engine;
-  app.add_option("--model", engine.model,
-                 "GGUF file of the model (default: $TIERCEL_MODEL, else the one that ./quickstart fetched)")
-      ->type_name("FILE")
-      ->group("Engine");
-  app.add_option("--threads", engine.threads, "Threads of a step (default: one per core)")
-      ->type_name("N")
-      ->group("Engine");
-  add_size_option(app, "--cache-bytes", engine.cache.capacity_bytes, "Memory for KV: 512M, 2G, ... (default: 1G)")
-      ->group("Engine");
-  app.add_option("--context", engine.context_tokens, "Longest sequence in tokens (default: what the model allows)")
-      ->type_name("N")
-      ->group("Engine");
-  app.add_option_function<std::string>(
-         "--compute", [&engine](const std::string& text) { set_compute(engine, text); },
-         "fast, or precise for float32 throughout (default: fast)")
-      ->type_name("MODE")
-      ->group("Engine");
-  app.add_flag("--deterministic", engine.deterministic, "Answers depend on nothing but the request")->group("Engine");
-  app.add_flag_callback(
-         "--no-prefix-cache", [&engine] { engine.cache.prefix_reuse = false; }, "Compute every prompt in full")
-      ->group("Engine");
-  app.add_option("--cache-dir", engine.cache.disk_dir, "Keep KV in this directory, for the next process too")
-      ->type_name("DIR")
-      ->group("Tiers");
-  add_size_option(app, "--disk-bytes", engine.cache.disk_capacity_bytes, "Most bytes of its files (default: 16G)")
-      ->group("Tiers");
-  add_codec_option(app, "--disk-codec", engine.cache.disk_codec, "raw, lossless, int8 or int4 (default: raw)")
-      ->group("Tiers");
-  add_size_option(app, "--memory-tier", engine.cache.memory_tier_bytes,
-                  "Also keep compressed KV in memory (default: 0)")
-      ->group("Tiers");
-  add_codec_option(app, "--memory-codec", engine.cache.memory_tier_codec, "The same choices (default: lossless)")
-      ->group("Tiers");
-  add_write_policy_option(app, engine.cache.tier_writes)->group("Tiers");
-  app.add_option("--record-trace", engine.cache.record_trace,
-                 "Append lengths and block ids of every request, never text, for tiercel replay")
+  for (const OptionField& field : option_fields()) add_engine_option(app, field, options.given);
+  app.add_option(
+         "--options", options.options_file,
+         "Engine options from this .toml or .json file; the environment (TIERCEL_...) and this line go before it")
       ->type_name("FILE")
       ->group("Engine");
   app.add_flag("--json", options.json, "Print one JSON object")->group("Engine");
+}
+
+Status resolve_engine_options(CliOptions& options) {
+  if (!options.options_file.empty()) {
+    auto loaded = load_options(options.options_file);
+    if (!loaded.ok()) return loaded.status();
+    options.engine = *std::move(loaded);
+  }
+  TIERCEL_RETURN_IF_ERROR(apply_environment(options.engine));
+  for (const GivenOption& given : options.given) {
+    TIERCEL_RETURN_IF_ERROR(given.field->set(options.engine, given.field->flag, given.text));
+  }
+  EngineOptions checked = options.engine;
+  if (checked.model.empty()) checked.model = default_model_path();
+  return checked.validate();
+}
+
+std::vector<std::string> arguments_of(const EngineOptions& engine) {
+  std::vector<std::string> arguments;
+  for (const OptionField& field : option_fields()) {
+    if (field.is_default(engine)) continue;
+    arguments.emplace_back(field.flag);
+    if (!field.is_flag()) arguments.push_back(*field.text(engine));
+  }
+  return arguments;
 }
 
 void add_sampling_options(CLI::App& app, SamplingOptions& sampling) {

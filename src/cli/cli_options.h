@@ -3,23 +3,28 @@
 
 #include <cstddef>
 #include <functional>
-#include <optional>
 #include <string>
-#include <string_view>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
+#include "options/option_table.h"
 #include "tiercel/engine.h"
 
 namespace tiercel::cli {
 
-struct CliOptions {
-  EngineOptions engine;  // model empty: default_model_path()
-  bool json = false;     // one JSON object on standard output instead of text
+// What the command line gives one engine option.
+struct GivenOption {
+  const OptionField* field;
+  std::string text;
 };
 
-// "512M" and its like in bytes, by powers of 1024. Empty: not a size.
-std::optional<std::size_t> parse_size(std::string_view text);
+struct CliOptions {
+  std::string options_file;        // --options; empty: none
+  std::vector<GivenOption> given;  // in order
+  EngineOptions engine;            // by resolve_engine_options(); model empty: default_model_path()
+  bool json = false;               // one JSON object on standard output instead of text
+};
 
 // Adds an option that takes a size such as 512M. `bytes` must outlive the parsing.
 CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::size_t& bytes, const std::string& help);
@@ -34,9 +39,16 @@ CLI::Validator number(std::string expectation, std::function<bool(double)> holds
 // A whole number from 1 to 2^32 - 1.
 CLI::Validator at_least_one();
 
-// --model, --json and how to compute. Given to the program and to every command, so that they may stand before the
-// command's name as well as after it. `options` must outlive the parsing.
+// --options, --json and one for each engine option. Given to the program and to every command, so that they may stand
+// before the command's name as well as after it. `options` must outlive the parsing.
 void add_shared_options(CLI::App& app, CliOptions& options);
+
+// After parsing: options.engine from the file, then the environment, then the command line. InvalidArgument or
+// NotFound, which say what to change.
+Status resolve_engine_options(CliOptions& options);
+
+// The arguments that give another process of this program these engine options, whatever its environment.
+std::vector<std::string> arguments_of(const EngineOptions& engine);
 
 // --temperature and its companions. A value out of range, NaN among them, is a usage error.
 void add_sampling_options(CLI::App& app, SamplingOptions& sampling);

@@ -23,5 +23,8 @@ Command add_info_command(CLI::App& program, CliOptions& shared);
 Command add_demo_command(CLI::App& program, CliOptions& shared);
 Command add_replay_command(CLI::App& program, CliOptions& shared);
 Command add_cache_command(CLI::App& program, CliOptions& shared);
+Command add_check_command(CLI::App& program, CliOptions& shared);
+Command add_tune_command(CLI::App& program, CliOptions& shared);
+Command add_options_command(CLI::App& program, CliOptions& shared);
 
 }  // namespace tiercel::cli

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include "cli/commands.h"
-#include "cli/default_model.h"
 #include "cli/report.h"
 
 namespace tiercel::cli {
@@ -30,24 +29,24 @@ int run(int argc, char** argv) {
   program.require_subcommand(0, 1);
   CliOptions shared;
   add_shared_options(program, shared);
-  const Command commands[] = {add_run_command(program, shared),    add_chat_command(program, shared),
-                              add_score_command(program, shared),  add_bench_command(program, shared),
-                              add_info_command(program, shared),   add_demo_command(program, shared),
-                              add_replay_command(program, shared), add_cache_command(program, shared)};
+  const Command commands[] = {
+      add_run_command(program, shared),    add_chat_command(program, shared),  add_score_command(program, shared),
+      add_bench_command(program, shared),  add_info_command(program, shared),  add_demo_command(program, shared),
+      add_replay_command(program, shared), add_cache_command(program, shared), add_options_command(program, shared),
+      add_check_command(program, shared),  add_tune_command(program, shared)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help or --version
     return fail_usage(fmt::format("{}; see tiercel --help", error.what()));
   }
-  EngineOptions checked = shared.engine;
-  if (checked.model.empty()) checked.model = default_model_path();
-  if (const Status status = checked.validate(); !status.ok()) return fail_usage(status.message());
+  if (const Status status = resolve_engine_options(shared); !status.ok()) return fail_usage(status.message());
 
   for (const Command& command : commands) {
     if (command.app->parsed()) return command.run();
   }
-  return fail_usage("give a command: run, chat, score, bench, info, demo, replay or cache; see tiercel --help");
+  return fail_usage(
+      "give a command: run, chat, score, bench, info, demo, replay, cache, options, check or tune; see tiercel --help");
 }
 
 }  // namespace

@@ -55,20 +55,6 @@ text { fill: #9198a1 }
 </style>
 )";
 
-std::string escaped(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '<': result += "&lt;"; break;
-      case '>': result += "&gt;"; break;
-      case '&': result += "&amp;"; break;
-      case '"': result += "&quot;"; break;
-      default: result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;  // control characters are no XML
-    }
-  }
-  return result;
-}
-
 // 1234567 -> "1,234,567".
 std::string grouped(std::size_t number) {
   std::string digits = std::to_string(number);
@@ -163,10 +149,10 @@ void CurvePicture::add_heading() {
   const std::string subtitle =
       fmt::format("{} requests ask for {} blocks of {} tokens, {} of them distinct", grouped(trace_.requests.size()),
                   grouped(trace_.accesses), trace_.block_tokens, grouped(trace_.distinct_blocks));
-  add("<title>{}</title>\n<desc>Hit rate by cache size. {}</desc>\n", escaped(caption_.title), subtitle);
+  add("<title>{}</title>\n<desc>Hit rate by cache size. {}</desc>\n", xml_escaped(caption_.title), subtitle);
   svg_ += kStyle;
   add("<rect class=\"paper\" width=\"{}\" height=\"{}\" rx=\"8\"/>\n", kWidth, height_);
-  add("<text class=\"title\" x=\"{}\" y=\"36\">{}</text>\n", kLeft - 50, escaped(caption_.title));
+  add("<text class=\"title\" x=\"{}\" y=\"36\">{}</text>\n", kLeft - 50, xml_escaped(caption_.title));
   add("<text x=\"{}\" y=\"58\">{}</text>\n", kLeft - 50, subtitle);
 }
 
@@ -179,7 +165,7 @@ void CurvePicture::add_legend() {
     if (!dot_class.empty()) {
       add("<circle class=\"dot {}\" cx=\"{}\" cy=\"{}\" r=\"3.8\"/>\n", dot_class, left + 13, middle);
     }
-    add("<text class=\"strong\" x=\"{}\" y=\"{}\">{}</text>\n", left + 33, middle + 4.5, escaped(name));
+    add("<text class=\"strong\" x=\"{}\" y=\"{}\">{}</text>\n", left + 33, middle + 4.5, xml_escaped(name));
     left += 33 + 26 + 7.2 * static_cast<double>(name.size());  // about the width of the text
   };
   for (std::size_t i = 0; i < curve_.policies.size(); ++i) {
@@ -244,7 +230,7 @@ void CurvePicture::add_policy(std::size_t policy) {
         "%</title>"
         "</circle>\n",
         policy % kColours, x(static_cast<double>(point.capacity_blocks)), y(point.by_policy[policy]),
-        escaped(curve_.policies[policy]), grouped(point.capacity_blocks), 100 * share(point.capacity_blocks),
+        xml_escaped(curve_.policies[policy]), grouped(point.capacity_blocks), 100 * share(point.capacity_blocks),
         100 * point.by_policy[policy]);
   }
 }
@@ -274,6 +260,20 @@ std::string CurvePicture::draw() && {
 }
 
 }  // namespace
+
+std::string xml_escaped(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    switch (c) {
+      case '<': result += "&lt;"; break;
+      case '>': result += "&gt;"; break;
+      case '&': result += "&amp;"; break;
+      case '"': result += "&quot;"; break;
+      default: result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;  // control characters are no XML
+    }
+  }
+  return result;
+}
 
 std::string curve_svg(const HitRateCurve& curve, const Trace& trace, const CurveCaption& caption) {
   return CurvePicture(curve, trace, caption).draw();

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 
 #include "replay/hit_rate_curve.h"
 
@@ -15,5 +16,8 @@ struct CurveCaption {
 
 // `curve`: of `trace`, with at least one point.
 std::string curve_svg(const HitRateCurve& curve, const Trace& trace, const CurveCaption& caption);
+
+// Any text, as it stands in XML or HTML.
+std::string xml_escaped(std::string_view text);
 
 }  // namespace tiercel

@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -96,12 +97,12 @@ class Usage(ProgramTest):
             "-1 is not": ["run", "--prompt", "x", "--temperature", "-1"],
             "nan is not a number above 0": ["chat", "--top-p", "nan"],
             "--top-k": ["run", "--prompt", "x", "--top-k", "-3"],
-            "lots is not a size": ["info", "--cache-bytes", "lots"],
-            "-5 is not a size": ["info", "--cache-bytes", "-5"],
-            "99999999999T is not a size": ["info", "--cache-bytes", "99999999999T"],
-            "12X is not a size": ["info", "--cache-bytes", "12X"],
-            "magic is not fast or precise": ["info", "--compute", "magic"],
-            "threads": ["info", "--threads", "100000"],
+            "--cache-bytes is lots; give a size": ["info", "--cache-bytes", "lots"],
+            "--cache-bytes is -5; give": ["info", "--cache-bytes", "-5"],
+            "--cache-bytes is 99999999999T; give": ["info", "--cache-bytes", "99999999999T"],
+            "--cache-bytes is 12X; give": ["info", "--cache-bytes", "12X"],
+            "--compute is magic; give fast or precise": ["info", "--compute", "magic"],
+            "--threads is 100000; give 0 (one per core) to 256": ["info", "--threads", "100000"],
             "rows are cold": ["bench", "--only", "speed"],
             "--file": ["score"],
             "TRACE": ["replay"],
@@ -505,6 +506,124 @@ class Recording(ProgramTest):
     def test_a_place_that_cannot_be_written(self):
         self.refused(1, "run", "--prompt", "x", "--record-trace", self.folder / "no" / "trace.jsonl",
                      says=["trace.jsonl", "No such file"])
+
+
+class Options(ProgramTest):
+    """Options from code, a file, the environment and the command line, in this order."""
+
+    def options(self, *arguments, **environment):
+        done = self.call("options", "--json", *arguments, **environment)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        return json.loads(done.stdout)
+
+    def test_later_sources_go_first(self):
+        path = self.file("threads = 2\nmax_batch_tokens = 512\naging_ms = 5\n[cache]\ncapacity_bytes = '2GiB'\n", "o.toml")
+        found = self.options("--options", path, "--threads", "4", TIERCEL_THREADS="3", TIERCEL_MAX_BATCH_TOKENS="256")
+        self.assertEqual([found[name] for name in ("threads", "max_batch_tokens", "aging_ms")], [4, 256, 5])
+        self.assertEqual(found["cache"]["capacity_bytes"], "2GiB")
+        self.assertIs(found["cache"]["prefix_reuse"], True)
+
+    def test_what_is_printed_can_be_given_again(self):
+        for flag, name in (((), "o.toml"), (("--json",), "o.json")):
+            done = self.call("options", "--cpus", "0,1", "--no-prefix-cache", "--cache-dir", "kv 'x'", *flag)
+            again = self.call("options", "--options", self.file(done.stdout, name), *flag)
+            self.assertEqual((done.returncode, again.stdout), (0, done.stdout))
+
+    def test_what_is_wrong_is_named(self):
+        self.refused(2, "run", "--prompt", "x", "--options", self.file("\ncash.disk_dir = 'x'", "o.toml"),
+                     says=["o.toml:2: cash.disk_dir is no option; did you mean cache.disk_dir?"])
+        self.refused(2, "--options", self.file("{\"threads\": 999}", "o.json"), "info",
+                     says=["o.json:1: threads is 999; give 0 (one per core) to 256"])
+        self.refused(2, "info", "--options", self.folder / "none.toml", says=["none.toml", "No such file"])
+        self.refused(2, "info", TIERCEL_THREAD="2",
+                     says=["TIERCEL_THREAD in the environment is no option; did you mean TIERCEL_THREADS?"])
+
+    def test_a_file_opens_the_engine(self):
+        path = self.file(f"model = {json.dumps(str(MODEL))}\nthreads = 1\n[cache]\nblock_tokens = 16\n", "o.toml")
+        info = self.answer("info", "--options", path)
+        self.assertEqual((info["machine"]["threads"], info["model"]["block_tokens"]), (1, 16))
+
+
+class Check(ProgramTest):
+    """The load test. Its targets are such that no machine fails them, or none passes."""
+
+    SMALL = ("--sequence", 3, "--requests", 6, "--concurrency", 3, "--shared", 6, "--prefixes", 2, "--prefix-words", 70,
+             "--max-tokens", 2)
+    EASY = {"p50_ms": 1e9, "p95_ms": 1e9, "p99_ms": 1e9, "requests_per_s": 0, "hit_percent": 10, "memory_percent": 101,
+            "error_percent": 0.5}
+
+    def check(self, targets, *arguments, status):
+        done = self.call("check", "--targets", self.file(json.dumps(targets), "targets.json"), *self.SMALL, *arguments)
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done.stdout.decode()
+
+    def test_passes_and_says_what_was_asked_for(self):
+        report = json.loads(self.check(self.EASY, "--json", status=0))
+        self.assertIs(report["passed"], True)
+        self.assertEqual([row["key"] for row in report["rows"]], list(self.EASY))
+        self.assertEqual([(phase["name"], phase["requests"], phase["errors"]) for phase in report["phases"]],
+                         [("uncached", 3, 0), ("alone", 3, 0), ("together", 6, 0), ("shared", 6, 0)])
+        rows = {row["key"]: row for row in report["rows"]}
+        phases = {phase["name"]: phase for phase in report["phases"]}
+        self.assertEqual(phases["uncached"]["hit_percent"], 0)
+        self.assertEqual(rows["p50_ms"]["baseline"], phases["uncached"]["p50_ms"])
+        self.assertEqual(rows["hit_percent"]["value"], phases["shared"]["hit_percent"])
+        self.assertGreater(phases["shared"]["hit_percent"], 10)
+        for phase in report["phases"]:
+            self.assertEqual(phase["tokens_out"], 2)
+            self.assertLessEqual(phase["p50_ms"], phase["p99_ms"])
+
+    def test_a_row_that_fails_says_what_bounds_it_and_what_to_change(self):
+        page = self.folder / "report.html"
+        text = self.check({**self.EASY, "p50_ms": 0, "hit_percent": 100, "memory_percent": 0}, "--html", page, status=1)
+        self.assertEqual(text.count("FAIL"), 3)
+        self.assertRegex(text, r"latency alone, P50: (queue|prefill|decode)\. Change ")
+        self.assertRegex(text, r"memory, most of the limit: memory\. Change cache\.capacity_bytes")
+        html = page.read_text()
+        self.assertEqual(html.count(">FAIL<"), 3)
+        self.assertNotRegex(html, r"<script|https?://|<link|<img")
+        drawings = [xml.etree.ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
+        dots = [len(svg.findall("circle")) for svg in drawings]
+        self.assertEqual(max(dots), 3 + 3 + 6 + 6, "a dot for every request")
+        self.assertTrue(self.check({"hit_percent": 100}, "--no-prefix-cache", status=1)
+                        .count("Change cache.prefix_reuse (now false): true"))
+
+    def test_an_earlier_report_is_the_baseline(self):
+        earlier = self.file(json.dumps({"rows": [{"key": "requests_per_s", "value": 1e-3}]}), "earlier.json")
+        report = json.loads(self.check(self.EASY, "--json", "--baseline", earlier, status=0))
+        rows = {row["key"]: row for row in report["rows"]}
+        self.assertEqual(rows["requests_per_s"]["baseline"], 1e-3)
+        self.assertGreater(rows["requests_per_s"]["change_percent"], 0)
+        self.assertIsNone(rows["p50_ms"]["baseline"])
+
+    def test_bad_usage(self):
+        self.refused(2, "check", "--profile", "fast", says=["fast is no profile; profiles are development"])
+        self.refused(2, "check", "--targets", self.file("{\"p50\": 1}"), says=["p50 is no target", "p50_ms"])
+        self.refused(2, "check", "--targets", self.file("{\"p50_ms\": \"1\"}"), says=["p50_ms is no number"])
+        self.refused(2, "check", "--targets", self.file("{}"), says=["no targets"])
+        self.refused(2, "check", "--baseline", self.file("[]"), says=["is no JSON object"])
+        self.refused(2, "check", "--baseline", self.file("{}"), says=["is no report of tiercel check"])
+
+
+class Tune(ProgramTest):
+    SMALL = ("--sequence", 2, "--requests", 3, "--concurrency", 3, "--shared", 3, "--prefixes", 1, "--prefix-words", 40,
+             "--max-tokens", 2)
+
+    def test_writes_a_file_that_every_command_takes(self):
+        for goal in ("latency", "throughput", "memory"):
+            path = self.folder / f"{goal}.toml"
+            found = self.answer("tune", "--goal", goal, "--budget", 1, "--output", path, "--aging-ms", "1234", *self.SMALL)
+            self.assertEqual((found["goal"], found["trials"][0]["change"]), (goal, ""))
+            self.assertEqual(len(found["trials"][0]["figures"]), 3)
+            self.assertTrue(found["timed_out"])
+            self.assertEqual(found["options"]["aging_ms"], "1234", "what was given is in the file, too")
+            self.assertEqual(json.loads(self.call("options", "--json", "--options", path).stdout)["aging_ms"], 1234)
+        self.assertEqual(sorted(self.folder.iterdir()), sorted(self.folder.glob("*.toml")))
+
+    def test_bad_usage(self):
+        self.refused(2, "tune", "--goal", "beauty", says=["beauty is no goal; goals are latency, throughput, memory"])
+        self.refused(2, "tune", "--output", self.folder / "x.yaml", says=["neither .toml nor .json"])
+        self.refused(2, "tune", "--output", self.folder / "none" / "x.toml", says=["cannot write"])
 
 
 class Cache(ProgramTest):

@@ -16,6 +16,7 @@ PUBLIC = "include/tiercel"
 LAYERS = {
     PUBLIC: [],
     "src/base": [PUBLIC],
+    "src/options": [PUBLIC, "src/base"],
     "src/kv": [PUBLIC, "src/base"],
     "src/tier": [PUBLIC, "src/base", "src/kv"],
     "kernels": [PUBLIC, "src/gguf"],  # for the names of quantised formats
@@ -25,7 +26,7 @@ LAYERS = {
     "src/model": [PUBLIC, "src/base", "src/kv", "src/gguf", "kernels"],
     "src/engine": [PUBLIC, "src/base", "src/kv", "src/gguf", "src/text", "src/device", "src/model", "kernels"],
     "src/replay": [PUBLIC, "src/base", "src/kv"],
-    "src/cli": [PUBLIC, "src/base", "src/device", "src/replay"],
+    "src/cli": [PUBLIC, "src/base", "src/options", "src/device", "src/replay"],
     "examples": [PUBLIC],
 }
 
@@ -33,6 +34,7 @@ LAYERS = {
 LIBRARIES = {
     PUBLIC: [],
     "src/base": ["fmt/", "spdlog/"],
+    "src/options": ["fmt/", "nlohmann/", "toml++/"],
     "src/kv": ["fmt/", "spdlog/", "xxhash.h"],
     "src/tier": ["fmt/", "xxhash.h", "zstd.h", "openssl/", "liburing.h"],
     "kernels": ["hwy/"],
@@ -47,10 +49,10 @@ LIBRARIES = {
 }
 
 # Headers of the C library and the operating system; not for the public headers.
-SYSTEM = {"dirent.h", "fcntl.h", "immintrin.h", "poll.h", "pthread.h", "sched.h", "signal.h", "spawn.h", "unistd.h"}
+SYSTEM = {"cpuid.h", "dirent.h", "fcntl.h", "immintrin.h", "poll.h", "pthread.h", "sched.h", "signal.h", "spawn.h", "unistd.h"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
-FOREIGN = re.compile(r"\b(?:fmt|spdlog|at|c10|torch|hwy|nlohmann|CLI|testing)::|\b(?:XXH|PCRE2_|cuda)[A-Za-z0-9_]+")
+FOREIGN = re.compile(r"\b(?:fmt|spdlog|at|c10|torch|hwy|nlohmann|toml|CLI|testing)::|\b(?:XXH|PCRE2_|cuda)[A-Za-z0-9_]+")
 
 
 def is_standard(name):

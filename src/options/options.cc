@@ -1,0 +1,44 @@
+#include "tiercel/options.h"
+
+#include <fmt/format.h>
+
+#include "options/option_table.h"
+
+namespace tiercel {
+namespace {
+
+constexpr std::string_view kCachePrefix = "cache.";
+
+bool is_lossy(Codec codec) { return codec == Codec::Int8 || codec == Codec::Int4; }
+
+}  // namespace
+
+Status KvCacheOptions::validate() const {
+  EngineOptions engine;
+  engine.cache = *this;
+  for (const OptionField& field : option_fields()) {
+    if (!field.key.starts_with(kCachePrefix)) continue;
+    TIERCEL_RETURN_IF_ERROR(field.check(engine, field.key.substr(kCachePrefix.size())));
+  }
+  return {};
+}
+
+Status EngineOptions::validate() const {
+  if (model.empty()) return Status::invalid_argument("model is empty; give the path of a GGUF file");
+  for (const OptionField& field : option_fields()) TIERCEL_RETURN_IF_ERROR(field.check(*this, field.key));
+  if (max_batch_tokens < max_batch_sequences) {
+    return Status::invalid_argument(
+        fmt::format("max_batch_tokens is {}; give at least max_batch_sequences, which is {}", max_batch_tokens,
+                    max_batch_sequences));
+  }
+  const bool lossy_memory = cache.memory_tier_bytes > 0 && is_lossy(cache.memory_tier_codec);
+  const bool lossy_disk = !cache.disk_dir.empty() && is_lossy(cache.disk_codec);
+  if (deterministic && (lossy_memory || lossy_disk)) {
+    return Status::invalid_argument(fmt::format("{} is {}; give raw or lossless: deterministic needs back every bit",
+                                                lossy_memory ? "cache.memory_tier_codec" : "cache.disk_codec",
+                                                to_string(lossy_memory ? cache.memory_tier_codec : cache.disk_codec)));
+  }
+  return {};
+}
+
+}  // namespace tiercel
