@@ -7,6 +7,8 @@
 //   head size
 //
 // Shapes of two models: SmolLM2-135M (hidden 576, 9 heads, 3 KV heads) and one of a billion parameters (2,048, 32, 8).
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -24,16 +26,18 @@
 namespace tiercel {
 namespace {
 
-constexpr std::size_t kAlignment = 4096;
-
+// Large ones in large pages, as the engine asks for.
 template <class T>
 struct Buffer {
-  explicit Buffer(std::size_t count)
-      : size(count), data(static_cast<T*>(std::aligned_alloc(kAlignment, round_up(count * sizeof(T)))), std::free) {}
-  static std::size_t round_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+  explicit Buffer(std::size_t count) : size(count) {
+    const std::size_t page = count * sizeof(T) < (std::size_t{2} << 20) ? 4096 : std::size_t{2} << 20;
+    const std::size_t bytes = (count * sizeof(T) + page - 1) / page * page;
+    data.reset(static_cast<T*>(std::aligned_alloc(page, bytes)));
+    static_cast<void>(madvise(get(), bytes, MADV_HUGEPAGE));
+  }
   T* get() const { return data.get(); }
   std::size_t size;
-  std::unique_ptr<T, decltype(&std::free)> data;
+  std::unique_ptr<T, decltype(&std::free)> data{nullptr, std::free};
 };
 
 ThreadTeam& team() {
