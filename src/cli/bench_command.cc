@@ -12,12 +12,13 @@
 
 #include <fmt/format.h>
 
+#include "cli/bench_work.h"
 #include "cli/child_process.h"
 #include "cli/commands.h"
+#include "cli/peer_bench.h"
 #include "cli/report.h"
 #include "cli/serving_bench.h"
 #include "cli/stats_report.h"
-#include "cli/workload.h"
 
 namespace tiercel::cli {
 namespace {
@@ -32,10 +33,14 @@ Request completion(std::string text, std::uint32_t tokens) {
   return {.text = std::move(text), .max_tokens = tokens, .ignore_end_of_text = true};
 }
 
-Request question(std::size_t number, std::uint32_t tokens) {
-  return {.messages = {{.role = "user", .content = fmt::format("Query {}", number)}},
-          .max_tokens = tokens,
-          .ignore_end_of_text = true};
+std::vector<Request> requests_of(const Work& work) {
+  std::vector<Request> requests;
+  for (const std::string& prompt : work.prompts) {
+    Request request = completion(work.chat ? "" : prompt, work.tokens);
+    if (work.chat) request.messages = {{.role = "user", .content = prompt}};
+    requests.push_back(std::move(request));
+  }
+  return requests;
 }
 
 // Milliseconds until all of `requests`, sent at once, are answered.
@@ -64,9 +69,13 @@ Result<double> time_batches(Engine& engine, std::span<const Request> requests, s
   return total_ms;
 }
 
-Result<double> best_of(Engine& engine, std::span<const Request> requests) {
+// The shortest of the times to answer each, which is the time to first token where that is all they ask for.
+Result<double> best_ttft(Engine& engine, const Work& work) {
+  for (const std::string& prompt : work.before) {
+    if (auto primed = time_one(engine, completion(prompt, work.tokens)); !primed.ok()) return primed;
+  }
   double best_ms = 0;
-  for (const Request& request : requests) {
+  for (const Request& request : requests_of(work)) {
     auto one_ms = time_one(engine, request);
     if (!one_ms.ok()) return one_ms;
     best_ms = best_ms == 0 ? *one_ms : std::min(best_ms, *one_ms);
@@ -74,36 +83,35 @@ Result<double> best_of(Engine& engine, std::span<const Request> requests) {
   return best_ms;
 }
 
-Result<Figures> measure_cold(Engine& engine) {
-  std::vector<Request> runs;
-  for (int i = 0; i < 3; ++i) runs.push_back(completion(fmt::format("Run {}. {}", i, document()), 1));
-  auto ttft_ms = best_of(engine, runs);
+Result<Figures> measure_ttft(Engine& engine, const Work& work, const CliOptions&) {
+  auto ttft_ms = best_ttft(engine, work);
   if (!ttft_ms.ok()) return ttft_ms.status();
-  return Figures{{"cold_ttft_ms", *ttft_ms}};
+  return Figures{{work.row + "_ttft_ms", *ttft_ms}};
 }
 
-Result<Figures> measure_warm(Engine& engine) {
-  const std::string shared = "Shared. " + document();
-  if (auto primed = time_one(engine, completion(shared + " A1?", 1)); !primed.ok()) return primed.status();
-  std::vector<Request> runs;
-  for (int i = 0; i < 5; ++i) runs.push_back(completion(fmt::format("{} B{} what?", shared, i), 1));
-  auto ttft_ms = best_of(engine, runs);
-  if (!ttft_ms.ok()) return ttft_ms.status();
-  return Figures{{"warm_ttft_ms", *ttft_ms}};
-}
-
-Result<Figures> measure_decode(Engine& engine) {
-  auto response = engine.process_request(completion("Once upon a time", 129)).get();
+Result<Figures> measure_decode(Engine& engine, const Work& work, const CliOptions&) {
+  auto response = engine.process_request(completion(work.prompts.front(), work.tokens)).get();
   if (!response.ok()) return response.status();
-  return Figures{{"decode_tok_s", 128e3 / (response->total_ms - response->ttft_ms)}};
+  const double decode_s = (response->total_ms - response->ttft_ms) / 1e3;
+  return Figures{{work.row + "_tok_s", (work.tokens - 1) / decode_s}};
 }
 
-Result<Figures> measure_requests(Engine& engine, std::size_t count, std::size_t together, std::uint32_t seed) {
-  std::vector<Request> requests;
-  for (std::string& prompt : shared_prefix_prompts(count, seed)) requests.push_back(completion(std::move(prompt), 32));
-  auto total_ms = time_batches(engine, requests, together);
-  if (!total_ms.ok()) return total_ms.status();
-  return Figures{{fmt::format("req_s_{}", together), 1e3 * static_cast<double>(count) / *total_ms}};
+Result<double> requests_a_second(Engine& engine, const Work& work) {
+  auto total_ms = time_batches(engine, requests_of(work), work.together);
+  if (!total_ms.ok()) return total_ms;
+  return 1e3 * static_cast<double>(work.prompts.size()) / *total_ms;
+}
+
+Result<Figures> measure_requests(Engine& engine, const Work& work, const CliOptions&) {
+  auto rate = requests_a_second(engine, work);
+  if (!rate.ok()) return rate.status();
+  return Figures{{fmt::format("req_s_{}", work.together), *rate}};
+}
+
+Result<Figures> measure_query_100(Engine& engine, const Work& work, const CliOptions&) {
+  auto rate = requests_a_second(engine, work);
+  if (!rate.ok()) return rate.status();
+  return Figures{{"query_req_s_100", *rate}};
 }
 
 double percentile(const std::vector<double>& sorted, double share) {
@@ -111,10 +119,10 @@ double percentile(const std::vector<double>& sorted, double share) {
   return sorted[std::min(sorted.size() - 1, static_cast<std::size_t>(share * count))];
 }
 
-Result<Figures> measure_query(Engine& engine) {
+Result<Figures> measure_query(Engine& engine, const Work& work, const CliOptions&) {
   std::vector<double> latencies_ms;
-  for (std::size_t i = 0; i < 40; ++i) {
-    auto one_ms = time_one(engine, question(i, 8));
+  for (const Request& request : requests_of(work)) {
+    auto one_ms = time_one(engine, request);
     if (!one_ms.ok()) return one_ms.status();
     latencies_ms.push_back(*one_ms);
   }
@@ -122,43 +130,37 @@ Result<Figures> measure_query(Engine& engine) {
   return Figures{{"query_p50_ms", percentile(latencies_ms, .5)}, {"query_p95_ms", percentile(latencies_ms, .95)}};
 }
 
-Result<Figures> measure_query_100(Engine& engine) {
-  std::vector<Request> requests;
-  for (std::size_t i = 1000; i < 1300; ++i) requests.push_back(question(i, 8));
-  auto total_ms = time_batches(engine, requests, 100);
-  if (!total_ms.ok()) return total_ms.status();
-  return Figures{{"query_req_s_100", 300e3 / *total_ms}};
-}
-
-// The answer of a new process that is given the prompt and the directory of an earlier one.
-Result<Json> answer_of_new_process(const CliOptions& shared, const std::string& prompt_path,
-                                   const std::string& kv_path) {
-  EngineOptions engine = shared.engine;
-  engine.cache.disk_dir = kv_path;
-  std::vector<std::string> arguments = {"tiercel", "run", "--prompt-file", prompt_path, "--max-tokens", "1", "--json"};
-  const std::vector<std::string> engine_arguments = arguments_of(engine);
-  arguments.insert(arguments.end(), engine_arguments.begin(), engine_arguments.end());
-  auto output = output_of_program("/proc/self/exe", arguments);
-  if (!output.ok()) return output.status();
-  Json answer = Json::parse(*output, nullptr, /*allow_exceptions=*/false);
-  if (answer.is_discarded()) return Status::internal("a new process of this program gave no answer");
-  return answer;
-}
-
 // Another process finds the prefixes that an earlier one left; nothing is asked of the user but the directory.
-Result<Figures> measure_restart(Engine&, const CliOptions& shared) {
+Result<Figures> measure_restart(Engine&, const Work& work, const CliOptions& shared) {
   const ScratchDirectory scratch;
-  const std::string prompt_path = scratch.path() + "/prompt", kv_path = scratch.path() + "/kv";
-  std::ofstream(prompt_path) << "Restart. " << document();
+  const std::string prompt_path = scratch.path() + "/prompt";
+  std::ofstream(prompt_path) << work.prompts.front();
+  EngineOptions engine = shared.engine;
+  engine.cache.disk_dir = scratch.path() + "/kv";
   double best_ms = 0;
   for (int process = 0; process < 6; ++process) {
-    auto answer = answer_of_new_process(shared, prompt_path, kv_path);
-    if (!answer.ok()) return answer.status();
+    auto output = run_this_program({"run", "--prompt-file", prompt_path, "--max-tokens", "1", "--json"}, engine);
+    if (!output.ok()) return output.status();
+    const Json answer = Json::parse(output->text, nullptr, /*allow_exceptions=*/false);
+    if (answer.is_discarded()) return Status::internal("a new process of this program gave no answer");
     if (process == 0) continue;  // it computes what the others find
-    const double ttft_ms = answer->value("ttft_ms", 0.);
+    const double ttft_ms = answer.value("ttft_ms", 0.);
     best_ms = best_ms == 0 ? ttft_ms : std::min(best_ms, ttft_ms);
   }
   return Figures{{"restart_ttft_ms", best_ms}};
+}
+
+// The answer is printed when its only token is there.
+Result<Figures> measure_load(Engine&, const Work& work, const CliOptions& shared) {
+  EngineOptions engine = shared.engine;
+  engine.cache.disk_dir.clear();  // this process has it
+  double best_ms = 0;
+  for (int process = 0; process < 3; ++process) {
+    auto output = run_this_program({"run", "--prompt", work.prompts.front(), "--max-tokens", "1", "--json"}, engine);
+    if (!output.ok()) return output.status();
+    best_ms = best_ms == 0 ? output->first_byte_ms : std::min(best_ms, output->first_byte_ms);
+  }
+  return Figures{{"load_ms", best_ms}};
 }
 
 Result<Figures> measure_gaps(Engine& engine) {
@@ -184,27 +186,27 @@ Result<Figures> measure_idle(Engine&) { return Figures{{"idle_cpu_percent", 100 
 struct Row {
   const char* name;
   std::vector<std::string> keys;  // also names of the row
-  const char* work;
-  std::function<Result<Figures>(Engine&, const CliOptions&)> measure;
+  const char* description;
+  // The work is the one of this name; empty for the rows that only this engine has.
+  std::function<Result<Figures>(Engine&, const Work&, const CliOptions&)> measure;
 };
 
 const std::vector<Row>& rows() {
-  const auto requests = [](std::size_t count, std::size_t together, std::uint32_t seed) {
-    return [=](Engine& engine, const CliOptions&) { return measure_requests(engine, count, together, seed); };
-  };
   const auto alone = [](Result<Figures> (*measure)(Engine&)) {
-    return [measure](Engine& engine, const CliOptions&) { return measure(engine); };
+    return [measure](Engine& engine, const Work&, const CliOptions&) { return measure(engine); };
   };
   static const std::vector<Row> all = {
-      {"cold", {"cold_ttft_ms"}, "time to first token, prompt of 1,954 tokens, nothing cached", alone(measure_cold)},
-      {"warm", {"warm_ttft_ms"}, "the same, all but the question cached", alone(measure_warm)},
+      {"cold", {"cold_ttft_ms"}, "time to first token, prompt of 1,954 tokens, nothing cached", measure_ttft},
+      {"warm", {"warm_ttft_ms"}, "the same, all but the question cached", measure_ttft},
       {"restart", {"restart_ttft_ms"}, "the same in a new process, from its cache directory", measure_restart},
-      {"decode", {"decode_tok_s"}, "output tokens a second of one request", alone(measure_decode)},
-      {"req_1", {"req_s_1"}, "250-token prompts (190 shared), 32 out, one at a time", requests(8, 1, 7)},
-      {"req_8", {"req_s_8"}, "the same, 8 at a time", requests(64, 8, 7)},
-      {"req_32", {"req_s_32"}, "the same, 32 at a time", requests(96, 32, 9)},
-      {"query", {"query_p50_ms", "query_p95_ms"}, "\"Query i\" as a chat, 8 out, one at a time", alone(measure_query)},
-      {"query_100", {"query_req_s_100"}, "the same, 100 at a time", alone(measure_query_100)},
+      {"decode", {"decode_tok_s"}, "output tokens a second of one request", measure_decode},
+      {"decode_8000", {"decode_8000_tok_s"}, "the same behind a prompt of 7,900 tokens", measure_decode},
+      {"load", {"load_ms"}, "a new process, to the first token of a short prompt", measure_load},
+      {"req_1", {"req_s_1"}, "250-token prompts (190 shared), 32 out, one at a time", measure_requests},
+      {"req_8", {"req_s_8"}, "the same, 8 at a time", measure_requests},
+      {"req_32", {"req_s_32"}, "the same, 32 at a time", measure_requests},
+      {"query", {"query_p50_ms", "query_p95_ms"}, "\"Query i\" as a chat, 8 out, one at a time", measure_query},
+      {"query_100", {"query_req_s_100"}, "the same, 100 at a time", measure_query_100},
       {"gap",
        {"gap_p99_ms_1"},
        "between tokens of 1 and 8 streams, while prompts of 1,954 tokens come",
@@ -230,6 +232,22 @@ bool is_wanted(const Row& row, const std::vector<std::string>& only) {
          });
 }
 
+// The work of the rows that are wanted. InvalidArgument where one of them is measured on this engine alone.
+Result<std::vector<Work>> wanted_work(const std::vector<std::string>& only) {
+  std::vector<Work> workload = standard_workload();
+  std::vector<Work> wanted;
+  for (const Row& row : rows()) {
+    if (!is_wanted(row, only)) continue;
+    const auto work = std::ranges::find(workload, row.name, &Work::row);
+    if (work != workload.end()) {
+      wanted.push_back(std::move(*work));
+    } else if (!only.empty()) {
+      return Status::invalid_argument(fmt::format("{} is a row of tiercel alone", row.name));
+    }
+  }
+  return wanted;
+}
+
 int bench(const std::vector<std::string>& only, const CliOptions& shared) {
   auto engine = open_engine(shared);
   if (!engine.ok()) return fail(engine.status());
@@ -238,14 +256,17 @@ int bench(const std::vector<std::string>& only, const CliOptions& shared) {
 
   Json json = {{"model", info.model_name}, {"cpu", info.cpu}, {"simd", info.simd}, {"threads", info.threads}};
   std::string table;
+  const std::vector<Work> workload = standard_workload();
   for (const Row& row : rows()) {
     if (!is_wanted(row, only)) continue;
     fmt::print(stderr, "bench: {} ...\n", row.name);
-    auto figures = row.measure(*engine, shared);
+    const auto work = std::ranges::find(workload, row.name, &Work::row);
+    auto figures = row.measure(*engine, work == workload.end() ? Work{} : *work, shared);
     if (!figures.ok()) return fail(figures.status());
     for (const Figure& figure : *figures) {
       json[figure.name] = figure.value;
-      table += fmt::format("{:<16} {:>10.{}f}   {}\n", figure.name, figure.value, figure.value < 100 ? 2 : 0, row.work);
+      table += fmt::format("{:<16} {:>10.{}f}   {}\n", figure.name, figure.value, figure.value < 100 ? 2 : 0,
+                           row.description);
     }
   }
   const EngineStats stats = engine->get_stats();
@@ -263,18 +284,39 @@ int bench(const std::vector<std::string>& only, const CliOptions& shared) {
 }  // namespace
 
 Command add_bench_command(CLI::App& program, CliOptions& shared) {
-  auto only = std::make_shared<std::vector<std::string>>();
+  struct Options {
+    std::vector<std::string> only;
+    bool print_workload = false;
+    bool with_peers = false;
+    PeerBenchOptions peers;
+  };
+  auto options = std::make_shared<Options>();
   CLI::App* app = program.add_subcommand("bench", "Measure the standard workload");
-  app->add_option("--only", *only, "This row alone; may be given several times")
+  app->add_option("--only", options->only, "This row alone; may be given several times")
       ->type_name("ROW")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->check(CLI::Validator([](std::string& name) { return check_row(name); }, ""));
+  auto* print = app->add_flag("--print-workload", options->print_workload,
+                              "Print the prompts of the rows as JSON, measure nothing");
+  auto* peers =
+      app->add_flag("--peers", options->with_peers, "Measure other engines on the same work, in turn, and print ratios")
+          ->excludes(print);
+  add_peer_options(*app, *peers, options->peers);
   add_shared_options(*app, shared);
   app->footer(
-      "Rows: cold, warm, restart, decode, req_1, req_8, req_32, query, query_100, gap, neighbour, idle.\n"
-      "Example:\n  tiercel bench --only cold --only warm --json");
-  return {app, [=, &shared] { return bench(*only, shared); }};
+      "Rows: cold, warm, restart, decode, decode_8000, load, req_1, req_8, req_32, query, query_100, gap, neighbour, "
+      "idle.\n"
+      "Examples:\n  tiercel bench --only cold --only warm --json\n"
+      "  tiercel bench --peers --peers-python build/peers/bin/python    (bench/peers/setup makes it)");
+  return {app, [=, &shared] {
+            if (!options->print_workload && !options->with_peers) return bench(options->only, shared);
+            const auto workload = wanted_work(options->only);
+            if (!workload.ok()) return fail_usage(workload.status().message());
+            if (options->with_peers) return bench_with_peers(options->peers, *workload, shared);
+            print_json(workload_json(*workload));
+            return kDone;
+          }};
 }
 
 }  // namespace tiercel::cli

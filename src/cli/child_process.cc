@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -17,24 +18,31 @@ extern char** environ;
 
 namespace tiercel::cli {
 
-Result<std::string> output_of_program(const std::string& path, const std::vector<std::string>& arguments) {
+Result<ProgramOutput> run_program(const std::string& path, std::vector<std::string> arguments) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return Status::unavailable(fmt::format("no pipe: {}", std::strerror(errno)));
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+  arguments.insert(arguments.begin(), path);
   std::vector<char*> words;
-  for (const std::string& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
+  for (std::string& argument : arguments) words.push_back(argument.data());
   words.push_back(nullptr);
+  const auto start = std::chrono::steady_clock::now();
   pid_t child = 0;
-  const int error = ::posix_spawn(&child, path.c_str(), &actions, nullptr, words.data(), environ);
+  const int error = ::posix_spawnp(&child, path.c_str(), &actions, nullptr, words.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   ::close(ends[1]);
-  std::string output;
+  ProgramOutput output;
   char buffer[4096];
   for (ssize_t count = 0; error == 0 && (count = ::read(ends[0], buffer, sizeof buffer)) != 0;) {
-    if (count > 0) output.append(buffer, static_cast<std::size_t>(count));
     if (count < 0 && errno != EINTR) break;
+    if (count < 0) continue;
+    if (output.text.empty()) {
+      output.first_byte_ms =
+          std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    }
+    output.text.append(buffer, static_cast<std::size_t>(count));
   }
   ::close(ends[0]);
   if (error != 0) return Status::unavailable(fmt::format("cannot start {}: {}", path, std::strerror(error)));
@@ -43,6 +51,11 @@ Result<std::string> output_of_program(const std::string& path, const std::vector
   }
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return Status::unavailable(fmt::format("{} failed", path));
   return output;
+}
+
+Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine) {
+  for (std::string& argument : arguments_of(engine)) arguments.push_back(std::move(argument));
+  return run_program("/proc/self/exe", std::move(arguments));
 }
 
 ScratchDirectory::ScratchDirectory() {

@@ -4,13 +4,22 @@
 #include <string>
 #include <vector>
 
+#include "cli/cli_options.h"
 #include "tiercel/status.h"
 
 namespace tiercel::cli {
 
-// Runs the program at `path` to its end; what it wrote to standard output. Unavailable where it could not be started or
+struct ProgramOutput {
+  std::string text;          // what it wrote to standard output
+  double first_byte_ms = 0;  // from the start of the process to its first byte of output; 0: there was none
+};
+
+// Runs the program `path` to its end, sought in $PATH if it has no slash. Unavailable where it could not be started or
 // did not exit with 0. Its standard error is this process's.
-Result<std::string> output_of_program(const std::string& path, const std::vector<std::string>& arguments);
+Result<ProgramOutput> run_program(const std::string& path, std::vector<std::string> arguments);
+
+// Runs this program with `arguments` and those that say what `engine` says.
+Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine);
 
 // A new directory, removed with everything in it when this goes. Throws std::filesystem::filesystem_error where there
 // can be none.
