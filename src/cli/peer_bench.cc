@@ -174,6 +174,7 @@ void print_as_text(const Measured& measured, const std::vector<Comparison>& comp
     }
   }
   for (const std::string& engine : measured.failed) fmt::print("{} could not be measured\n", engine);
+  if (comparisons.empty()) return;
   fmt::print("\n{:<20}{:<20}{:>8}{:>8}{:>8}   bar, for the median\n", "tiercel's figure", "divided by that of", "min",
              "median", "max");
   for (const Comparison& comparison : comparisons) print_comparison(comparison);

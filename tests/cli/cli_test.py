@@ -5,6 +5,7 @@
 Without a model it fails: nothing would be proven.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -104,6 +105,9 @@ class Usage(ProgramTest):
             "--compute is magic; give fast or precise": ["info", "--compute", "magic"],
             "--threads is 100000; give 0 (one per core) to 256": ["info", "--threads", "100000"],
             "rows are cold": ["bench", "--only", "speed"],
+            "gap is a row of tiercel alone": ["bench", "--peers", "--peers-python", "x", "--only", "gap"],
+            "--rounds requires --peers": ["bench", "--rounds", "2"],
+            "vllm": ["bench", "--peers", "--peer", "vllm"],
             "--file": ["score"],
             "TRACE": ["replay"],
             "magic is no policy; policies are lru, lfu, adaptive": ["replay", "x", "--policy", "lru,magic"],
@@ -339,9 +343,9 @@ class Info(ProgramTest):
 
 class Bench(ProgramTest):
     def test_rows_are_measured_one_by_one(self):
-        figures = self.answer("bench", "--only", "decode", "--only", "query_p95_ms")
+        figures = self.answer("bench", "--only", "decode", "--only", "query_p95_ms", "--only", "load")
         measured = {name for name in figures if name not in ("model", "cpu", "simd", "threads", "stats")}
-        self.assertEqual(measured, {"decode_tok_s", "query_p50_ms", "query_p95_ms"})
+        self.assertEqual(measured, {"decode_tok_s", "load_ms", "query_p50_ms", "query_p95_ms"})
         self.assertTrue(all(figures[name] > 0 for name in measured))
         self.assertLessEqual(figures["query_p50_ms"], figures["query_p95_ms"])
 
@@ -351,6 +355,125 @@ class Bench(ProgramTest):
         self.assertEqual(demo["prompt_tokens"], 1950)
         self.assertEqual(demo["tokens_reused"], 1949 // 32 * 32)
         self.assertGreaterEqual(demo["memory"]["kv_cached_bytes"], 1900 * 30 * 2 * 3 * 64 * 2)
+
+
+class Peers(ProgramTest):
+    """bench --peers, with stand-ins for the other engines."""
+
+    def fake_python(self, script):
+        """A program in place of --peers-python; it sees the arguments that a runner would."""
+        path = self.file(f"#!{sys.executable}\nimport json, sys\nargv = sys.argv\n{script}\n", "python")
+        path.chmod(0o700)
+        return path
+
+    def test_the_workload_is_what_a_few_lines_of_python_make(self):
+        words = ("the king of a small land had two cats and one dog who ran over hills near water when rain came down at night "
+                 "and people said that good bread makes strong hands while winter turns every river into glass").split()
+
+        def draw(seed, count, chance=None):
+            chance = chance or random.Random(seed)
+            return " ".join(chance.choice(words) for _ in range(count))
+
+        def shared(seed, count):
+            chance = random.Random(seed)
+            return [draw(1, 190) + " " + draw(0, 60, chance) for _ in range(count)]
+
+        done = self.call("bench", "--print-workload")
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        rows = {row["row"]: row for row in json.loads(done.stdout)["rows"]}
+        text = draw(1, 1950)
+        self.assertEqual({name: row["prompts"] for name, row in rows.items()}, {
+            "cold": [f"Run {i}. {text}" for i in range(3)],
+            "warm": [f"Shared. {text} B{i} what?" for i in range(5)],
+            "restart": [f"Restart. {text}"],
+            "decode": ["Once upon a time"],
+            "decode_8000": [draw(1, 7900)],
+            "load": ["Hello there"],
+            "req_1": shared(7, 8),
+            "req_8": shared(7, 64),
+            "req_32": shared(9, 96),
+            "query": [f"Query {i}" for i in range(40)],
+            "query_100": [f"Query {i}" for i in range(1000, 1300)],
+        })
+        self.assertEqual(rows["warm"]["before"], [f"Shared. {text} A1?"])
+        self.assertEqual([name for name, row in rows.items() if row["chat"]], ["query", "query_100"])
+
+    def test_runners_answer_with_the_keys_of_tiercel(self):
+        sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "bench" / "peers"))
+        import rows
+
+        class Engine:
+            sent = []
+
+            def answer(self, prompts, tokens, chat):
+                self.sent.append((list(prompts), tokens, chat))
+
+            def decode_tok_s(self, prompt, tokens):
+                return tokens
+
+        engine = Engine()
+        workload = json.loads(self.call("bench", "--print-workload").stdout)["rows"]
+        keys = {row["row"]: list(rows.measure(row, lambda together, context_tokens: contextlib.nullcontext(engine)))
+                for row in workload if row["row"] not in ("restart", "load")}  # each runner has its own
+        self.assertEqual(keys, {
+            "cold": ["cold_ttft_ms"], "warm": ["warm_ttft_ms"], "decode": ["decode_tok_s"],
+            "decode_8000": ["decode_8000_tok_s"], "req_1": ["req_s_1"], "req_8": ["req_s_8"], "req_32": ["req_s_32"],
+            "query": ["query_p50_ms", "query_p95_ms"], "query_100": ["query_req_s_100"]})
+        together = {len(prompts) for prompts, tokens, chat in engine.sent if tokens == 32}
+        self.assertEqual(together, {1, 8, 32})
+        self.assertEqual([len(prompts) for prompts, tokens, chat in engine.sent if chat], 40 * [1] + 3 * [100])
+
+    def test_runners_get_the_workload_of_the_rows_and_the_model(self):
+        seen = self.folder / "seen"
+        python = self.fake_python(f"""
+workload = json.load(open(argv[argv.index("--workload") + 1]))
+open({str(seen)!r}, "a").write(json.dumps([argv, workload]) + "\\n")
+print("what a library says", json.dumps({{"version": "7", "decode_tok_s": 1}}), sep="\\n")""")
+        self.answer("bench", "--peers", "--peers-python", python, "--rounds", "1", "--only", "decode", "--threads", "2")
+        calls = [json.loads(line) for line in seen.read_text().splitlines()]
+        self.assertEqual([argv[1:3] for argv, _ in calls], [["-m", "openvino_peer"], ["-m", "llama_peer"]])
+        expected = json.loads(self.call("bench", "--print-workload", "--only", "decode").stdout)
+        for argv, workload in calls:
+            self.assertEqual(workload, expected)
+            self.assertEqual(argv[argv.index("--model") + 1], str(MODEL))
+            self.assertEqual(argv[argv.index("--threads") + 1], "2")
+
+    def test_ratios_and_bars_of_all_rounds(self):
+        python = self.fake_python("""
+llama = "llama_peer" in argv
+print(json.dumps({"version": "7", "query_p95_ms": 1e-3, "decode_tok_s": 1e9 if llama else 1e-3,
+                  "left_out": {"restart": "there is none"} if llama else {}}))""")
+        answer = self.answer("bench", "--peers", "--peers-python", python, "--rounds", "2", "--only", "decode")
+        self.assertEqual((answer["rounds"], answer["compute"], answer["failed"]), (2, "fast", []))
+        self.assertTrue(answer["cpu"] and answer["simd"])
+        own = answer["figures"]["decode_tok_s"]["tiercel"]
+        self.assertEqual(len(own), 2)
+        openvino, llama = answer["ratios"]
+        self.assertEqual((openvino["key"], openvino["against"]), ("decode_tok_s", "OpenVINO GenAI"))
+        for measured, expected in zip(openvino["by_round"], own):
+            self.assertAlmostEqual(measured, expected / 1e-3)
+        self.assertLessEqual(openvino["min"], openvino["median"])
+        self.assertLessEqual(openvino["median"], openvino["max"])
+        self.assertEqual(openvino["bar"], {"at_least": 2.2, "met": True})
+        self.assertEqual(llama["bar"], {"at_least": 1.7, "met": False})
+        self.assertEqual(answer["engines"][2], {"engine": "llama.cpp", "version": "7",
+                                                "left_out": {"restart": "there is none"}})
+
+    def test_a_peer_that_fails_is_left_out_and_said_so(self):
+        python = self.fake_python("""
+if "llama_peer" in argv: sys.exit("no such package")
+print(json.dumps({"version": "7", "decode_tok_s": 1}))""")
+        done = self.call("bench", "--peers", "--peers-python", python, "--rounds", "1", "--only", "decode")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("no such package", done.stderr.decode())
+        self.assertIn("llama.cpp could not be measured", done.stderr.decode())
+        self.assertRegex(done.stdout.decode(), r"decode_tok_s +OpenVINO GenAI .* at least 2.2 +met")
+        self.assertIn("llama.cpp could not be measured", done.stdout.decode())
+        self.assertEqual(self.call("bench", "--peers", "--peers-python", python, "--rounds", "1", "--only", "decode",
+                                   "--peer", "openvino").returncode, 0)
+
+    def test_without_a_python(self):
+        self.refused(2, "bench", "--peers", says=["--peers-python", "bench/peers/setup"], TIERCEL_PEERS_PYTHON="")
 
 
 class Replay(ProgramTest):
