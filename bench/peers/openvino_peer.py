@@ -19,22 +19,25 @@ class OpenVino:
         self.genai = openvino_genai
         self.version = openvino_genai.__version__
         self.model, self.threads = model, threads
-        self.pipeline = None
+        self.pipeline = self.scoring = None
         self.own_rows = {"load": self.load}
 
-    def pipeline_of_model(self):
+    def scheduler(self):
         scheduler = self.genai.SchedulerConfig()
         scheduler.enable_prefix_caching = True
         scheduler.cache_size = 2
         scheduler.max_num_batched_tokens = 1024
         scheduler.max_num_seqs = 100
-        properties = {"INFERENCE_NUM_THREADS": self.threads} if self.threads else {}
-        return self.genai.LLMPipeline(self.model, "CPU", scheduler_config=scheduler, **properties)
+        return scheduler
+
+    def properties(self):
+        return {"INFERENCE_NUM_THREADS": self.threads} if self.threads else {}
 
     @contextlib.contextmanager
     def open(self, together, context_tokens):
         """One pipeline for all rows, as tiercel has one engine for all."""
-        self.pipeline = self.pipeline or self.pipeline_of_model()
+        self.pipeline = self.pipeline or self.genai.LLMPipeline(self.model, "CPU", scheduler_config=self.scheduler(),
+                                                                **self.properties())
         yield self
 
     def answer(self, prompts, tokens, chat):
@@ -46,6 +49,20 @@ class OpenVino:
 
     def decode_tok_s(self, prompt, tokens):
         return 1e3 / self.answer([prompt], tokens, False).perf_metrics.get_tpot().mean
+
+    def logprobs(self, ids):
+        """LLMPipeline does not tell them; the pipeline that it is built on echoes them with the prompt."""
+        import numpy
+        import openvino
+        self.pipeline = None
+        self.scoring = self.scoring or self.genai.ContinuousBatchingPipeline(self.model, self.scheduler(), "CPU",
+                                                                             self.properties())
+        config = self.genai.GenerationConfig()
+        config.max_new_tokens, config.logprobs, config.echo, config.ignore_eos = 1, 1, True, True
+        handle = self.scoring.add_request(0, openvino.Tensor(numpy.array([ids], dtype=numpy.int64)), config)
+        while self.scoring.has_non_finished_requests():
+            self.scoring.step()
+        return list(handle.read_all()[0].generated_log_probs)[1:len(ids)]
 
     def load(self, row):
         """Python's own start is not counted, the loading of the library is."""

@@ -43,17 +43,29 @@ def measure(row, open_engine):
     return {key: 1e3 * len(prompts) / sum(times_ms)}
 
 
+def deviation(texts, logprobs):
+    """Mean |logprobs(ids) - reference| over all tokens but the first of each of the texts."""
+    apart = []
+    for text in texts:
+        found = logprobs(text["ids"])
+        assert len(found) == len(text["logprobs"])
+        apart += [abs(one - expected) for one, expected in zip(found, text["logprobs"])]
+    return sum(apart) / len(apart)
+
+
 def main(peer, open_peer):
     """Prints one JSON object: version, the figures under the keys of `tiercel bench --json`, and left_out: row -> why.
 
     open_peer(model, threads) gives an object with: version; open(together, context_tokens), a context of an engine with
     answer(prompts, tokens, chat), which returns when all are answered, and decode_tok_s(prompt, tokens); own_rows, row ->
-    function of the workload's row that returns its figures; left_out.
+    function of the workload's row that returns its figures; left_out; and, where the engine tells it, logprobs(ids), the
+    log-probability of each token but the first.
     """
     parser = argparse.ArgumentParser(description=f"Measures {peer} on the workload of tiercel bench.")
     parser.add_argument("--model", required=True, help="GGUF file")
     parser.add_argument("--workload", required=True, type=pathlib.Path, help="what tiercel bench --print-workload wrote")
     parser.add_argument("--threads", type=int, default=0, help="0: what the engine takes by itself")
+    parser.add_argument("--reference", type=pathlib.Path, help="log-probabilities, as tests/data/logprobs.json has them")
     arguments = parser.parse_args()
     workload = json.loads(arguments.workload.read_text())
     opened = open_peer(arguments.model, arguments.threads)
@@ -67,4 +79,8 @@ def main(peer, open_peer):
             answer.update(opened.own_rows[name](row))
         else:
             answer.update(measure(row, opened.open))
+    if arguments.reference and hasattr(opened, "logprobs"):
+        answer["logprob_deviation"] = deviation(json.loads(arguments.reference.read_text()), opened.logprobs)
+    elif arguments.reference:
+        left_out["logprob_deviation"] = "its interface does not tell the log-probabilities of a prompt"
     print(json.dumps({**answer, "left_out": left_out}))

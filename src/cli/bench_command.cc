@@ -4,6 +4,7 @@
 // it. Rows share one engine and its prefix cache, in the order listed, as the requests of any program would.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -248,7 +249,29 @@ Result<std::vector<Work>> wanted_work(const std::vector<std::string>& only) {
   return wanted;
 }
 
-int bench(const std::vector<std::string>& only, const CliOptions& shared) {
+// Mean |log-probability - reference| over the tokens of all texts of the file, [{"text", "ids", "logprobs"}, ...].
+Result<double> measure_deviation(Engine& engine, const std::string& reference_path) {
+  auto bytes = read_file(reference_path);
+  if (!bytes.ok()) return bytes.status();
+  const Json texts = Json::parse(*bytes, nullptr, /*allow_exceptions=*/false);
+  double sum = 0;
+  std::size_t count = 0;
+  for (const Json& text : texts) {
+    auto response =
+        engine.process_request({.text = text.value("text", ""), .max_tokens = 0, .prompt_logprobs = true}).get();
+    if (!response.ok()) return response.status();
+    const auto expected = text.value("logprobs", std::vector<double>());
+    if (expected.size() != response->prompt_logprobs.size()) {
+      return Status::invalid_argument(fmt::format("{} is no reference for this model", reference_path));
+    }
+    for (std::size_t i = 0; i < expected.size(); ++i) sum += std::abs(response->prompt_logprobs[i] - expected[i]);
+    count += expected.size();
+  }
+  if (count == 0) return Status::invalid_argument(fmt::format("{} holds no reference", reference_path));
+  return sum / static_cast<double>(count);
+}
+
+int bench(const std::vector<std::string>& only, const std::string& reference_path, const CliOptions& shared) {
   auto engine = open_engine(shared);
   if (!engine.ok()) return fail(engine.status());
   const EngineInfo& info = engine->info();
@@ -268,6 +291,12 @@ int bench(const std::vector<std::string>& only, const CliOptions& shared) {
       table += fmt::format("{:<16} {:>10.{}f}   {}\n", figure.name, figure.value, figure.value < 100 ? 2 : 0,
                            row.description);
     }
+  }
+  if (!reference_path.empty()) {
+    const auto deviation = measure_deviation(*engine, reference_path);
+    if (!deviation.ok()) return fail(deviation.status());
+    json["logprob_deviation"] = *deviation;
+    table += fmt::format("logprob_deviation {:>9.4f}   mean, from the reference\n", *deviation);
   }
   const EngineStats stats = engine->get_stats();
   if (shared.json) {
@@ -302,6 +331,10 @@ Command add_bench_command(CLI::App& program, CliOptions& shared) {
   auto* peers =
       app->add_flag("--peers", options->with_peers, "Measure other engines on the same work, in turn, and print ratios")
           ->excludes(print);
+  app->add_option(
+         "--reference", options->peers.reference,
+         "Also print how far log-probabilities are from those of this file, as tests/data/logprobs.json has them")
+      ->type_name("FILE");
   add_peer_options(*app, *peers, options->peers);
   add_shared_options(*app, shared);
   app->footer(
@@ -310,7 +343,8 @@ Command add_bench_command(CLI::App& program, CliOptions& shared) {
       "Examples:\n  tiercel bench --only cold --only warm --json\n"
       "  tiercel bench --peers --peers-python build/peers/bin/python    (bench/peers/setup makes it)");
   return {app, [=, &shared] {
-            if (!options->print_workload && !options->with_peers) return bench(options->only, shared);
+            if (!options->print_workload && !options->with_peers)
+              return bench(options->only, options->peers.reference, shared);
             const auto workload = wanted_work(options->only);
             if (!workload.ok()) return fail_usage(workload.status().message());
             if (options->with_peers) return bench_with_peers(options->peers, *workload, shared);

@@ -35,19 +35,23 @@ Result<Json> figures_of(const Result<ProgramOutput>& output) {
   return figures;
 }
 
-Result<Json> run_tiercel(const std::vector<Work>& workload, const CliOptions& shared) {
+Result<Json> run_tiercel(const std::vector<Work>& workload, const std::string& reference, const CliOptions& shared) {
   std::vector<std::string> arguments = {"bench", "--json"};
+  if (!reference.empty()) arguments.insert(arguments.end(), {"--reference", reference});
   for (const Work& work : workload) arguments.insert(arguments.end(), {"--only", work.row});
   auto figures = figures_of(run_this_program(arguments, shared.engine));
   if (figures.ok()) figures->erase("stats");
   return figures;
 }
 
-Result<Json> run_peer(const Peer& peer, const std::string& python, const std::string& workload_path,
+Result<Json> run_peer(const Peer& peer, const PeerBenchOptions& options, const std::string& workload_path,
                       const EngineOptions& engine) {
-  return figures_of(run_program(
-      python, {"-m", peer.module, "--workload", workload_path, "--threads", fmt::format("{}", engine.threads),
-               "--model", engine.model.empty() ? default_model_path() : engine.model}));
+  std::vector<std::string> arguments = {"-m",         peer.module,
+                                        "--workload", workload_path,
+                                        "--threads",  fmt::format("{}", engine.threads),
+                                        "--model",    engine.model.empty() ? default_model_path() : engine.model};
+  if (!options.reference.empty()) arguments.insert(arguments.end(), {"--reference", options.reference});
+  return figures_of(run_program(options.python, arguments));
 }
 
 bool is_wanted(const Peer& peer, const PeerBenchOptions& options) {
@@ -68,12 +72,12 @@ Result<Measured> measure_by_turns(const PeerBenchOptions& options, const std::ve
 
   for (std::uint32_t round = 1; round <= options.rounds; ++round) {
     fmt::print(stderr, "bench: round {} of {}, tiercel\n", round, options.rounds);
-    auto own = run_tiercel(workload, shared);
+    auto own = run_tiercel(workload, options.reference, shared);
     if (!own.ok()) return own.status();
     measured.tiercel.rounds.push_back(std::move(*own));
     for (std::size_t i = 0; i < peers.size();) {
       fmt::print(stderr, "bench: round {} of {}, {}\n", round, options.rounds, peers[i].engine);
-      auto figures = run_peer(peers[i], options.python, workload_path, shared.engine);
+      auto figures = run_peer(peers[i], options, workload_path, shared.engine);
       if (figures.ok()) {
         measured.peers[i++].rounds.push_back(std::move(*figures));
         continue;
@@ -123,7 +127,9 @@ void print_as_json(const Measured& measured, const std::vector<Comparison>& comp
   print_json(json);
 }
 
-std::string readable(double value) { return fmt::format("{:.{}f}", value, value < 10 ? 2 : value < 100 ? 1 : 0); }
+std::string readable(double value) {
+  return fmt::format("{:.{}f}", value, value < 1 ? 4 : value < 10 ? 2 : value < 100 ? 1 : 0);
+}
 
 std::string readable_figures(const EngineRounds& engine, const std::string& key) {
   const auto values = by_round(engine, key);

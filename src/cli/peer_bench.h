@@ -16,6 +16,7 @@ struct PeerBenchOptions {
   std::string python;              // one that has the runners of bench/peers and what they import
   std::vector<std::string> peers;  // names of those to measure; none: all
   std::uint32_t rounds = 3;
+  std::string reference;  // file of log-probabilities to tell the deviation from; empty: it is not measured
 };
 
 // --peers-python, --peer and --rounds, each only together with `with_peers`. `options` must outlive the parsing.
