@@ -191,7 +191,6 @@ void print_as_text(const Measured& measured, const std::vector<Comparison>& comp
 void add_peer_options(CLI::App& app, CLI::Option& with_peers, PeerBenchOptions& options) {
   app.add_option("--peers-python", options.python, "The Python that bench/peers/setup has prepared")
       ->type_name("FILE")
-      ->envname("TIERCEL_PEERS_PYTHON")
       ->group("Peers");
   app.add_option("--peer", options.peers, "openvino or llama alone (default: both)")
       ->type_name("NAME")
@@ -209,7 +208,7 @@ void add_peer_options(CLI::App& app, CLI::Option& with_peers, PeerBenchOptions& 
 
 int bench_with_peers(const PeerBenchOptions& options, const std::vector<Work>& workload, const CliOptions& shared) {
   if (options.python.empty()) {
-    return fail_usage("--peers needs --peers-python FILE or $TIERCEL_PEERS_PYTHON; bench/peers/setup prepares one");
+    return fail_usage("--peers needs --peers-python FILE; bench/peers/setup prepares one");
   }
   auto measured = measure_by_turns(options, workload, shared);
   if (!measured.ok()) return fail(measured.status());

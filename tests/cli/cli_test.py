@@ -473,7 +473,7 @@ print(json.dumps({"version": "7", "decode_tok_s": 1}))""")
                                    "--peer", "openvino").returncode, 0)
 
     def test_without_a_python(self):
-        self.refused(2, "bench", "--peers", says=["--peers-python", "bench/peers/setup"], TIERCEL_PEERS_PYTHON="")
+        self.refused(2, "bench", "--peers", says=["--peers-python", "bench/peers/setup"])
 
 
 class Replay(ProgramTest):
