@@ -249,7 +249,7 @@ Result<std::vector<Work>> wanted_work(const std::vector<std::string>& only) {
   return wanted;
 }
 
-// Mean |log-probability - reference| over the tokens of all texts of the file, [{"text", "ids", "logprobs"}, ...].
+// Mean |log-probability - reference| over the tokens of all texts of the file, [{"ids", "logprobs"}, ...].
 Result<double> measure_deviation(Engine& engine, const std::string& reference_path) {
   auto bytes = read_file(reference_path);
   if (!bytes.ok()) return bytes.status();
@@ -258,7 +258,10 @@ Result<double> measure_deviation(Engine& engine, const std::string& reference_pa
   std::size_t count = 0;
   for (const Json& text : texts) {
     auto response =
-        engine.process_request({.text = text.value("text", ""), .max_tokens = 0, .prompt_logprobs = true}).get();
+        engine
+            .process_request(
+                {.tokens = text.value("ids", std::vector<TokenId>()), .max_tokens = 0, .prompt_logprobs = true})
+            .get();
     if (!response.ok()) return response.status();
     const auto expected = text.value("logprobs", std::vector<double>());
     if (expected.size() != response->prompt_logprobs.size()) {

@@ -349,6 +349,15 @@ class Bench(ProgramTest):
         self.assertTrue(all(figures[name] > 0 for name in measured))
         self.assertLessEqual(figures["query_p50_ms"], figures["query_p95_ms"])
 
+    def test_deviation_from_a_reference(self):
+        reference = pathlib.Path(__file__).parents[1] / "data" / "logprobs.json"
+        exact = self.answer("bench", "--only", "decode", "--reference", reference, "--compute", "precise")
+        self.assertLess(exact["logprob_deviation"], .002)
+        other = self.file('[{"ids": [1, 2, 3], "logprobs": [-1]}]')
+        done = self.call("bench", "--only", "decode", "--reference", other)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"is no reference for this model", done.stderr)
+
     def test_demo_shows_the_cache_at_work(self):
         demo = self.answer("demo")
         self.assertIn("Paris", demo["answer"])
