@@ -202,11 +202,13 @@ void KvCacheState::release(LeaseState& lease) {
   // What will not come back, or must not after its time, has no use for a tier.
   const bool lasting = lease.retention.ttl_ms == 0 && lease.retention.priority != RetentionPriority::Low;
   if (tiers_ && lease.load_tier == kNoTier && lasting) {
-    const auto shared = std::ranges::find_if(lease.blocks, [&](BlockId block) { return !index_.contains(block); });
-    if (const std::size_t blocks = writes_->take({lease.blocks.begin(), shared}); blocks > 0) {
-      tiers_->offer(std::span(lease.blocks).first(blocks));
+    // Without what was invalidated meanwhile.
+    const auto end = std::ranges::find_if(lease.blocks, [&](BlockId block) { return !index_.contains(block); });
+    const std::span<const BlockId> shared(lease.blocks.begin(), end);
+    if (const std::size_t blocks = writes_->take(shared); blocks > 0) {
+      tiers_->offer(shared.first(blocks));
     } else if (!lease.matched_tokens_from.empty()) {
-      tiers_->offer(std::span(lease.blocks).first(lease.matched_blocks), lease.matched_tokens_from.size() - 1);
+      tiers_->offer(shared.first(std::min(lease.matched_blocks, shared.size())), lease.matched_tokens_from.size() - 1);
     }
   }
   const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
