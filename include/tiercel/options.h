@@ -17,7 +17,7 @@ class TierStore;  // tiercel/tier_store.h
 
 // How exactly the model is computed. Weights are those of the file in every mode.
 enum class Compute : std::uint8_t {
-  Fast,     // bf16 activations in the linear layers, f16 KV: mean |log-prob deviation| about 0.01 from float32
+  Fast,     // bf16 activations in the linear layers, bf16 KV: mean |log-prob deviation| about 0.01 from float32
   Precise,  // float32 activations and KV: agrees with a float32 reference; for checking, about 4 times slower
 };
 

@@ -331,7 +331,7 @@ class Info(ProgramTest):
 
     def test_precise_computes_with_float32(self):
         self.assertEqual(self.answer("info", "--compute", "precise")["model"]["kv_dtype"], "f32")
-        self.assertEqual(self.answer("info")["model"]["kv_dtype"], "f16")
+        self.assertEqual(self.answer("info")["model"]["kv_dtype"], "bf16")
 
     def test_prints_a_table_for_people(self):
         done = self.call("info")
@@ -810,7 +810,7 @@ class Cache(ProgramTest):
     def test_what_cannot_be_used(self):
         self.refused(1, "cache", "stats", self.folder / "missing", says=["missing", "No such file"])
         self.refused(1, "run", "--prompt", "x", "--cache-dir", self.file("") / "kv", says=["file/kv"])
-        self.refused(2, "run", "--prompt", "x", "--disk-codec", "zip", says=["zip is not raw, lossless, int8 or int4"])
+        self.refused(2, "run", "--prompt", "x", "--disk-codec", "zip", says=["--disk-codec is zip; give raw, lossless, int8 or int4"])
         self.refused(2, "cache", says=["subcommand"])
 
 
