@@ -143,8 +143,9 @@ class History {
       idle_turns = moved || asked_.size() < kRequests ? 0 : idle_turns + 1;
       demand(idle_turns < 2000, "requests wait, and nothing moves");
       const EngineStats s = stats_.snapshot();
-      demand(s.submitted == s.completed + s.failed + s.cancelled + s.rejected + s.queued + s.running,
-             "requests do not add up");
+      demand(
+          s.submitted == s.completed + s.failed + s.timed_out + s.cancelled + s.rejected + s.queued + s.running,
+          "requests do not add up");
       if (step >= close_at_) break;
     }
     loop_.close();
@@ -307,8 +308,10 @@ class History {
     }
     const EngineStats s = stats_.snapshot();
     demand(s.submitted == asked_.size() && s.queued + s.running == 0, "a request is lost");
-    demand(s.submitted == s.completed + s.failed + s.cancelled + s.rejected, "a request ends in two outcomes, or none");
-    demand(s.prompt_tokens == s.reused_tokens + s.computed_prompt_tokens, "prompt tokens do not add up");
+    demand(s.submitted == s.completed + s.failed + s.timed_out + s.cancelled + s.rejected,
+           "a request ends in two outcomes, or none");
+    demand(s.prompt_tokens == s.reused_tokens + s.computed_prompt_tokens + s.recomputed_prompt_tokens,
+           "prompt tokens do not add up");
     now_ += seconds(1);  // whatever a tier still holds is not worth waiting for
     const KvCacheStats c = cache_.stats();
     demand(c.leased_blocks == 0 && c.promised_blocks == 0,
