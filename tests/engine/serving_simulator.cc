@@ -176,8 +176,7 @@ class History {
                                .aging_s = one_in(3) ? 1e6 : 0.1 + 0.1 * static_cast<double>(random_() % 30)},
                     .max_queued_sequences = one_in(4) ? 2 + random_() % 4 : 1000,
                     .quota_blocks = one_in(3) ? 6 + random_() % blocks_ : 0,
-                    .passes_by_prefix = prefix_reuse_,
-                    .moves_in_background = tiers_ > 0};
+                    .passes_by_prefix = prefix_reuse_};
     rules.limits.max_tokens = std::max<std::size_t>(rules.limits.max_tokens, 2);
     return rules;
   }
