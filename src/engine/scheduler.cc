@@ -304,9 +304,8 @@ void Scheduler::preempt_for_waiting() {
     if (giving_way_.empty()) return;
     const bool full = !has_room();
     const StatusCode code = admit(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
-    // Who is at its quota has no use for another's place, and is held from now on. The last one is needed whatever the
-    // others give, and what it gives may be enough without them.
-    if (code == StatusCode::Unavailable) preempt(*giving_way_.back());
+    // Who is at its quota has no use for another's place, and is held from now on.
+    if (code == StatusCode::Unavailable) preempt(*last_of_lowest());
     if (code == StatusCode::Ok && full) preempt(*giving_way_.front());
   }
 }
@@ -328,6 +327,11 @@ void Scheduler::find_giving_way(const Sequence& waiting) {
   std::size_t enough = 0;
   while (enough < giving_way_.size() && (enough == 0 || soon < needed)) soon += blocks_of(*giving_way_[enough++]);
   giving_way_.resize(soon < needed ? 0 : enough);
+}
+
+const Sequence* Scheduler::last_of_lowest() const {
+  const int lowest = giving_way_.front()->request.priority;
+  return *std::prev(std::ranges::find_if(giving_way_, [&](auto* s) { return s->request.priority > lowest; }));
 }
 
 void Scheduler::preempt(const Sequence& sequence) {

@@ -119,6 +119,8 @@ class Scheduler {
   // The running sequences of lower priority that, together, give `waiting` a place and room. None: that is not needed,
   // or would not help.
   void find_giving_way(const Sequence& waiting);
+  // Of those of the lowest priority, the one that is needed whatever the others give: it may be enough without them.
+  const Sequence* last_of_lowest() const;
   void preempt(const Sequence& sequence);
   // Gives `sequence` up to `budget` tokens; returns how many it took.
   std::size_t add_parts(Sequence& sequence, std::size_t budget);

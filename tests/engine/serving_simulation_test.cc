@@ -1,5 +1,5 @@
-// Random histories of serving. TIERCEL_SIM_SEED=123 runs one alone, TIERCEL_SIM_HISTORIES=1000 so many, TIERCEL_SIM_FIRST=5000
-// from that seed on.
+// Random histories of serving. TIERCEL_SIM_SEED=123 runs one alone, TIERCEL_SIM_HISTORIES=1000 so many,
+// TIERCEL_SIM_FIRST=5000 from that seed on.
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>

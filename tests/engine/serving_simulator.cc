@@ -143,9 +143,8 @@ class History {
       idle_turns = moved || asked_.size() < kRequests ? 0 : idle_turns + 1;
       demand(idle_turns < 2000, "requests wait, and nothing moves");
       const EngineStats s = stats_.snapshot();
-      demand(
-          s.submitted == s.completed + s.failed + s.timed_out + s.cancelled + s.rejected + s.queued + s.running,
-          "requests do not add up");
+      demand(s.submitted == s.completed + s.failed + s.timed_out + s.cancelled + s.rejected + s.queued + s.running,
+             "requests do not add up");
       if (step >= close_at_) break;
     }
     loop_.close();
