@@ -199,7 +199,7 @@ void Scheduler::announce(Sequence& sequence) {
 }
 
 bool Scheduler::fetches_again(Sequence& sequence) {
-  if (sequence.expected.cached_tokens() >= sequence.expected_tokens) return false;
+  if (sequence.given_room || sequence.expected.cached_tokens() >= sequence.expected_tokens) return false;
   if (cache_.room().grantable_blocks < blocks_of(sequence)) return false;  // it would come in vain
   announce(sequence);
   return sequence.expected.in_flight();
@@ -252,6 +252,7 @@ StatusCode Scheduler::admit(Place place) {
   if (lease.ok()) {
     sequence.lease = std::move(*lease);
     sequence.computed = sequence.lease.matched_tokens();
+    sequence.given_room = false;
     step_.admitted.push_back(&sequence);
     running_.push_back(std::move(*place));
   } else {
@@ -305,7 +306,10 @@ void Scheduler::preempt_for_waiting() {
     const bool full = !has_room();
     const StatusCode code = admit(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     // Who is at its quota has no use for another's place, and is held from now on.
-    if (code == StatusCode::Unavailable) preempt(*last_of_lowest());
+    if (code == StatusCode::Unavailable) {
+      waiting_[i]->given_room = true;
+      preempt(*last_of_lowest());
+    }
     if (code == StatusCode::Ok && full) preempt(*giving_way_.front());
   }
 }

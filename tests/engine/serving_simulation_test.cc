@@ -17,7 +17,7 @@ constexpr std::uint64_t kHistories = 50;
 #elif defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
 constexpr std::uint64_t kHistories = 200;
 #else
-constexpr std::uint64_t kHistories = 1300;  // seen to pass; the aim is ten thousand
+constexpr std::uint64_t kHistories = 10'000;
 #endif
 
 TEST(ServingSimulation, EveryHistoryKeepsItsPromises) {
