@@ -13,9 +13,9 @@ namespace {
 
 // Fewer where each takes longer.
 #if defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t kHistories = 50;
+constexpr std::uint64_t kHistories = 600;
 #elif defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
-constexpr std::uint64_t kHistories = 200;
+constexpr std::uint64_t kHistories = 1500;
 #else
 constexpr std::uint64_t kHistories = 10'000;
 #endif
