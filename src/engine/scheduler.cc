@@ -28,6 +28,7 @@ bool is_held(const Sequence& sequence) { return sequence.held_by_quota || sequen
 Scheduler::Scheduler(const SchedulerLimits& limits, KvCache& cache)
     : limits_(limits), cache_(cache), budget_(limits.target_step_s) {
   running_.reserve(limits.max_sequences + 1);  // one more for a moment, while another gives it its place
+  giving_way_.reserve(limits.max_sequences);
   // A prompt and its tail for each sequence.
   step_.parts.reserve(2 * limits.max_sequences);
   sorted_parts_.reserve(2 * limits.max_sequences);
@@ -37,6 +38,10 @@ void Scheduler::enqueue(std::unique_ptr<Sequence> sequence) {
   sequence->rank_s = std::chrono::duration<double>(sequence->arrival.time_since_epoch()).count() -
                      sequence->request.priority * limits_.aging_s;
   const auto place = std::ranges::upper_bound(waiting_, sequence->rank_s, {}, rank_of);
+  // Who is held keeps its place before later ones of its tenant.
+  sequence->held_by_quota = std::any_of(waiting_.begin(), place, [&](const auto& other) {
+    return other->held_by_quota && other->request.cache_salt == sequence->request.cache_salt;
+  });
   waiting_.insert(place, std::move(sequence));
 }
 
@@ -194,7 +199,7 @@ void Scheduler::announce(Sequence& sequence) {
 }
 
 bool Scheduler::fetches_again(Sequence& sequence) {
-  if (sequence.expected.cached_tokens() >= sequence.expected_tokens) return false;
+  if (sequence.given_room || sequence.expected.cached_tokens() >= sequence.expected_tokens) return false;
   if (cache_.room().grantable_blocks < blocks_of(sequence)) return false;  // it would come in vain
   announce(sequence);
   return sequence.expected.in_flight();
@@ -247,6 +252,7 @@ StatusCode Scheduler::admit(Place place) {
   if (lease.ok()) {
     sequence.lease = std::move(*lease);
     sequence.computed = sequence.lease.matched_tokens();
+    sequence.given_room = false;
     step_.admitted.push_back(&sequence);
     running_.push_back(std::move(*place));
   } else {
@@ -295,35 +301,41 @@ Scheduler::Place Scheduler::with_most_cached(Place place) {
 
 void Scheduler::preempt_for_waiting() {
   for (std::size_t i = first_ready(); i < waiting_.size(); i = first_ready()) {
-    Sequence* lowest = lowest_below(*waiting_[i]);
-    if (lowest == nullptr) return;
+    find_giving_way(*waiting_[i]);
+    if (giving_way_.empty()) return;
     const bool full = !has_room();
     const StatusCode code = admit(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     // Who is at its quota has no use for another's place, and is held from now on.
-    if (code == StatusCode::Unavailable || (code == StatusCode::Ok && full)) preempt(*lowest);
+    if (code == StatusCode::Unavailable) {
+      waiting_[i]->given_room = true;
+      preempt(*last_of_lowest());
+    }
+    if (code == StatusCode::Ok && full) preempt(*giving_way_.front());
   }
 }
 
-Sequence* Scheduler::lowest_below(const Sequence& waiting) const {
-  const auto gives_way = [&](const Sequence& running) {
-    return running.request.priority < waiting.request.priority && running.rank_s > waiting.rank_s;
-  };
-  const auto comes_first = [](const Sequence& a, const Sequence& b) {
-    return a.request.priority != b.request.priority ? a.request.priority < b.request.priority : a.started > b.started;
-  };
-  Sequence* lowest = nullptr;
-  std::size_t held_blocks = 0;  // by all that give way
-  for (const auto& sequence : running_) {
-    if (!gives_way(*sequence)) continue;
-    held_blocks += blocks_of(*sequence);
-    if (lowest == nullptr || comes_first(*sequence, *lowest)) lowest = sequence.get();
-  }
-  if (lowest == nullptr) return nullptr;
+void Scheduler::find_giving_way(const Sequence& waiting) {
+  giving_way_.clear();
   const KvRoom room = cache_.room();
-  const std::size_t needed = blocks_of(waiting), soon = room.grantable_blocks + room.demoting_blocks;
-  if (soon + held_blocks < needed) return nullptr;
-  if (has_room() && soon >= needed) return nullptr;  // it will be admitted as any other
-  return lowest;
+  const std::size_t needed = blocks_of(waiting);
+  std::size_t soon = room.grantable_blocks + room.demoting_blocks;
+  if (has_room() && soon >= needed) return;  // it will be admitted as any other
+  for (const auto& running : running_) {
+    const bool gives_way = running->request.priority < waiting.request.priority && running->rank_s > waiting.rank_s;
+    if (gives_way) giving_way_.push_back(running.get());
+  }
+  std::ranges::sort(giving_way_, [](const Sequence* a, const Sequence* b) {
+    return a->request.priority != b->request.priority ? a->request.priority < b->request.priority
+                                                      : a->rank_s > b->rank_s;
+  });
+  std::size_t enough = 0;
+  while (enough < giving_way_.size() && (enough == 0 || soon < needed)) soon += blocks_of(*giving_way_[enough++]);
+  giving_way_.resize(soon < needed ? 0 : enough);
+}
+
+const Sequence* Scheduler::last_of_lowest() const {
+  const int lowest = giving_way_.front()->request.priority;
+  return *std::prev(std::ranges::find_if(giving_way_, [&](auto* s) { return s->request.priority > lowest; }));
 }
 
 void Scheduler::preempt(const Sequence& sequence) {
@@ -331,12 +343,16 @@ void Scheduler::preempt(const Sequence& sequence) {
   std::unique_ptr<Sequence> preempted = std::move(*place);
   running_.erase(place);
   hold_nobody();
-  if (cache_.demote(std::move(preempted->lease)) > 0) step_.demoted.push_back(preempted.get());
+  if (std::erase(step_.admitted, preempted.get()) > 0) {
+    preempted->lease = Lease();  // it has computed nothing yet
+  } else {
+    if (cache_.demote(std::move(preempted->lease)) > 0) step_.demoted.push_back(preempted.get());
+    ++preempted->response.preemptions;
+    step_.preempted.push_back(preempted.get());
+  }
   preempted->computed = 0;
-  ++preempted->response.preemptions;
   // At once, before its blocks are taken.
   announce(*preempted);
-  step_.preempted.push_back(preempted.get());
   // Before its equals: it was among them first.
   waiting_.insert(std::ranges::lower_bound(waiting_, preempted->rank_s, {}, rank_of), std::move(preempted));
 }

@@ -143,7 +143,7 @@ class History {
       idle_turns = moved || asked_.size() < kRequests ? 0 : idle_turns + 1;
       demand(idle_turns < 2000, "requests wait, and nothing moves");
       const EngineStats s = stats_.snapshot();
-      demand(s.submitted == s.completed + s.failed + s.cancelled + s.rejected + s.queued + s.running,
+      demand(s.submitted == s.completed + s.failed + s.timed_out + s.cancelled + s.rejected + s.queued + s.running,
              "requests do not add up");
       if (step >= close_at_) break;
     }
@@ -175,8 +175,7 @@ class History {
                                .aging_s = one_in(3) ? 1e6 : 0.1 + 0.1 * static_cast<double>(random_() % 30)},
                     .max_queued_sequences = one_in(4) ? 2 + random_() % 4 : 1000,
                     .quota_blocks = one_in(3) ? 6 + random_() % blocks_ : 0,
-                    .passes_by_prefix = prefix_reuse_,
-                    .moves_in_background = tiers_ > 0};
+                    .passes_by_prefix = prefix_reuse_};
     rules.limits.max_tokens = std::max<std::size_t>(rules.limits.max_tokens, 2);
     return rules;
   }
@@ -307,8 +306,10 @@ class History {
     }
     const EngineStats s = stats_.snapshot();
     demand(s.submitted == asked_.size() && s.queued + s.running == 0, "a request is lost");
-    demand(s.submitted == s.completed + s.failed + s.cancelled + s.rejected, "a request ends in two outcomes, or none");
-    demand(s.prompt_tokens == s.reused_tokens + s.computed_prompt_tokens, "prompt tokens do not add up");
+    demand(s.submitted == s.completed + s.failed + s.timed_out + s.cancelled + s.rejected,
+           "a request ends in two outcomes, or none");
+    demand(s.prompt_tokens == s.reused_tokens + s.computed_prompt_tokens + s.recomputed_prompt_tokens,
+           "prompt tokens do not add up");
     now_ += seconds(1);  // whatever a tier still holds is not worth waiting for
     const KvCacheStats c = cache_.stats();
     demand(c.leased_blocks == 0 && c.promised_blocks == 0,

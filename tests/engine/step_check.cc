@@ -1,6 +1,7 @@
 #include "tests/engine/step_check.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -57,7 +58,7 @@ void StepCheck::check_parts(const Scheduler& scheduler, const Scheduler::Step& s
   }
 }
 
-void StepCheck::check_promises(const Scheduler& scheduler) const {
+void StepCheck::check_promises(const Scheduler& scheduler) {
   std::size_t promised = 0;
   std::set<BlockId> held;
   for (const auto& sequence : scheduler.running_sequences()) {
@@ -71,8 +72,9 @@ void StepCheck::check_promises(const Scheduler& scheduler) const {
       stats.promised_blocks == promised,
       fmt::format("{} blocks are promised, and the running ones may come to need {}", stats.promised_blocks, promised));
   demand(stats.promised_blocks <= stats.free_blocks + stats.cached_blocks, "more is promised than there is");
-  const std::size_t others = stats.leased_blocks - held.size();
-  demand(stats.leased_blocks >= held.size() && others <= cache_.room().demoting_blocks, "blocks are held by nobody");
+  demand(stats.leased_blocks >= held.size(), "a running sequence has blocks that count as free");
+  others_before_ = std::exchange(others_, stats.leased_blocks - held.size());
+  demand(others_ <= cache_.room().demoting_blocks, "blocks are held by nobody");
   if (rules_.quota_blocks == 0) return;
   std::map<std::string, std::set<BlockId>> blocks;
   std::map<std::string, std::size_t> still_promised;
@@ -94,9 +96,11 @@ void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Ste
     demand(std::ranges::any_of(scheduler.running_sequences(), comes_before) ||
                std::ranges::any_of(scheduler.waiting_sequences(), comes_before),
            "a sequence gave its place to nobody who comes before it");
-    const bool back =
-        std::ranges::find(step.admitted, preempted) != step.admitted.end();  // the other one's prefix loads
-    demand(back || preempted->lease.block_table().empty(), "a preempted sequence keeps blocks");
+    // How much of what it holds others share, only the cache knows: it may go on beside one that gave more after it.
+    const auto stays_out = [&](const Sequence* other) { return other->lease.block_table().empty(); };
+    const bool back = std::ranges::find(step.admitted, preempted) != step.admitted.end();
+    demand(back || stays_out(preempted), "a preempted sequence keeps blocks");
+    demand(std::ranges::any_of(step.preempted, stays_out), "a sequence gave its place to itself");
     for (const auto& other : scheduler.running_sequences()) {
       demand(other->request.priority >= preempted->request.priority || other->rank_s <= preempted->rank_s ||
                  std::ranges::find(step.admitted, other.get()) != step.admitted.end(),
@@ -106,40 +110,35 @@ void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Ste
 }
 
 void StepCheck::check_order(const Scheduler& scheduler, const Scheduler::Step& step) {
+  // What each tenant had at most at any moment of the step, and what moves to or from tiers might be anybody's.
   std::map<std::string, std::size_t> tenant_blocks;
   for (const auto& sequence : scheduler.running_sequences()) {
     tenant_blocks[sequence->request.cache_salt] += blocks_of(*sequence);
   }
+  for (const Sequence* preempted : step.preempted) {
+    tenant_blocks[preempted->request.cache_salt] += blocks_of(*preempted);
+  }
+  const std::size_t moving = std::max(others_, others_before_);
+  // Of the tenants, who wait for their quotas: from one that does not fit on.
+  std::set<std::string> at_quota;
   double rank_s = -1e300;
   const Sequence* first = nullptr;
   for (const auto& waiting : scheduler.waiting_sequences()) {
     demand(waiting->rank_s >= rank_s, "the queue is out of order");
     rank_s = waiting->rank_s;
-    if (waiting->waits_for_choice() || waiting->expected.in_flight()) continue;
-    const auto passes = [&](const Sequence* admitted) { return admitted->rank_s > waiting->rank_s; };
+    const std::string& tenant = waiting->request.cache_salt;
+    if (rules_.quota_blocks > 0 && tenant_blocks[tenant] + moving + blocks_of(*waiting) > rules_.quota_blocks) {
+      at_quota.insert(tenant);
+    }
     if (waiting->held_by_quota) {
       ++held_;
-      demand(rules_.quota_blocks > 0, "held without a quota");
-      // Some request of the tenant, not behind this one, does not fit.
-      const auto does_not_fit = [&](const auto& other) {
-        return other->request.cache_salt == waiting->request.cache_salt && other->rank_s <= waiting->rank_s &&
-               tenant_blocks[other->request.cache_salt] + blocks_of(*other) > rules_.quota_blocks;
-      };
-      demand(rules_.moves_in_background || std::ranges::any_of(scheduler.waiting_sequences(), does_not_fit) ||
-                 !step.preempted.empty(),
-             "held though its tenant has room");
-      for (const Sequence* admitted : step.admitted) {
-        demand(
-            !passes(admitted) || admitted->request.cache_salt != waiting->request.cache_salt || rules_.passes_by_prefix,
-            "a tenant's request passes another one of its own");
-      }
-      continue;
+      demand(at_quota.contains(tenant), "held though its tenant has room");
     }
-    if (first == nullptr) first = waiting.get();
+    if (waiting->waits_for_choice() || waiting->expected.in_flight()) continue;
+    if (first == nullptr && !waiting->held_by_quota) first = waiting.get();
     for (const Sequence* admitted : step.admitted) {
-      if (!passes(admitted)) continue;
-      // It may have been held by its quota for a part of the step: until a preemption, or while it was demoted.
-      if (rules_.quota_blocks > 0 && (!step.preempted.empty() || rules_.moves_in_background)) continue;
+      if (admitted->rank_s <= waiting->rank_s) continue;
+      if (at_quota.contains(tenant) && admitted->request.cache_salt != tenant) continue;
       demand(rules_.passes_by_prefix && admitted->request.priority == waiting->request.priority,
              "a request passes one that comes before it");
       ++overtakings_;

@@ -23,9 +23,8 @@ inline void demand(bool holds, const std::string& what) {
 struct StepRules {
   SchedulerLimits limits;
   std::size_t max_queued_sequences = 0;
-  std::size_t quota_blocks = 0;     // of each tenant; 0: none
-  bool passes_by_prefix = false;    // one whose prefix is cached may go first
-  bool moves_in_background = true;  // tiers hold blocks besides the running sequences
+  std::size_t quota_blocks = 0;   // of each tenant; 0: none
+  bool passes_by_prefix = false;  // one whose prefix is cached may go first
 };
 
 class StepCheck {
@@ -41,7 +40,7 @@ class StepCheck {
  private:
   void check_limits(const Scheduler& scheduler, const Scheduler::Step& step) const;
   void check_parts(const Scheduler& scheduler, const Scheduler::Step& step) const;
-  void check_promises(const Scheduler& scheduler) const;
+  void check_promises(const Scheduler& scheduler);
   void check_order(const Scheduler& scheduler, const Scheduler::Step& step);
   void check_preempted(const Scheduler& scheduler, const Scheduler::Step& step) const;
   std::size_t blocks_of(const Sequence& sequence) const { return cache_.layout().blocks_for(sequence.most_tokens); }
@@ -50,6 +49,7 @@ class StepCheck {
   KvCache& cache_;
   const Sequence* first_ = nullptr;  // of those that waited for nothing but room, after the step before
   std::map<const Sequence*, std::size_t> passed_;
+  std::size_t others_ = 0, others_before_ = 0;  // blocks held besides the running sequences' now, a step ago
   std::size_t overtakings_ = 0, held_ = 0;
 };
 

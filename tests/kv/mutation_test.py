@@ -222,7 +222,7 @@ def run(program, executable):
     try:
         done = subprocess.run(
             [str(executable), "--gtest_fail_fast", "--gtest_brief=1", "--gtest_filter=-SimulationOfThreads.*"],
-            capture_output=True, text=True, timeout=LIMIT_S[program],
+            capture_output=True, text=True, timeout=LIMIT_S.get(program, 60),
             env={**os.environ, "TIERCEL_SIM_HISTORIES": HISTORIES_EACH.get(program, "400")})
     except subprocess.TimeoutExpired:
         return True, "hangs"
@@ -257,7 +257,9 @@ def outcome_of(number, mutant, arguments):
     for program in (programs,) if isinstance(programs, str) else programs:
         executable = work / program
         subprocess.run(shlex.split(arguments.link) + [str(work / "mutant.o")] + shlex.split(objects[program]) +
-                       shlex.split(arguments.libraries) + ["-o", str(executable)], check=True)
+                       [library for library in shlex.split(arguments.libraries)
+                        if pathlib.Path(library).name != pathlib.Path(file).name + ".o"] +
+                       ["-o", str(executable)], check=True)
         seen_here, how_here = run(program, executable)
         executable.unlink()
         seen = seen and seen_here
@@ -265,14 +267,14 @@ def outcome_of(number, mutant, arguments):
     return seen, "; ".join(how), time.monotonic() - began
 
 
-def main():
+def main(all_mutants):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in ("source", "work", "compile", "link", "libraries"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--objects", required=True, action="append", help="PROGRAM=FILES")
     parser.add_argument("--again", required=True, help="the command that runs this test")
     arguments = parser.parse_args()
-    mutants = [mutant for mutant in MUTANTS if os.environ.get("TIERCEL_MUTANTS", "") in mutant[0]]
+    mutants = [mutant for mutant in all_mutants if os.environ.get("TIERCEL_MUTANTS", "") in mutant[0]]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(lambda item: outcome_of(*item, arguments), enumerate(mutants)))
     survivors = [what for (what, *_), (seen, *_) in zip(mutants, outcomes) if not seen]
@@ -285,4 +287,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(MUTANTS))
