@@ -48,8 +48,6 @@ MUTANTS = [
     ("deadlines end no one who waits", LOOP, " || now >= s.deadline;", " || (s.was_admitted() && now >= s.deadline);", CASES),
     ("the queue has no bound", LOOP, "queued_ + choices.size() > options_.max_queued_requests) {",
      "queued_ + choices.size() > 100 * options_.max_queued_requests) {", HISTORIES),
-    ("a request that ends counts as queued still", LOOP, "    --queued_;\n  }\n  // Blocks first",
-     "  }\n  // Blocks first", CASES),
     ("a failed step loses its sequences", LOOP,
      "for (auto& sequence : scheduler_.take_running()) end(std::move(sequence), status);",
      "static_cast<void>(status), scheduler_.take_running();", HISTORIES),
