@@ -283,6 +283,8 @@ class Model {
   ComputedBlocks computed_[kModels];   // and not forgotten since
   ComputedBlocks forgotten_[kModels];  // since they were last forgotten for good
   ComputedBlocks ever_forgotten_[kModels];
+  // What is damaged stays so: any later process may be the first to miss an erasure there.
+  ComputedBlocks forgotten_before_damage_[kModels];
   std::set<BlockId> loaded_unused_;  // since they were loaded
 };
 

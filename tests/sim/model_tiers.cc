@@ -87,9 +87,12 @@ std::size_t Model::use_loaded(const std::vector<BlockId>& blocks, std::size_t to
 
 void Model::restart(std::size_t model_number, bool damaged) {
   for (std::size_t number = 0; number < kModels; ++number) {
-    for (const auto& [path, bytes] : damaged ? ever_forgotten_[number] : forgotten_[number]) {
-      auto& all = computed_[number][path];
-      all.insert(all.end(), bytes.begin(), bytes.end());
+    if (damaged) forgotten_before_damage_[number] = ever_forgotten_[number];
+    for (const ComputedBlocks* blocks : {&forgotten_[number], &forgotten_before_damage_[number]}) {
+      for (const auto& [path, bytes] : *blocks) {
+        auto& all = computed_[number][path];
+        all.insert(all.end(), bytes.begin(), bytes.end());
+      }
     }
     forgotten_[number].clear();
   }

@@ -84,9 +84,8 @@ void Simulator::end_process() {
     tally_.add(Seen::OtherModel);
     if (tiers_->is_small()) flushed_[model_number].clear();
   }
-  // What is damaged stays so: a later process may be the first to miss an erasure in it.
+  model_.restart(model_number, damaged);
   was_damaged_ = was_damaged_ || damaged;
-  model_.restart(model_number, was_damaged_);
   counted_ = {};
   matched_from_tiers_ = 0;
   breaker_is_open_ = false;
