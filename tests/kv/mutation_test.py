@@ -199,8 +199,6 @@ MUTANTS = [
      "std::ranges::equal(known->second->tokens, tokens) && is_complete", "is_complete", TIERS),
     ("a payload is not checked", "tier/disk_store.cc",
      "  if (disk::hash_of(payload) != header.payload_hash) return corrupt();\n", "", TIERS),
-    ("a footer vouches for records that may be lost", "tier/segment_log.cc",
-     "  const Status synced = writing.file->sync();\n", "  const Status synced;\n", TIERS),
     ("another model's blocks are found", "tier/disk_index.cc",
      "  if (entry.fingerprint != fingerprint_) return;\n", "", TIERS),
     ("an erasure is not written", "tier/disk_store_writing.cc",
