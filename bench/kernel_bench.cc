@@ -1,10 +1,10 @@
 // The CPU kernels, by themselves, beside what the machine gives: multiply-adds a second, or bytes of weights or KV a
 // second.
 //
-//   peak/...       what the processor multiplies at most (AVX512-BF16 or float32), and what two threads read from
-//   memory linear/...     group_linear over the weights of many layers, so that they come from memory: rows, outputs,
-//   columns attention/...  one layer's attention of new tokens over a context: tokens, context, query heads, KV heads,
-//   head size
+//   peak/...       what the kernels multiply where everything is near, and what all threads read from memory
+//   linear/...     group_linear over the weights of many layers, so that they come from memory: rows, outputs, columns
+//   attention/...  one layer's attention of new tokens over a context: tokens, context, query heads, KV heads, head
+//   size
 //
 // Shapes of two models: SmolLM2-135M (hidden 576, 9 heads, 3 KV heads) and one of a billion parameters (2,048, 32, 8).
 #include <sys/mman.h>
@@ -33,7 +33,7 @@ struct Buffer {
     const std::size_t page = count * sizeof(T) < (std::size_t{2} << 20) ? 4096 : std::size_t{2} << 20;
     const std::size_t bytes = (count * sizeof(T) + page - 1) / page * page;
     data.reset(static_cast<T*>(std::aligned_alloc(page, bytes)));
-    static_cast<void>(madvise(get(), bytes, MADV_HUGEPAGE));
+    if (page > 4096) static_cast<void>(madvise(get(), bytes, MADV_HUGEPAGE));
   }
   T* get() const { return data.get(); }
   std::size_t size;
@@ -53,9 +53,9 @@ Buffer<float> normals(std::size_t count) {
   return values;
 }
 
-// At least 64 MB of weights of one shape, as the layers of a model.
+// At least `least_bytes` of weights of one shape, as the layers of a model.
 struct Layers {
-  Layers(TensorType type, std::size_t outputs, std::size_t columns) {
+  Layers(TensorType type, std::size_t outputs, std::size_t columns, std::size_t least_bytes = 64'000'000) {
     const kernels::GroupFormat format = kernels::group_format(type);
     const std::size_t bytes = kernels::group_weights_bytes(format, outputs, columns);
     std::mt19937 random(2);
@@ -66,7 +66,7 @@ struct Layers {
       std::memcpy(&file[at], &small, 2);
       if (type == TensorType::Q4_1) std::memcpy(&file[at + 2], &small, 2);
     }
-    for (std::size_t total = 0; total < 64'000'000; total += bytes) {
+    for (std::size_t total = 0; total < least_bytes; total += bytes) {
       tiles.emplace_back(bytes);
       kernels::pack_group_weights(type, file.data(), outputs, columns, 0, kernels::tiles_of(outputs),
                                   tiles.back().get());
@@ -77,26 +77,61 @@ struct Layers {
   std::vector<kernels::GroupWeights> layers;
 };
 
-void linear(benchmark::State& state, TensorType type, bool bf16) {
+enum class Rows { F32, Bf16, Int8 };
+
+bool supported(Rows kind) {
+  return kind == Rows::F32 || (kind == Rows::Bf16 ? kernels::has_bf16_products() : kernels::has_int8_products());
+}
+
+// Rows of x, rounded as a kernel takes them.
+struct RoundedInput {
+  RoundedInput(Rows as, std::size_t count, std::size_t columns)
+      : kind(as),
+        rows(count),
+        x(normals(rows * columns)),
+        values(rows * columns),
+        bytes(rows * columns),
+        scales(rows * columns / 32),
+        sums(rows * columns / 32),
+        offsets(rows * columns / 32) {
+    const std::size_t panels = kernels::panels_of(rows);
+    if (kind == Rows::Bf16) kernels::round_rows(x.get(), rows, columns, 0, panels, values.get(), sums.get());
+    if (kind == Rows::Int8) {
+      kernels::quantise_rows(x.get(), rows, columns, 0, panels, bytes.get(), scales.get(), sums.get(), offsets.get());
+    }
+  }
+
+  void multiply(const kernels::GroupWeights& w, float* y, std::size_t begin, std::size_t end) const {
+    switch (kind) {
+      case Rows::F32: return kernels::group_linear(w, x.get(), w.columns, rows, y, w.outputs, begin, end);
+      case Rows::Bf16: return kernels::group_linear_bf16(w, {values.get(), sums.get()}, rows, y, w.outputs, begin, end);
+      case Rows::Int8:
+        return kernels::group_linear_int8(w, {bytes.get(), scales.get(), sums.get(), offsets.get()}, rows, y, w.outputs,
+                                          begin, end);
+    }
+  }
+
+  const Rows kind;
+  const std::size_t rows;
+  const Buffer<float> x;
+  const Buffer<std::uint16_t> values;
+  const Buffer<std::int8_t> bytes;
+  const Buffer<float> scales, sums;
+  const Buffer<std::int32_t> offsets;
+};
+
+void linear(benchmark::State& state, TensorType type, Rows kind) {
   const auto rows = static_cast<std::size_t>(state.range(0)), outputs = static_cast<std::size_t>(state.range(1)),
              columns = static_cast<std::size_t>(state.range(2));
-  if (bf16 && !kernels::has_bf16_products()) return state.SkipWithError("no AVX512-BF16");
+  if (!supported(kind)) return state.SkipWithError("not on this processor");
   const Layers weights(type, outputs, columns);
-  const auto x = normals(rows * columns);
-  const std::size_t stride = (columns / 32 | 1) * 32;
-  Buffer<std::uint16_t> values(rows * stride);
-  Buffer<float> sums(rows * columns / 32), y(rows * outputs);
-  if (bf16) kernels::round_rows(x.get(), columns, rows, columns, values.get(), stride, sums.get(), columns / 32);
+  const RoundedInput x(kind, rows, columns);
+  Buffer<float> y(rows * outputs);
   std::size_t layer = 0;
   for (auto _ : state) {
     const kernels::GroupWeights& w = weights.layers[layer++ % weights.layers.size()];
     team().run_parts(kernels::tiles_of(outputs), 1, [&](std::size_t begin, std::size_t end) {
-      if (bf16) {
-        kernels::group_linear_bf16(w, {values.get(), stride, sums.get(), columns / 32}, rows, y.get(), outputs,
-                                   begin * 16, std::min(end * 16, outputs));
-      } else {
-        kernels::group_linear(w, x.get(), columns, rows, y.get(), outputs, begin * 16, std::min(end * 16, outputs));
-      }
+      x.multiply(w, y.get(), begin * 16, std::min(end * 16, outputs));
     });
     benchmark::DoNotOptimize(y.get());
   }
@@ -174,25 +209,17 @@ void read_memory(benchmark::State& state) {
 }
 
 // Weights of one tile that stay in the nearest cache, by as many rows as a tile takes: what the kernel could reach.
-void peak(benchmark::State& state) {
+void peak(benchmark::State& state, Rows kind) {
   constexpr std::size_t kColumns = 128, kOutputs = 16, kRows = 12;
-  const Layers weights(TensorType::Q4_1, kOutputs, kColumns);
-  const auto x = normals(kRows * kColumns);
-  Buffer<std::uint16_t> values(kRows * kColumns);
-  Buffer<float> sums(kRows * kColumns / 32);
-  const bool bf16 = kernels::has_bf16_products();
-  if (bf16) kernels::round_rows(x.get(), kColumns, kRows, kColumns, values.get(), kColumns, sums.get(), kColumns / 32);
+  if (!supported(kind)) return state.SkipWithError("not on this processor");
+  const Layers weights(TensorType::Q4_1, kOutputs, kColumns, 1);
+  const RoundedInput x(kind, kRows, kColumns);
   constexpr std::size_t kTimes = 20'000;
   for (auto _ : state) {
     team().run(team().threads(), [&](std::size_t, std::size_t) {
       float y[kRows * kOutputs];
       for (std::size_t i = 0; i < kTimes; ++i) {
-        if (bf16) {
-          kernels::group_linear_bf16(weights.layers[0], {values.get(), kColumns, sums.get(), kColumns / 32}, kRows, y,
-                                     kOutputs, 0, kOutputs);
-        } else {
-          kernels::group_linear(weights.layers[0], x.get(), kColumns, kRows, y, kOutputs, 0, kOutputs);
-        }
+        x.multiply(weights.layers[0], y, 0, kOutputs);
         benchmark::DoNotOptimize(y);
       }
     });
@@ -203,7 +230,9 @@ void peak(benchmark::State& state) {
 }
 
 BENCHMARK(read_memory)->Name("peak/read")->UseRealTime();
-BENCHMARK(peak)->Name("peak/near")->UseRealTime();
+BENCHMARK_CAPTURE(peak, f32, Rows::F32)->Name("peak/near/f32")->UseRealTime();
+BENCHMARK_CAPTURE(peak, bf16, Rows::Bf16)->Name("peak/near/bf16")->UseRealTime();
+BENCHMARK_CAPTURE(peak, int8, Rows::Int8)->Name("peak/near/int8")->UseRealTime();
 
 void linear_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t rows : {1, 2, 4, 8, 16, 32, 64, 256, 1024}) bench->Args({rows, 3072, 576});
@@ -211,13 +240,15 @@ void linear_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t rows : {1, 8, 32, 256}) bench->Args({rows, 8192, 2048});
   bench->UseRealTime();
 }
-BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, true)->Name("linear/bf16/Q4")->Apply(linear_shapes);
-BENCHMARK_CAPTURE(linear, bf16_Q8, TensorType::Q8_0, true)
-    ->Name("linear/bf16/Q8")
-    ->Args({1, 49152, 576})
-    ->Args({32, 49152, 576})
-    ->UseRealTime();
-BENCHMARK_CAPTURE(linear, f32_Q4, TensorType::Q4_1, false)->Name("linear/f32/Q4")->Apply(linear_shapes);
+void head_shapes(benchmark::internal::Benchmark* bench) {
+  for (const std::int64_t rows : {1, 8, 32}) bench->Args({rows, 49152, 576});
+  bench->UseRealTime();
+}
+BENCHMARK_CAPTURE(linear, int8_Q4, TensorType::Q4_1, Rows::Int8)->Name("linear/int8/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, Rows::Bf16)->Name("linear/bf16/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, f32_Q4, TensorType::Q4_1, Rows::F32)->Name("linear/f32/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Rows::Int8)->Name("linear/int8/Q8")->Apply(head_shapes);
+BENCHMARK_CAPTURE(linear, bf16_Q8, TensorType::Q8_0, Rows::Bf16)->Name("linear/bf16/Q8")->Apply(head_shapes);
 
 void attention_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t context : {100, 2000, 8000}) bench->Args({1, context, 9, 3, 64});

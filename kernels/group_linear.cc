@@ -16,7 +16,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using DF = hn::CappedTag<float, 16>;
 using DI = hn::Rebind<std::int32_t, DF>;
-using DU16 = hn::Rebind<std::uint16_t, DF>;
 using DHalf = hn::Rebind<hwy::float16_t, DF>;
 using VF = hn::Vec<DF>;
 constexpr std::size_t kLanes = hn::MaxLanes(DF());
@@ -32,24 +31,28 @@ HWY_INLINE VF LoadHalves(const std::byte* halves) {
   return hn::PromoteTo(DF(), hn::LoadU(DHalf(), reinterpret_cast<const hwy::float16_t*>(halves)));
 }
 
-// The two bytes of each output, that begin at `bytes`.
-HWY_INLINE hn::Vec<DI> LoadPairs(const std::byte* bytes) {
-  return hn::PromoteTo(DI(), hn::LoadU(DU16(), reinterpret_cast<const std::uint16_t*>(bytes)));
+// The four bytes of each output, that begin at `bytes`.
+HWY_INLINE hn::Vec<DI> LoadQuads(const std::byte* bytes) {
+  return hn::LoadU(DI(), reinterpret_cast<const std::int32_t*>(bytes));
 }
 
-// A format decodes the columns 4 p .. 4 p + 3 of a group for the outputs of part `part`.
+// A format decodes the columns 8 p .. 8 p + 7 of a group for the outputs of part `part`.
 struct Q4 {
   static constexpr std::size_t kBytes = 320;
   VF scale, minimum;
   HWY_INLINE Q4(const std::byte* group, std::size_t part)
       : scale(LoadHalves(group + 2 * kLanes * part)), minimum(LoadHalves(group + 32 + 2 * kLanes * part)) {}
-  HWY_INLINE void Decode(const std::byte* group, std::size_t part, std::size_t p, VF (&columns)[4]) const {
-    const auto nibbles = LoadPairs(group + 64 + 32 * p + 2 * kLanes * part);
+  HWY_INLINE void Decode(const std::byte* group, std::size_t part, std::size_t p, VF (&columns)[8]) const {
+    const auto nibbles = LoadQuads(group + 64 + 64 * p + 4 * kLanes * part);
     const auto mask = hn::Set(DI(), 15);
-    columns[0] = Scaled(hn::And(nibbles, mask));
-    columns[1] = Scaled(hn::And(hn::ShiftRight<8>(nibbles), mask));
-    columns[2] = Scaled(hn::And(hn::ShiftRight<4>(nibbles), mask));
-    columns[3] = Scaled(hn::ShiftRight<12>(nibbles));
+    columns[kColumnOrder[0][0]] = Scaled(hn::And(nibbles, mask));
+    columns[kColumnOrder[1][0]] = Scaled(hn::And(hn::ShiftRight<4>(nibbles), mask));
+    columns[kColumnOrder[0][1]] = Scaled(hn::And(hn::ShiftRight<8>(nibbles), mask));
+    columns[kColumnOrder[1][1]] = Scaled(hn::And(hn::ShiftRight<12>(nibbles), mask));
+    columns[kColumnOrder[0][2]] = Scaled(hn::And(hn::ShiftRight<16>(nibbles), mask));
+    columns[kColumnOrder[1][2]] = Scaled(hn::And(hn::ShiftRight<20>(nibbles), mask));
+    columns[kColumnOrder[0][3]] = Scaled(hn::And(hn::ShiftRight<24>(nibbles), mask));
+    columns[kColumnOrder[1][3]] = Scaled(hn::And(hn::ShiftRight<28>(nibbles), mask));
   }
 
  private:
@@ -60,11 +63,13 @@ struct Q8 {
   static constexpr std::size_t kBytes = 544;
   VF scale;
   HWY_INLINE Q8(const std::byte* group, std::size_t part) : scale(LoadHalves(group + 2 * kLanes * part)) {}
-  HWY_INLINE void Decode(const std::byte* group, std::size_t part, std::size_t p, VF (&columns)[4]) const {
-    for (std::size_t pair = 0; pair < 2; ++pair) {
-      const auto bytes = LoadPairs(group + 32 + 32 * (2 * p + pair) + 2 * kLanes * part);
-      columns[2 * pair] = Scaled(hn::ShiftRight<24>(hn::ShiftLeft<24>(bytes)));
-      columns[2 * pair + 1] = Scaled(hn::ShiftRight<24>(hn::ShiftLeft<16>(bytes)));
+  HWY_INLINE void Decode(const std::byte* group, std::size_t part, std::size_t p, VF (&columns)[8]) const {
+    for (std::size_t half = 0; half < 2; ++half) {
+      const auto bytes = LoadQuads(group + 32 + 64 * (2 * p + half) + 4 * kLanes * part);
+      columns[kColumnOrder[half][0]] = Scaled(hn::ShiftRight<24>(hn::ShiftLeft<24>(bytes)));
+      columns[kColumnOrder[half][1]] = Scaled(hn::ShiftRight<24>(hn::ShiftLeft<16>(bytes)));
+      columns[kColumnOrder[half][2]] = Scaled(hn::ShiftRight<24>(hn::ShiftLeft<8>(bytes)));
+      columns[kColumnOrder[half][3]] = Scaled(hn::ShiftRight<24>(bytes));
     }
   }
 
@@ -94,14 +99,14 @@ HWY_INLINE void Tile(const std::byte* w, std::size_t tile_bytes, std::size_t fir
       const std::byte* group = w + (first_part + v) / kParts * tile_bytes;
       const std::size_t part = (first_part + v) % kParts;
       const Format format(group, part);
-      for (std::size_t p = 0; p < kGroupColumns / 4; ++p) {
-        VF columns[4];
+      for (std::size_t p = 0; p < kGroupColumns / 8; ++p) {
+        VF columns[8];
         format.Decode(group, part, p, columns);
 #pragma GCC unroll 12
         for (std::size_t r = 0; r < kRows; ++r) {
-          const float* values = x + r * x_stride + 4 * p;
-#pragma GCC unroll 4
-          for (std::size_t c = 0; c < 4; ++c) sums[v][r] = hn::MulAdd(columns[c], hn::Set(DF(), values[c]), sums[v][r]);
+          const float* values = x + r * x_stride + 8 * p;
+#pragma GCC unroll 8
+          for (std::size_t c = 0; c < 8; ++c) sums[v][r] = hn::MulAdd(columns[c], hn::Set(DF(), values[c]), sums[v][r]);
         }
       }
     }

@@ -17,22 +17,46 @@ namespace tiercel::kernels {
 void group_linear(const GroupWeights& w, const float* x, std::size_t x_stride, std::size_t rows, float* y,
                   std::size_t y_stride, std::size_t first_output, std::size_t last_output);
 
-// Rows of x as the processor multiplies them fastest: rounded to bf16, with the sum of every group's 32 columns (of the
-// rounded values), which a group's minimum is multiplied with.
+// The two below take all rows of x at once, rounded, in panels of up to 12 rows that pass the weights together. A panel
+// is [group][row][32 columns], so that a step of the kernel finds what it needs side by side; numbers that belong to a
+// group are [group][row]. Panels lie one after another, densely.
+inline constexpr std::size_t kPanelRows = 12;
+inline std::size_t panels_of(std::size_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
+// The first row of a panel; they are as equal as can be.
+inline std::size_t panel_begin(std::size_t rows, std::size_t panel) { return rows * panel / panels_of(rows); }
+
+// Rows rounded to bf16, with the sum of every group's columns (of the rounded values), which a group's minimum is
+// multiplied with.
 struct Bf16Rows {
   const std::uint16_t* values = nullptr;
-  std::size_t stride = 0;
   const float* sums = nullptr;
-  std::size_t sum_stride = 0;
 };
 
 // Whether this processor multiplies bf16 (AVX512-BF16). Without it the two below must not be called.
 bool has_bf16_products();
-// columns is a multiple of 32.
-void round_rows(const float* x, std::size_t x_stride, std::size_t rows, std::size_t columns, std::uint16_t* values,
-                std::size_t stride, float* sums, std::size_t sum_stride);
+// Rounds the panels first_panel .. last_panel - 1 of `rows` rows of x, which are dense; columns is a multiple of 32.
+void round_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
+                std::uint16_t* values, float* sums);
 // As above, with weights exact (a nibble or a byte is one in bf16 too; scales and sums are float32).
 void group_linear_bf16(const GroupWeights& w, const Bf16Rows& x, std::size_t rows, float* y, std::size_t y_stride,
+                       std::size_t first_output, std::size_t last_output);
+
+// Rows as bytes, each group of 32 columns with a scale of its own, in the order in which weights have their columns
+// (kColumnOrder), and its sum (of the rounded values). A group's largest value is 127: what is rounded away is at most
+// a 254th of it, as in llama.cpp's Q8_1.
+struct Int8Rows {
+  const std::int8_t* values = nullptr;
+  const float* scales = nullptr;
+  const float* sums = nullptr;
+  const std::int32_t* offsets = nullptr;  // -128 times a group's sum of bytes
+};
+
+// Whether this processor multiplies bytes (AVX512-VNNI). Without it the two below must not be called.
+bool has_int8_products();
+void quantise_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
+                   std::size_t last_panel, std::int8_t* values, float* scales, float* sums, std::int32_t* offsets);
+// As group_linear(), with weights exact.
+void group_linear_int8(const GroupWeights& w, const Int8Rows& x, std::size_t rows, float* y, std::size_t y_stride,
                        std::size_t first_output, std::size_t last_output);
 
 }  // namespace tiercel::kernels

@@ -11,30 +11,34 @@ namespace {
 constexpr std::size_t kScaleBytes = 2;
 constexpr std::size_t kScalesBytes = kScaleBytes * kTileOutputs;
 
-// Four nibbles, one in each byte, to the two bytes of their place in a tile.
-std::uint16_t join_nibbles(std::uint32_t four) { return static_cast<std::uint16_t>(four | four >> 12); }
+constexpr std::size_t kChunks = kGroupColumns / 8;
 
 // One output's group of 32 nibbles: byte j of the file holds columns j and j + 16.
 void pack_nibbles(const std::byte* from, std::byte* to) {
-  for (std::size_t p = 0; p < 4; ++p) {
-    std::uint32_t bytes;
-    std::memcpy(&bytes, from + 4 * p, 4);
-    const std::uint16_t low = join_nibbles(bytes & 0x0f0f0f0fu), high = join_nibbles(bytes >> 4 & 0x0f0f0f0fu);
-    std::memcpy(to + p * 2 * kTileOutputs, &low, 2);
-    std::memcpy(to + (p + 4) * 2 * kTileOutputs, &high, 2);
+  const auto nibble = [&](std::size_t column) {
+    return column < 16 ? from[column] & std::byte{15} : from[column - 16] >> 4;
+  };
+  for (std::size_t p = 0; p < kChunks; ++p) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      to[p * 4 * kTileOutputs + i] = nibble(8 * p + kColumnOrder[0][i]) | nibble(8 * p + kColumnOrder[1][i]) << 4;
+    }
   }
 }
 
 void pack_bytes(const std::byte* from, std::byte* to) {
-  for (std::size_t p = 0; p < kGroupColumns / 2; ++p) std::memcpy(to + p * 2 * kTileOutputs, from + 2 * p, 2);
+  for (std::size_t half = 0; half < 2 * kChunks; ++half) {
+    for (std::size_t i = 0; i < 4; ++i) {
+      to[half * 4 * kTileOutputs + i] = from[half / 2 * 8 + kColumnOrder[half % 2][i]];
+    }
+  }
 }
 
 // One output's block of the file, as output `o` of a tile's group.
 void pack_block(TensorType type, const std::byte* block, std::size_t o, std::byte* group) {
   std::memcpy(group + o * kScaleBytes, block, kScaleBytes);
-  if (type == TensorType::Q8_0) return pack_bytes(block + kScaleBytes, group + kScalesBytes + 2 * o);
+  if (type == TensorType::Q8_0) return pack_bytes(block + kScaleBytes, group + kScalesBytes + 4 * o);
   std::byte* minimum = group + kScalesBytes + o * kScaleBytes;
-  std::byte* nibbles = group + 2 * kScalesBytes + 2 * o;
+  std::byte* nibbles = group + 2 * kScalesBytes + 4 * o;
   if (type == TensorType::Q4_1) {
     std::memcpy(minimum, block + kScaleBytes, kScaleBytes);
     return pack_nibbles(block + 2 * kScaleBytes, nibbles);

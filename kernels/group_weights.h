@@ -3,10 +3,14 @@
 // As many bytes as in the file.
 //
 //   tile    16 outputs, all columns (outputs beyond the last are zero)   [group]
-//   group   Q4: f16 scale [output], f16 minimum [output], nibbles [8][output][2]
-//               byte (p, o, i): column 4 p + i of output o in the low half, 4 p + 2 + i in the high one
-//           Q8: f16 scale [output], bytes [16][output][2]; byte (p, o, i): column 2 p + i
+//   group   Q4: f16 scale [output], f16 minimum [output], nibbles [4][output][4]
+//           Q8: f16 scale [output], bytes [4][half][output][4]
+//               p, o, i: column 8 p + kColumnOrder[0][i] of output o is in the low half (of a byte of Q4, or of p's
+//               bytes of Q8), 8 p + kColumnOrder[1][i] in the high one
 //   weight  Q4: scale * nibble + minimum; Q8: scale * byte
+//
+// So a half is four columns of each output in 32 bits, as products of bytes want them, and a half of these 32 bits has
+// two neighbouring columns at the same place, as products of bf16 want them.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +22,7 @@ namespace tiercel::kernels {
 
 inline constexpr std::size_t kGroupColumns = 32;
 inline constexpr std::size_t kTileOutputs = 16;
+inline constexpr std::size_t kColumnOrder[2][4] = {{0, 4, 1, 5}, {2, 6, 3, 7}};
 
 enum class GroupFormat : std::uint8_t { Q4, Q8 };
 

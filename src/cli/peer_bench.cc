@@ -8,6 +8,7 @@
 #include "cli/default_model.h"
 #include "cli/peer_comparison.h"
 #include "cli/report.h"
+#include "options/option_table.h"
 
 namespace tiercel::cli {
 namespace {
@@ -96,11 +97,13 @@ Json left_out(const EngineRounds& peer) { return peer.rounds.front().value("left
 
 std::string version_of(const EngineRounds& peer) { return peer.rounds.front().value("version", ""); }
 
+std::string compute_name(const CliOptions& shared) { return *find_option("compute")->text(shared.engine); }
+
 void print_as_json(const Measured& measured, const std::vector<Comparison>& comparisons, const CliOptions& shared) {
   const Json& machine = measured.tiercel.rounds.front();
   Json json;
   for (const char* key : {"model", "cpu", "simd", "threads"}) json[key] = machine.value(key, Json());
-  json["compute"] = shared.engine.compute == Compute::Fast ? "fast" : "precise";
+  json["compute"] = compute_name(shared);
   json["rounds"] = measured.tiercel.rounds.size();
   json["engines"] = Json::array({{{"engine", "tiercel"}, {"version", TIERCEL_VERSION}}});
   for (const EngineRounds& peer : measured.peers) {
@@ -119,7 +122,7 @@ void print_as_json(const Measured& measured, const std::vector<Comparison>& comp
     const Spread spread = spread_of(comparison.of_rounds);
     Json ratio = {{"key", comparison.key}, {"against", comparison.against}, {"by_round", comparison.of_rounds},
                   {"min", spread.min},     {"median", spread.median},       {"max", spread.max}};
-    if (const Bar* bar = comparison.bar) {
+    if (const auto& bar = comparison.bar) {
       ratio["bar"] = {{bar->at_most ? "at_most" : "at_least", bar->limit}, {"met", comparison.meets_bar()}};
     }
     json["ratios"].push_back(std::move(ratio));
@@ -158,7 +161,7 @@ void print_comparison(const Comparison& comparison) {
   const auto written = [&](double value) { return is_ratio ? fmt::format("{:.3f}", value) : readable(value); };
   fmt::print("{:<20}{:<20}{:>8}{:>8}{:>8}", comparison.key, is_ratio ? comparison.against : "(the figure itself)",
              written(spread.min), written(spread.median), written(spread.max));
-  if (const Bar* bar = comparison.bar) {
+  if (const auto& bar = comparison.bar) {
     fmt::print("   {} {:<6.4g} {}", bar->at_most ? "at most " : "at least", bar->limit,
                comparison.meets_bar() ? "met" : "missed");
   }
@@ -168,8 +171,8 @@ void print_comparison(const Comparison& comparison) {
 void print_as_text(const Measured& measured, const std::vector<Comparison>& comparisons, const CliOptions& shared) {
   const Json& machine = measured.tiercel.rounds.front();
   fmt::print("{}, {}, {} threads, {}, {}, {} rounds\n", machine.value("cpu", ""), machine.value("simd", ""),
-             machine.value("threads", 0), machine.value("model", ""),
-             shared.engine.compute == Compute::Fast ? "fast" : "precise", measured.tiercel.rounds.size());
+             machine.value("threads", 0), machine.value("model", ""), compute_name(shared),
+             measured.tiercel.rounds.size());
   for (const EngineRounds& peer : measured.peers) fmt::print("{}: {}\n", peer.engine, version_of(peer));
   fmt::print("\n");
   print_figures(measured);
@@ -212,11 +215,7 @@ int bench_with_peers(const PeerBenchOptions& options, const std::vector<Work>& w
   }
   auto measured = measure_by_turns(options, workload, shared);
   if (!measured.ok()) return fail(measured.status());
-  auto comparisons = compare(measured->tiercel, measured->peers);
-  // The bars are those of the default.
-  if (shared.engine.compute != Compute::Fast) {
-    for (Comparison& comparison : comparisons) comparison.bar = nullptr;
-  }
+  const auto comparisons = compare(measured->tiercel, measured->peers, shared.engine.compute);
   shared.json ? print_as_json(*measured, comparisons, shared) : print_as_text(*measured, comparisons, shared);
   if (measured->failed.empty()) return kDone;
   return fail(

@@ -1,11 +1,13 @@
 // How tiercel's figures stand to those of other engines, measured in the same rounds.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "cli/report.h"
+#include "tiercel/options.h"
 
 namespace tiercel::cli {
 
@@ -29,7 +31,7 @@ Spread spread_of(std::vector<double> values);
 // The figure `key` in every round; empty where the engine has no such row.
 std::vector<double> by_round(const EngineRounds& engine, std::string_view key);
 
-// What tiercel sets itself to reach with Compute::Fast.
+// What tiercel sets itself to reach.
 struct Bar {
   std::string_view key;
   std::string_view against;  // a peer, another key of tiercel's own, or nothing: the figure as it is
@@ -43,13 +45,14 @@ struct Comparison {
   std::string key;
   std::string against;            // as Bar::against
   std::vector<double> of_rounds;  // tiercel's figure divided by the other one of the same round
-  const Bar* bar = nullptr;       // null: none is set
+  std::optional<Bar> bar = {};    // none: none is set
 
   bool meets_bar() const { return bar->is_met_by(spread_of(of_rounds).median); }
 };
 
 // All that can be compared, in the order of tiercel's keys: with each peer that has the row, then with what its other
-// bars name. All engines have as many rounds.
-std::vector<Comparison> compare(const EngineRounds& tiercel, const std::vector<EngineRounds>& peers);
+// bars name; the bars are those of the mode in which tiercel computed (Compute::Precise has none). All engines have as
+// many rounds.
+std::vector<Comparison> compare(const EngineRounds& tiercel, const std::vector<EngineRounds>& peers, Compute compute);
 
 }  // namespace tiercel::cli

@@ -27,8 +27,8 @@ constexpr std::size_t kProductGrain = 64;  // outputs of a product's part: whole
 // From so many rows for each thread on, threads share the rows of a product, below its outputs.
 constexpr std::size_t kRowsPerThread = 64;
 constexpr std::size_t kTileRows = 16;
-// Up to so many rows are rounded faster than a thread is woken.
-constexpr std::size_t kRowsRoundedAlone = 8;
+// Up to so many panels are rounded faster than a thread is woken.
+constexpr std::size_t kPanelsRoundedAlone = 1;
 
 std::uint16_t* bf16_data(const at::Tensor& tensor) { return reinterpret_cast<std::uint16_t*>(tensor.data_ptr()); }
 
@@ -83,30 +83,61 @@ bool has_matrix_units() {
 
 }  // namespace
 
-std::string LinearPlan::describe(TensorType weights) const {
-  const auto type = to_string(weights);
-  if (product == Product::None) return fmt::format("{} groups", type);
+GroupArithmetic group_arithmetic(Rounding rounding) {
+  if (rounding == Rounding::Int8 && kernels::has_int8_products()) return GroupArithmetic::Int8;
+  if (rounding != Rounding::None && kernels::has_bf16_products()) return GroupArithmetic::Bf16;
+  return GroupArithmetic::F32;
+}
+
+std::string LinearPlan::describe(TensorType weights, GroupArithmetic arithmetic) const {
+  constexpr std::string_view kNames[] = {"f32", "bf16", "int8"};
+  const auto groups = fmt::format("{} groups by {}", to_string(weights), kNames[static_cast<std::size_t>(arithmetic)]);
+  if (product == Product::None) return groups;
   const auto name = product == Product::Bf16 ? "bf16" : "f32";
   if (!kernels::has_groups(weights)) return fmt::format("{} product", name);
-  if (from_rows <= 1) return fmt::format("prompts {} product, the rest {} groups", name, type);
-  return fmt::format("1-{} rows {} groups, {}+ rows {} product", from_rows - 1, type, from_rows, name);
+  if (from_rows <= 1) return fmt::format("prompts {} product, the rest {}", name, groups);
+  return fmt::format("1-{} rows {}, {}+ rows {} product", from_rows - 1, groups, from_rows, name);
 }
+
+namespace {
+
+// Rounds all panels: round(first, last) by the threads that pay.
+template <class Round>
+void round_panels(ThreadTeam& team, std::size_t rows, const Round& round) {
+  const std::size_t panels = kernels::panels_of(rows);
+  panels <= kPanelsRoundedAlone ? round(std::size_t{0}, panels) : team.run_parts(panels, 1, round);
+}
+
+template <class Value>
+Value* at_least(std::vector<Value>& values, std::size_t count) {
+  if (values.size() < count) values.resize(count);
+  return values.data();
+}
+
+}  // namespace
 
 kernels::Bf16Rows RoundedRows::round(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns) {
-  // A stride that is no power of two: rows of the same column would compete for the same places in a cache.
-  const std::size_t groups = columns / kernels::kGroupColumns, stride = (groups | 1) * kernels::kGroupColumns;
-  if (values_.size() < rows * stride) values_.resize(rows * stride);
-  if (sums_.size() < rows * groups) sums_.resize(rows * groups);
-  const auto round_part = [&](std::size_t begin, std::size_t end) {
-    kernels::round_rows(x + begin * columns, columns, end - begin, columns, values_.data() + begin * stride, stride,
-                        sums_.data() + begin * groups, groups);
-  };
-  rows <= kRowsRoundedAlone ? round_part(0, rows) : team.run_parts(rows, kRowsRoundedAlone, round_part);
-  return {values_.data(), stride, sums_.data(), groups};
+  std::uint16_t* values = at_least(values_, rows * columns);
+  float* sums = at_least(sums_, rows * columns / kernels::kGroupColumns);
+  round_panels(team, rows, [&](std::size_t first, std::size_t last) {
+    kernels::round_rows(x, rows, columns, first, last, values, sums);
+  });
+  return {values, sums};
 }
 
-Linear::Linear(std::span<const GgufTensor> parts, Compute compute)
-    : parts_(parts.begin(), parts.end()), has_groups_(true), compute_(compute) {
+kernels::Int8Rows RoundedRows::quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns) {
+  const std::size_t groups = rows * columns / kernels::kGroupColumns;
+  std::int8_t* values = at_least(bytes_, rows * columns);
+  float *scales = at_least(scales_, groups), *sums = at_least(sums_, groups);
+  std::int32_t* offsets = at_least(offsets_, groups);
+  round_panels(team, rows, [&](std::size_t first, std::size_t last) {
+    kernels::quantise_rows(x, rows, columns, first, last, values, scales, sums, offsets);
+  });
+  return {values, scales, sums, offsets};
+}
+
+Linear::Linear(std::span<const GgufTensor> parts, Rounding rounding)
+    : parts_(parts.begin(), parts.end()), has_groups_(true), rounding_(rounding) {
   for (const GgufTensor& part : parts_) {
     outputs_ += part.rows();
     columns_ = part.columns();
@@ -217,8 +248,11 @@ bool Linear::product_keeps_bits(ThreadTeam& team) const {
 
 void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
   assert(groups_.size() == parts_.size());
-  const bool rounds = compute_ != Compute::Precise && kernels::has_bf16_products();
-  const kernels::Bf16Rows bf16 = rounds ? rounded.round(team, x, rows, columns_) : kernels::Bf16Rows{};
+  const GroupArithmetic arithmetic = group_arithmetic(rounding_);
+  kernels::Bf16Rows bf16;
+  kernels::Int8Rows int8;
+  if (arithmetic == GroupArithmetic::Bf16) bf16 = rounded.round(team, x, rows, columns_);
+  if (arithmetic == GroupArithmetic::Int8) int8 = rounded.quantise(team, x, rows, columns_);
   // Of the outputs from begin to end, those of one part, whose first is `first`.
   const auto multiply_part = [&](std::size_t p, std::size_t first, std::size_t begin, std::size_t end) {
     const GgufTensor& part = parts_[p];
@@ -226,10 +260,13 @@ void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, 
                                         .tiles = static_cast<const std::byte*>(groups_[p].data_ptr()),
                                         .outputs = part.rows(),
                                         .columns = columns_};
-    if (rounds) {
-      kernels::group_linear_bf16(weights, bf16, rows, y + first, outputs_, begin, end);
-    } else {
-      kernels::group_linear(weights, x, columns_, rows, y + first, outputs_, begin, end);
+    switch (arithmetic) {
+      case GroupArithmetic::F32:
+        return kernels::group_linear(weights, x, columns_, rows, y + first, outputs_, begin, end);
+      case GroupArithmetic::Bf16:
+        return kernels::group_linear_bf16(weights, bf16, rows, y + first, outputs_, begin, end);
+      case GroupArithmetic::Int8:
+        return kernels::group_linear_int8(weights, int8, rows, y + first, outputs_, begin, end);
     }
   };
   // Tiles of all parts, one after another.
@@ -290,8 +327,8 @@ void Linear::multiply(const float* x, std::size_t rows, std::size_t used, std::s
 LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team) {
   // Without matrix units nothing multiplies bf16 faster than the groups' kernel, which the product would also have to
   // beat by enough to be worth its memory.
-  const bool bf16_groups = sample.compute() != Compute::Precise && kernels::has_bf16_products();
-  if (!sample.needs_product() && bf16_groups && !has_matrix_units()) return {};
+  const bool fast_groups = group_arithmetic(sample.rounding()) != GroupArithmetic::F32;
+  if (!sample.needs_product() && fast_groups && !has_matrix_units()) return {};
   constexpr std::size_t kFirstRows = 64;  // where the search for the crossing begins
   constexpr std::size_t kTypeRows = 64;   // a small prefill, to compare element types
   std::vector<float> x(std::max(max_rows, kTypeRows) * sample.columns(), 0.5f);
@@ -304,7 +341,7 @@ LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team
   // Float32 activations are multiplied in float32; else bf16, unless float32 is clearly faster here: it takes twice the
   // memory.
   LinearPlan plan{.product = Product::F32};
-  if (sample.compute() != Compute::Precise) {
+  if (sample.rounding() != Rounding::None) {
     plan.product = Product::Bf16;
     sample.set_plan(plan, team);
     Linear other = sample;

@@ -1,11 +1,12 @@
 // A linear layer y = x W^T that keeps its weights in the packings that pay on this machine.
 //
 // Two ways to compute it, which differ by rounding only:
-//   groups     our kernel over quantised weights, packed as small as in the file: for any number of rows (group_linear.h)
-//   product    LibTorch's matrix product over weights unpacked to bf16 (or float32): more memory, and faster for many rows
+//   groups     our kernel over quantised weights, packed as small as in the file: for any number of rows
+//   (group_linear.h) product    LibTorch's matrix product over weights unpacked to bf16 (or float32): more memory, and
+//   faster for many rows
 //              where the processor has matrix units (AMX)
-// Which is faster from how many rows on differs by machine, so it is measured when a model is loaded (`choose_product`),
-// never assumed. Weights that are not quantised have the product only.
+// Which is faster from how many rows on differs by machine, so it is measured when a model is loaded
+// (`choose_product`), never assumed. Weights that are not quantised have the product only.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,7 +19,6 @@
 #include "base/thread_team.h"
 #include "gguf/gguf_file.h"
 #include "kernels/group_linear.h"
-#include "tiercel/options.h"
 
 namespace tiercel {
 
@@ -28,6 +28,13 @@ enum class Product : std::uint8_t { None, Bf16, F32 };
 // Rows of the fixed-shape products of forward_prefill(): large enough for nearly all of the speed, small enough to pad.
 inline constexpr std::size_t kPrefillRows = 64;
 
+// What a layer's activations may be rounded to; where the processor has no products for it, to less, or not at all.
+enum class Rounding : std::uint8_t { None, Bf16, Int8 };
+
+// What they are multiplied as, over groups, on this processor.
+enum class GroupArithmetic : std::uint8_t { F32, Bf16, Int8 };
+GroupArithmetic group_arithmetic(Rounding rounding);
+
 // How one kind of layer is computed: by the product from `from_rows` rows on, over groups below.
 struct LinearPlan {
   Product product = Product::None;
@@ -36,31 +43,33 @@ struct LinearPlan {
   // (Linear::product_keeps_bits), so that threads may share the outputs of a few rows.
   bool keeps_bits = false;
 
-  std::string describe(TensorType weights) const;
+  std::string describe(TensorType weights, GroupArithmetic arithmetic) const;
 };
 
 // Where rows of x are rounded for a layer; one at a time. Grows to the largest it is asked for.
 class RoundedRows {
  public:
   kernels::Bf16Rows round(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
+  kernels::Int8Rows quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
 
  private:
   std::vector<std::uint16_t> values_;
-  std::vector<float> sums_;
+  std::vector<std::int8_t> bytes_;
+  std::vector<float> scales_, sums_;
+  std::vector<std::int32_t> offsets_;
 };
 
 class Linear {
  public:
   Linear() = default;
-  // The rows of `parts` one after another are the outputs; all have the same columns, a multiple of 32. In Precise mode
-  // x stays float32; else it may be rounded to bf16.
-  Linear(std::span<const GgufTensor> parts, Compute compute);
+  // The rows of `parts` one after another are the outputs; all have the same columns, a multiple of 32.
+  Linear(std::span<const GgufTensor> parts, Rounding rounding);
 
   std::size_t outputs() const { return outputs_; }
   std::size_t columns() const { return columns_; }
   // Weights in a type that only a product can use (F32, F16, BF16).
   bool needs_product() const { return !has_groups_; }
-  Compute compute() const { return compute_; }
+  Rounding rounding() const { return rounding_; }
   TensorType weights_type() const { return parts_.front().type; }
   std::size_t packed_bytes() const;
   std::size_t bytes_for(Product product) const;
@@ -99,7 +108,7 @@ class Linear {
   std::size_t outputs_ = 0;
   std::size_t columns_ = 0;
   bool has_groups_ = false;
-  Compute compute_ = Compute::Fast;
+  Rounding rounding_ = Rounding::Bf16;
   LinearPlan plan_;
   std::vector<at::Tensor> groups_;  // of each part, bytes
   at::Tensor packed_;               // [outputs][columns], bf16 or float32

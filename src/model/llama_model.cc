@@ -35,7 +35,7 @@ constexpr std::size_t kPrefillAttentionTokens = 8;
 constexpr std::size_t kRowGrain = 8;
 
 // Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
-constexpr std::uint32_t kArithmeticVersion = 2;
+constexpr std::uint32_t kArithmeticVersion = 3;
 
 Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout,
                            const LlamaOptions& options) {
@@ -57,7 +57,8 @@ Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, cons
                                     static_cast<std::uint32_t>(layout.dtype),
                                     static_cast<std::uint32_t>(options.compute),
                                     options.deterministic,
-                                    kernels::has_bf16_products()};
+                                    kernels::has_bf16_products(),
+                                    kernels::has_int8_products()};
   add(settings, sizeof settings);
   add(&config.norm_epsilon, sizeof config.norm_epsilon);
   const XXH128_hash_t hash = XXH3_128bits_digest(&state);
@@ -85,7 +86,7 @@ struct AttentionTask {
 // Nothing measured, so that every process computes alike.
 LinearPlan deterministic_plan(const Linear& layer) {
   if (!layer.needs_product()) return {};
-  return {.product = layer.compute() == Compute::Precise ? Product::F32 : Product::Bf16, .from_rows = 1};
+  return {.product = layer.rounding() == Rounding::None ? Product::F32 : Product::Bf16, .from_rows = 1};
 }
 
 class LlamaModel final : public ModelRunner {
@@ -173,7 +174,8 @@ void LlamaModel::choose_kernels() {
       linear->set_plan(plan, team_);
       memory_.packed_bytes += linear->packed_bytes();
     }
-    kernel_names_.emplace_back(kind, plan.describe(linears.front()->weights_type()));
+    kernel_names_.emplace_back(
+        kind, plan.describe(linears.front()->weights_type(), group_arithmetic(linears.front()->rounding())));
     log().info("linear {}: {}", kind, kernel_names_.back().second);
   });
   for (const GgufTensor& tensor : file_.tensors()) memory_.mapped_bytes += tensor.data.size();

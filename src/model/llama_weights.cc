@@ -53,11 +53,31 @@ class TensorReader {
   Status status_;
 };
 
+// What the layers' activations are rounded to.
+struct Roundings {
+  Rounding qkv, attention_output, gate_up, down, head;
+};
+
+// Rounding to bytes costs quality where a layer's activations are of very different sizes. Fast does it where that is
+// least for the work it saves; measured on SmolLM2 (mean |log-prob deviation| with one kind alone in bytes; 0.0105 with
+// none): attention output 0.013 for 9 % of the work of a layer, gate and up 0.026 for 50 %, down 0.024 for 25 %, Q, K
+// and V 0.029 for 16 %, the head 0.024.
+Roundings roundings_of(Compute compute) {
+  using enum Rounding;
+  switch (compute) {
+    case Compute::Precise: return {None, None, None, None, None};
+    case Compute::Turbo: return {Int8, Int8, Int8, Int8, Int8};
+    case Compute::Fast: break;
+  }
+  return {.qkv = Bf16, .attention_output = Int8, .gate_up = Int8, .down = Bf16, .head = Bf16};
+}
+
 }  // namespace
 
 Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig& config, Compute compute) {
   const ModelShape& shape = config.shape;
   const std::uint64_t hidden = shape.hidden, ff = shape.feed_forward;
+  const Roundings rounding = roundings_of(compute);
 
   TensorReader read(file);
   LlamaWeights weights;
@@ -71,16 +91,16 @@ Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig&
     const GgufTensor gate_up[] = {read.matrix(name("ffn_gate"), hidden, ff), read.matrix(name("ffn_up"), hidden, ff)};
     const GgufTensor down[] = {read.matrix(name("ffn_down"), ff, hidden)};
     weights.layers.push_back({.attention_norm = read.vector(name("attn_norm"), hidden),
-                              .qkv = Linear(qkv, compute),
-                              .attention_output = Linear(output, compute),
+                              .qkv = Linear(qkv, rounding.qkv),
+                              .attention_output = Linear(output, rounding.attention_output),
                               .feed_forward_norm = read.vector(name("ffn_norm"), hidden),
-                              .gate_up = Linear(gate_up, compute),
-                              .down = Linear(down, compute)});
+                              .gate_up = Linear(gate_up, rounding.gate_up),
+                              .down = Linear(down, rounding.down)});
   }
   weights.output_norm = read.vector("output_norm.weight", hidden);
   const bool tied = !file.find_tensor("output.weight");
   const GgufTensor head[] = {tied ? weights.embedding : read.matrix("output.weight", hidden, shape.vocabulary)};
-  weights.head = Linear(head, compute);
+  weights.head = Linear(head, rounding.head);
   read.ignore("rope_freqs.weight");  // part of the configuration
   TIERCEL_RETURN_IF_ERROR(read.finish());
   return weights;

@@ -32,8 +32,8 @@ constexpr std::string_view kYesOrNo = "true or false";
 const OptionField kFields[] = {
     {"model", "--model", "FILE", "GGUF file of the model", "the path of a GGUF file",
      TIERCEL_MEMBER(std::string, model)},
-    {"compute", "--compute", "MODE", "fast; precise: float32 throughout", "fast or precise",
-     TIERCEL_MEMBER(Compute, compute)},
+    {"compute", "--compute", "MODE", "fast; precise: float32 throughout; turbo: int8 activations",
+     "fast, precise or turbo", TIERCEL_MEMBER(Compute, compute)},
     {"deterministic", "--deterministic", "", "Answers depend on nothing but the request", kYesOrNo,
      TIERCEL_MEMBER(bool, deterministic)},
     {"threads", "--threads", "N", "Threads of a step; 0: one per core", "0 (one per core) to 256",
@@ -93,7 +93,8 @@ struct Named {
   std::string_view name;
   Value value;
 };
-constexpr Named<Compute> kComputeNames[] = {{"fast", Compute::Fast}, {"precise", Compute::Precise}};
+constexpr Named<Compute> kComputeNames[] = {
+    {"fast", Compute::Fast}, {"precise", Compute::Precise}, {"turbo", Compute::Turbo}};
 constexpr Named<Codec> kCodecNames[] = {
     {"raw", Codec::Raw}, {"lossless", Codec::Lossless}, {"int8", Codec::Int8}, {"int4", Codec::Int4}};
 constexpr Named<WritePolicy> kWritePolicyNames[] = {{"every", WritePolicy::EveryBlock},

@@ -102,7 +102,7 @@ class Usage(ProgramTest):
             "--cache-bytes is -5; give": ["info", "--cache-bytes", "-5"],
             "--cache-bytes is 99999999999T; give": ["info", "--cache-bytes", "99999999999T"],
             "--cache-bytes is 12X; give": ["info", "--cache-bytes", "12X"],
-            "--compute is magic; give fast or precise": ["info", "--compute", "magic"],
+            "--compute is magic; give fast, precise or turbo": ["info", "--compute", "magic"],
             "--threads is 100000; give 0 (one per core) to 256": ["info", "--threads", "100000"],
             "rows are cold": ["bench", "--only", "speed"],
             "gap is a row of tiercel alone": ["bench", "--peers", "--peers-python", "x", "--only", "gap"],

@@ -1,5 +1,6 @@
 #include "kernels/group_linear.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -45,25 +46,60 @@ struct RandomWeights {
 
 float nearest_bf16(float value) { return bf16_to_float(float_to_bf16(value)); }
 
+enum class Rounding { None, Bf16, Int8 };
+
 // One way to compute, with float32 rows.
 struct Way {
   const char* name;
-  bool rounds;
+  Rounding rounding;
+
+  // A row as the kernel multiplies it.
+  std::vector<float> rounded(const float* x, std::size_t columns) const {
+    std::vector<float> row(x, x + columns);
+    for (std::size_t c = 0; c < columns && rounding == Rounding::Bf16; ++c) row[c] = nearest_bf16(row[c]);
+    for (std::size_t c = 0; c < columns && rounding == Rounding::Int8; c += kGroupColumns) {
+      float largest = 0;
+      for (std::size_t i = 0; i < kGroupColumns; ++i) largest = std::max(largest, std::abs(row[c + i]));
+      const float scale = largest / 127;
+      for (std::size_t i = 0; i < kGroupColumns && scale > 0; ++i) {
+        row[c + i] = std::nearbyint(row[c + i] * (1 / scale)) * scale;
+      }
+    }
+    return row;
+  }
+
   void operator()(const GroupWeights& w, const float* x, std::size_t x_stride, std::size_t rows, float* y,
                   std::size_t y_stride, std::size_t first, std::size_t last) const {
-    if (!rounds) return group_linear(w, x, x_stride, rows, y, y_stride, first, last);
-    const std::size_t groups = w.columns / kGroupColumns;
-    std::vector<std::uint16_t> values(rows * (w.columns + 2));
-    std::vector<float> sums(rows * (groups + 1));
-    round_rows(x, x_stride, rows, w.columns, values.data(), w.columns + 2, sums.data(), groups + 1);
-    group_linear_bf16(w, {values.data(), w.columns + 2, sums.data(), groups + 1}, rows, y, y_stride, first, last);
+    if (rounding == Rounding::None) return group_linear(w, x, x_stride, rows, y, y_stride, first, last);
+    std::vector<float> dense;
+    for (std::size_t r = 0; r < rows; ++r) dense.insert(dense.end(), x + r * x_stride, x + r * x_stride + w.columns);
+    const std::size_t groups = rows * w.columns / kGroupColumns, middle = panels_of(rows) / 2;
+    std::vector<float> scales(groups), sums(groups);
+    std::vector<std::int32_t> offsets(groups);
+    std::vector<std::uint16_t> values(dense.size());
+    std::vector<std::int8_t> bytes(dense.size());
+    // Rounded in two parts, as threads do.
+    for (const auto& [begin, end] : {std::pair{std::size_t{0}, middle}, {middle, panels_of(rows)}}) {
+      if (rounding == Rounding::Bf16) {
+        round_rows(dense.data(), rows, w.columns, begin, end, values.data(), sums.data());
+      } else {
+        quantise_rows(dense.data(), rows, w.columns, begin, end, bytes.data(), scales.data(), sums.data(),
+                      offsets.data());
+      }
+    }
+    if (rounding == Rounding::Bf16) {
+      group_linear_bf16(w, {values.data(), sums.data()}, rows, y, y_stride, first, last);
+    } else {
+      group_linear_int8(w, {bytes.data(), scales.data(), sums.data(), offsets.data()}, rows, y, y_stride, first, last);
+    }
   }
 };
 
 template <class Check>
 void for_every_way(const Check& check) {
-  for_every_target([&] { check(Way{"float32", false}); });
-  if (has_bf16_products()) check(Way{"bf16", true});
+  for_every_target([&] { check(Way{"float32", Rounding::None}); });
+  if (has_bf16_products()) check(Way{"bf16", Rounding::Bf16});
+  if (has_int8_products()) check(Way{"int8", Rounding::Int8});
 }
 
 class GroupLinear : public testing::TestWithParam<TensorType> {};
@@ -84,16 +120,16 @@ TEST_P(GroupLinear, AgreesWithADoubleReferenceForEveryRowCount) {
       std::vector<float> y(rows * y_stride, 99.0f);
       way(weights.view, x.data(), x_stride, rows, y.data(), y_stride, 0, outputs);
       for (std::size_t r = 0; r < rows; ++r) {
+        const std::vector<float> row = way.rounded(x.data() + r * x_stride, columns);
         for (std::size_t o = 0; o < outputs; ++o) {
           double sum = 0, size = 0;
           for (std::size_t c = 0; c < columns; ++c) {
-            const float value = x[r * x_stride + c];
-            const double product = double{way.rounds ? nearest_bf16(value) : value} * weights.exact[o * columns + c];
+            const double product = double{row[c]} * weights.exact[o * columns + c];
             sum += product;
             size += std::abs(product);
           }
           // Scale and minimum of a group are applied to sums, whose terms may cancel.
-          ASSERT_NEAR(y[r * y_stride + o], sum, (way.rounds ? 4e-6 : 1e-6) * size)
+          ASSERT_NEAR(y[r * y_stride + o], sum, (way.rounding == Rounding::None ? 1e-6 : 4e-6) * size)
               << rows << " rows, row " << r << ", output " << o;
         }
         ASSERT_EQ(y[r * y_stride + outputs], 99.0f) << "wrote beyond the row";
@@ -154,12 +190,43 @@ TEST(Bf16Rows, RoundToNearestEvenAndSumTheRounded) {
   x[6] = 1.01171875f;
   std::vector<std::uint16_t> values(3 * 64);
   std::vector<float> sums(3 * 2);
-  round_rows(x.data(), 64, 3, 64, values.data(), 64, sums.data(), 2);
-  for (std::size_t i = 0; i < x.size(); ++i) ASSERT_EQ(values[i], float_to_bf16(x[i])) << i;
-  for (std::size_t g = 0; g < sums.size(); ++g) {
-    double sum = 0;
-    for (std::size_t i = 0; i < 32; ++i) sum += nearest_bf16(x[g * 32 + i]);
-    EXPECT_NEAR(sums[g], sum, 1e-5);
+  round_rows(x.data(), 3, 64, 0, 1, values.data(), sums.data());
+  for (std::size_t r = 0; r < 3; ++r) {
+    for (std::size_t g = 0; g < 2; ++g) {
+      double sum = 0;
+      for (std::size_t i = 0; i < 32; ++i) {
+        const float value = x[r * 64 + g * 32 + i];
+        ASSERT_EQ(values[(g * 3 + r) * 32 + i], float_to_bf16(value)) << r << " " << g << " " << i;
+        sum += nearest_bf16(value);
+      }
+      EXPECT_NEAR(sums[g * 3 + r], sum, 1e-5);
+    }
+  }
+}
+
+// Numbers of any size, and those that a scale has no inverse for.
+TEST(Int8Rows, RoundToTheNearestByteOfTheirGroup) {
+  if (!has_int8_products()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
+  std::mt19937 random(11);
+  std::normal_distribution<float> normal;
+  const float sizes[] = {1, 1e-30f, 1e-37f, 1e-42f, 0, 1e30f, 3e38f};
+  for (const float size : sizes) {
+    std::vector<float> x(32), scale(1), sum(1);
+    for (float& value : x) value = std::clamp(normal(random), -1.0f, 1.0f) * size;
+    std::vector<std::int8_t> values(32);
+    std::vector<std::int32_t> offset(1);
+    quantise_rows(x.data(), 1, 32, 0, 1, values.data(), scale.data(), sum.data(), offset.data());
+    std::int32_t bytes = 0;
+    for (std::size_t c = 0; c < 32; ++c) {
+      const std::size_t half = c % 8 / 2 % 2;  // kColumnOrder
+      const auto place = std::find(std::begin(kColumnOrder[half]), std::end(kColumnOrder[half]), c % 8);
+      ASSERT_NE(place, std::end(kColumnOrder[half])) << c;
+      const std::int8_t value = values[c / 8 * 8 + half * 4 + static_cast<std::size_t>(place - kColumnOrder[half])];
+      EXPECT_NEAR(value * scale[0], x[c], std::max(0.501f * scale[0], 1e-35f)) << size << ", column " << c;
+      bytes += value;
+    }
+    EXPECT_EQ(offset[0], -128 * bytes);
+    EXPECT_EQ(sum[0], scale[0] * static_cast<float>(bytes));
   }
 }
 

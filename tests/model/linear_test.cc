@@ -60,13 +60,13 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
     const GgufTensor parts[] = {first.tensor, second.tensor};
     auto values = first.values;
     values.insert(values.end(), second.values.begin(), second.values.end());
-    for (const Compute compute : {Compute::Precise, Compute::Fast}) {
-      Linear linear(parts, compute);
+    for (const Rounding rounding : {Rounding::None, Rounding::Bf16, Rounding::Int8}) {
+      Linear linear(parts, rounding);
       linear.pack_groups(team);
       const std::size_t groups_bytes = linear.packed_bytes();
       RoundedRows rounded;
       ASSERT_EQ(linear.outputs(), 103u);
-      const bool rounds = compute == Compute::Fast;
+      const bool rounds = rounding != Rounding::None;
       for (const Product product : {Product::None, Product::F32, Product::Bf16}) {
         if ((product == Product::None && linear.needs_product()) || (product == Product::Bf16 && !rounds)) continue;
         for (const bool prefill : {false, true}) {
@@ -88,8 +88,10 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
                   sum += term;
                   size += std::abs(term);
                 }
-                // A rounded weight is off by up to 2^-9 of itself, a rounded result likewise.
-                ASSERT_NEAR(y[r * linear.outputs() + o], sum, size * (rounds ? 1.0 / 256 : 2e-6))
+                // A rounded weight is off by up to 2^-9 of itself, a rounded result likewise; a byte by a 254th of the
+                // largest of its group.
+                const double error = rounding == Rounding::Int8 ? 1.0 / 64 : rounds ? 1.0 / 256 : 2e-6;
+                ASSERT_NEAR(y[r * linear.outputs() + o], sum, size * error)
                     << to_string(type) << " rows " << rows << " row " << r << " output " << o;
               }
             }
@@ -106,7 +108,7 @@ TEST(Linear, PrefillAndDecodeGiveARowTheSameBitsInEveryBatch) {
   for (const std::size_t columns : {576u, 1536u}) {
     const std::size_t outputs = 192, rows = 200;
     const RandomTensor weights(TensorType::Q4_1, outputs, columns, 6);
-    Linear linear(std::span(&weights.tensor, 1), Compute::Fast);
+    Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
     linear.pack_groups(team);
     RoundedRows rounded;
     for (const Product product : {Product::None, Product::Bf16}) {
@@ -135,7 +137,7 @@ TEST(Linear, TheMeasuredPlanIsOneThatWorks) {
   at::set_num_threads(1);
   for (const TensorType type : {TensorType::Q4_1, TensorType::F16}) {
     const RandomTensor weights(type, 64, 64, 9);
-    Linear linear(std::span(&weights.tensor, 1), Compute::Fast);
+    Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
     linear.pack_groups(team);
     const std::size_t groups_bytes = linear.packed_bytes();
     RoundedRows rounded;
@@ -143,7 +145,7 @@ TEST(Linear, TheMeasuredPlanIsOneThatWorks) {
     linear.set_plan(plan, team);
     EXPECT_EQ(linear.packed_bytes(), groups_bytes + linear.bytes_for(plan.product));
     EXPECT_TRUE(plan.product != Product::None || !linear.needs_product());
-    EXPECT_FALSE(plan.describe(type).empty());
+    EXPECT_FALSE(plan.describe(type, group_arithmetic(linear.rounding())).empty());
     std::vector<float> x(64 * 64, 1.0f), y(64 * 64);
     for (const std::size_t rows : {1u, 64u}) linear.forward(team, x.data(), rows, y.data(), rounded);
   }

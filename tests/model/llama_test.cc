@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "kernels/group_linear.h"
 #include "model/llama_config.h"
 #include "tests/model/test_model.h"
 #include "tiercel/kv_cache.h"
@@ -101,6 +102,18 @@ TEST(Llama, FastModeStaysWithinItsTolerance) {
   RecordProperty("worst_deviation", std::to_string(deviation.worst));
   EXPECT_LE(deviation.mean, 0.03);
   EXPECT_GT(deviation.mean, 0.001) << "is this really the fast mode?";
+}
+
+TEST(Llama, TurboModeStaysWithinItsTolerance) {
+  REQUIRE_TEST_MODEL();
+  const Deviation deviation =
+      deviation_from_reference({.compute = Compute::Turbo, .threads = 2, .max_batch_tokens = 256});
+  RecordProperty("mean_deviation", std::to_string(deviation.mean));
+  RecordProperty("worst_deviation", std::to_string(deviation.worst));
+  EXPECT_LE(deviation.mean, 0.065);
+  if (kernels::has_int8_products()) {
+    EXPECT_GT(deviation.mean, 0.03) << "is this really the turbo mode?";
+  }
 }
 
 TEST(Llama, BothDeterministicArithmeticsStayWithinTheTolerance) {

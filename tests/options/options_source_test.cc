@@ -250,7 +250,7 @@ TEST_F(OptionsSource, WhatIsWrongIsNamedWithItsPlaceAndWhatWouldBeRight) {
       {"threads = 2020-01-01\n", "o.toml:1: threads is 2020-01-01; give 0 (one per core) to 256"},
       {"target_step_ms = nan\n", "o.toml:1: target_step_ms is nan; give 0 (automatic) or a finite number above it"},
       {"model = 5\n", "o.toml:1: model is 5; give the path of a GGUF file, in quotes"},
-      {"compute = 'slow'\n", "o.toml:1: compute is slow; give fast or precise"},
+      {"compute = 'slow'\n", "o.toml:1: compute is slow; give fast, precise or turbo"},
       {"deterministic = 'yes'\n", "o.toml:1: deterministic is yes; give true or false"},
       {"cpus = [0, 4096]\n", "o.toml:1: cpus is 0,4096; give a list of cores from 0 to 4095"},
       {"cpus = [0, [1]]\n", "o.toml:1: cpus is 0,[ 1 ]; give a list of cores from 0 to 4095"},

@@ -35,7 +35,7 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.cache.block_tokens = 0; }, "cache.block_tokens", "0", "8, 16, 32, 64 or 128"},
       {[](EngineOptions& o) { o.cache.block_tokens = 24; }, "cache.block_tokens", "24", "8, 16, 32, 64 or 128"},
       {[](EngineOptions& o) { o.cache.block_tokens = 256; }, "cache.block_tokens", "256", "8, 16, 32, 64 or 128"},
-      {[](EngineOptions& o) { o.compute = static_cast<Compute>(9); }, "compute", "9", "fast or precise"},
+      {[](EngineOptions& o) { o.compute = static_cast<Compute>(9); }, "compute", "9", "fast, precise or turbo"},
       {[](EngineOptions& o) { o.cache.tier_deadline_ms = 0; }, "cache.tier_deadline_ms", "0", "at least 1"},
       {[](EngineOptions& o) { o.cache.tier_writes = static_cast<WritePolicy>(9); }, "cache.tier_writes", "9",
        "every or twice"},

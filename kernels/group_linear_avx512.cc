@@ -1,0 +1,400 @@
+// The products of group_linear.h for processors with AVX-512, where VDPBF16PS multiplies 32 pairs of bf16 at once and
+// VPDPBUSD 64 pairs of bytes. Highway 1.0 has no names for them, so this file is written in the processor's own.
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <utility>
+
+#include "kernels/group_linear.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#include <hwy/base.h>
+
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c")
+namespace tiercel::kernels {
+namespace {
+
+// A panel's rows each have a sum of the group and one of all, in 24 of 32 registers.
+static_assert(kPanelRows == 12);
+// Tiles of weights that stay near while all rows pass.
+constexpr std::size_t kTilesAtOnce = 24;
+// Groups of columns between which a result waits in y: the rows of x that a tile takes then stay in the nearest cache.
+constexpr std::size_t kGroupsAtOnce = 24;
+
+HWY_INLINE __m512 LoadHalves(const std::byte* halves) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+}
+
+// 32 bits of a row, for all lanes.
+template <class Value>
+HWY_INLINE __m512i Broadcast(const Value* x) {
+  std::int32_t bits;
+  __builtin_memcpy(&bits, x, 4);
+  return _mm512_set1_epi32(bits);
+}
+
+HWY_INLINE __m512i LoadBytes(const std::byte* bytes) { return _mm512_loadu_si512(bytes); }
+
+// An arithmetic multiplies vectors of weights, that hold some of 8 columns of each output, by these columns of a row.
+struct Bf16 {
+  using Rows = Bf16Rows;
+  using Vector = __m512bh;
+  using Sum = __m512;
+  static constexpr std::size_t kVectors = 4;
+  static constexpr std::size_t kLeastRowsToFetch = 1;
+  static HWY_INLINE Sum Multiply(Sum sum, Vector weights, const std::uint16_t* x, std::size_t v) {
+    return _mm512_dpbf16_ps(sum, weights, (__m512bh)Broadcast(x + 2 * v));
+  }
+  static HWY_INLINE __m512 Result(Sum sum, const Rows&, std::size_t) { return sum; }
+};
+
+struct Int8 {
+  using Rows = Int8Rows;
+  using Vector = __m512i;  // unsigned
+  using Sum = __m512i;
+  static constexpr std::size_t kVectors = 2;
+  static constexpr std::size_t kLeastRowsToFetch = 2;  // one row is no work, and more requests in flight only disturb
+  static HWY_INLINE Sum Multiply(Sum sum, Vector weights, const std::int8_t* x, std::size_t v) {
+    return _mm512_dpbusd_epi32(sum, weights, Broadcast(x + 4 * v));
+  }
+  static HWY_INLINE __m512 Result(Sum sum, const Rows& x, std::size_t group) {
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(x.scales[group]));
+  }
+};
+
+// A format decodes the columns 8 p .. 8 p + 7 of a group for an arithmetic. Start() is what a group's sum begins with.
+class Bf16Q4 {
+ public:
+  using Arithmetic = Bf16;
+  static constexpr std::size_t kBytes = 320;
+  static constexpr bool kHasMinimum = true;
+  // The table has every value twice, so that of an index only four bits count.
+  HWY_INLINE Bf16Q4() {
+    alignas(64) std::uint16_t values[32];
+    for (std::uint32_t i = 0; i < 32; ++i) {
+      const float value = static_cast<float>(i & 15);
+      std::uint32_t bits;
+      __builtin_memcpy(&bits, &value, 4);
+      values[i] = static_cast<std::uint16_t>(bits >> 16);
+    }
+    table_ = _mm512_load_si512(values);
+  }
+  HWY_INLINE void Decode(const std::byte* group, std::size_t p, __m512bh (&vectors)[4]) const {
+    const __m512i nibbles = LoadBytes(group + 64 + 64 * p);
+    vectors[0] = (__m512bh)_mm512_permutexvar_epi16(nibbles, table_);
+    vectors[1] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(nibbles, 4), table_);
+    vectors[2] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(nibbles, 8), table_);
+    vectors[3] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(nibbles, 12), table_);
+  }
+  static HWY_INLINE __m512 Start(const Bf16Rows&, std::size_t) { return _mm512_setzero_ps(); }
+
+ private:
+  __m512i table_;
+};
+
+class Bf16Q8 {
+ public:
+  using Arithmetic = Bf16;
+  static constexpr std::size_t kBytes = 544;
+  static constexpr bool kHasMinimum = false;
+  HWY_INLINE Bf16Q8() {
+    alignas(64) std::uint16_t first[32], second[32];
+    for (std::uint16_t o = 0; o < 16; ++o) {
+      for (std::uint16_t i = 0; i < 2; ++i) {
+        first[2 * o + i] = static_cast<std::uint16_t>(4 * o + 2 * i);
+        second[2 * o + i] = static_cast<std::uint16_t>(4 * o + 2 * i + 1);
+      }
+    }
+    first_ = _mm512_load_si512(first);
+    second_ = _mm512_load_si512(second);
+  }
+  HWY_INLINE void Decode(const std::byte* group, std::size_t p, __m512bh (&vectors)[4]) const {
+    for (std::size_t half = 0; half < 2; ++half) {
+      const std::byte* bytes = group + 32 + 128 * p + 64 * half;
+      // Of each output the four columns of a half, in their order.
+      const __m512i low = Widen(bytes), high = Widen(bytes + 32);
+      vectors[half] = (__m512bh)_mm512_permutex2var_epi16(low, first_, high);
+      vectors[half + 2] = (__m512bh)_mm512_permutex2var_epi16(low, second_, high);
+    }
+  }
+  static HWY_INLINE __m512 Start(const Bf16Rows&, std::size_t) { return _mm512_setzero_ps(); }
+
+ private:
+  static HWY_INLINE __m512 WidenHalf(const std::byte* bytes) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes))));
+  }
+  static HWY_INLINE __m512i Widen(const std::byte* bytes) {
+    return (__m512i)_mm512_cvtne2ps_pbh(WidenHalf(bytes + 16), WidenHalf(bytes));
+  }
+  __m512i first_, second_;
+};
+
+struct Int8Q4 {
+  using Arithmetic = Int8;
+  static constexpr std::size_t kBytes = 320;
+  static constexpr bool kHasMinimum = true;
+  static HWY_INLINE void Decode(const std::byte* group, std::size_t p, __m512i (&vectors)[2]) {
+    const __m512i nibbles = LoadBytes(group + 64 + 64 * p), mask = _mm512_set1_epi8(15);
+    vectors[0] = _mm512_and_si512(nibbles, mask);
+    vectors[1] = _mm512_and_si512(_mm512_srli_epi16(nibbles, 4), mask);
+  }
+  static HWY_INLINE __m512i Start(const Int8Rows&, std::size_t) { return _mm512_setzero_si512(); }
+};
+
+// Bytes are multiplied as unsigned ones, 128 larger.
+struct Int8Q8 {
+  using Arithmetic = Int8;
+  static constexpr std::size_t kBytes = 544;
+  static constexpr bool kHasMinimum = false;
+  static HWY_INLINE void Decode(const std::byte* group, std::size_t p, __m512i (&vectors)[2]) {
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+    vectors[0] = _mm512_xor_si512(LoadBytes(group + 32 + 128 * p), sign);
+    vectors[1] = _mm512_xor_si512(LoadBytes(group + 32 + 128 * p + 64), sign);
+  }
+  static HWY_INLINE __m512i Start(const Int8Rows& x, std::size_t group) { return _mm512_set1_epi32(x.offsets[group]); }
+};
+
+struct Groups {
+  std::size_t first, last;
+  bool from_memory;  // nobody has read them yet
+};
+
+// kRows x kTiles * 16 results. Each has one sum for a group, over its columns in order, and one over groups in order,
+// whatever the shape.
+template <class Format, std::size_t kRows, std::size_t kTiles>
+void Tile(const Format& format, const std::byte* w, std::size_t tile_bytes, Groups groups,
+          const typename Format::Arithmetic::Rows& x, float* y, std::size_t y_stride, __mmask16 last_lanes) {
+  using Arithmetic = typename Format::Arithmetic;
+  const auto lanes_of = [&](std::size_t t) { return t + 1 == kTiles ? last_lanes : static_cast<__mmask16>(0xffff); };
+  __m512 totals[kRows][kTiles];
+#pragma GCC unroll 12
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (std::size_t t = 0; t < kTiles; ++t) {
+      totals[r][t] = groups.first == 0 ? _mm512_setzero_ps()
+                                       : _mm512_maskz_loadu_ps(lanes_of(t), y + r * y_stride + t * kTileOutputs);
+    }
+  }
+  w += groups.first * Format::kBytes;
+  for (std::size_t g = groups.first; g < groups.last; ++g, w += Format::kBytes) {
+    typename Arithmetic::Sum sums[kRows][kTiles];
+#pragma GCC unroll 12
+    for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (std::size_t t = 0; t < kTiles; ++t) sums[r][t] = Format::Start(x, g * kRows + r);
+    }
+    // The same groups of the next tiles, in time: the processor itself fetches to the end of a page only, so that few
+    // rows would wait for memory and then compute, instead of doing both at once.
+    if (groups.from_memory && kRows >= Arithmetic::kLeastRowsToFetch) {
+#pragma GCC unroll 8
+      for (std::size_t t = 0; t < kTiles; ++t) {
+#pragma GCC unroll 9
+        for (std::size_t line = 0; line < Format::kBytes; line += 64) {
+          _mm_prefetch(reinterpret_cast<const char*>(w + (kTiles + t) * tile_bytes + line), _MM_HINT_T0);
+        }
+      }
+    }
+    const auto* columns = x.values + g * kRows * kGroupColumns;
+#pragma GCC unroll 4
+    for (std::size_t p = 0; p < kGroupColumns / 8; ++p) {
+#pragma GCC unroll 8
+      for (std::size_t t = 0; t < kTiles; ++t) {
+        typename Arithmetic::Vector vectors[Arithmetic::kVectors];
+        format.Decode(w + t * tile_bytes, p, vectors);
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < Arithmetic::kVectors; ++v) {
+#pragma GCC unroll 12
+          for (std::size_t r = 0; r < kRows; ++r) {
+            sums[r][t] = Arithmetic::Multiply(sums[r][t], vectors[v], columns + r * kGroupColumns + 8 * p, v);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (std::size_t t = 0; t < kTiles; ++t) {
+      const __m512 scales = LoadHalves(w + t * tile_bytes);
+#pragma GCC unroll 12
+      for (std::size_t r = 0; r < kRows; ++r) {
+        totals[r][t] = _mm512_fmadd_ps(scales, Arithmetic::Result(sums[r][t], x, g * kRows + r), totals[r][t]);
+      }
+      if constexpr (Format::kHasMinimum) {
+        const __m512 minima = LoadHalves(w + t * tile_bytes + 32);
+#pragma GCC unroll 12
+        for (std::size_t r = 0; r < kRows; ++r) {
+          totals[r][t] = _mm512_fmadd_ps(minima, _mm512_set1_ps(x.sums[g * kRows + r]), totals[r][t]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (std::size_t t = 0; t < kTiles; ++t) {
+      _mm512_mask_storeu_ps(y + r * y_stride + t * kTileOutputs, lanes_of(t), totals[r][t]);
+    }
+  }
+}
+
+// Tiles beside each other for so many rows: enough independent sums to hide the latency of a product.
+constexpr std::size_t tiles_for(std::size_t rows) {
+  return rows == 1 ? 8 : rows == 2 ? 4 : rows == 3 ? 4 : rows == 4 ? 3 : rows <= 6 ? 2 : 1;
+}
+
+struct Outputs {
+  std::size_t first_tile, last_tile;
+  std::size_t end;  // of the matrix
+};
+
+template <class Format, std::size_t kRows, std::size_t kTiles = tiles_for(kRows)>
+void Rows(const Format& format, const GroupWeights& w, Groups groups, const typename Format::Arithmetic::Rows& x,
+          float* y, std::size_t y_stride, Outputs outputs) {
+  const std::size_t tile_bytes = w.columns / kGroupColumns * Format::kBytes;
+  for (; outputs.first_tile + kTiles <= outputs.last_tile; outputs.first_tile += kTiles) {
+    const std::size_t missing = std::max(outputs.end, (outputs.first_tile + kTiles) * kTileOutputs) - outputs.end;
+    Tile<Format, kRows, kTiles>(format, w.tiles + outputs.first_tile * tile_bytes, tile_bytes, groups, x,
+                                y + outputs.first_tile * kTileOutputs, y_stride,
+                                static_cast<__mmask16>(0xffff >> missing));
+  }
+  if constexpr (kTiles > 1) Rows<Format, kRows, kTiles / 2>(format, w, groups, x, y, y_stride, outputs);
+}
+
+// The panel that begins with `row`.
+HWY_INLINE Bf16Rows From(const Bf16Rows& x, std::size_t row, std::size_t groups) {
+  return {x.values + row * groups * kGroupColumns, x.sums + row * groups};
+}
+HWY_INLINE Int8Rows From(const Int8Rows& x, std::size_t row, std::size_t groups) {
+  return {x.values + row * groups * kGroupColumns, x.scales + row * groups, x.sums + row * groups,
+          x.offsets + row * groups};
+}
+
+template <class Format>
+void Linear(const GroupWeights& w, const typename Format::Arithmetic::Rows& x, std::size_t rows, float* y,
+            std::size_t y_stride, std::size_t first_tile, std::size_t last_tile) {
+  using Input = typename Format::Arithmetic::Rows;
+  using RunRows = void (*)(const Format&, const GroupWeights&, Groups, const Input&, float*, std::size_t, Outputs);
+  static constexpr auto kRun = []<std::size_t... kRows>(std::index_sequence<kRows...>) {
+    return std::array<RunRows, sizeof...(kRows)>{&Rows<Format, kRows + 1>...};
+  }
+  (std::make_index_sequence<kPanelRows>());
+  const Format format;
+  const std::size_t groups = w.columns / kGroupColumns, groups_at_once = rows < kPanelRows / 2 ? groups : kGroupsAtOnce;
+  for (std::size_t tile = first_tile; tile < last_tile; tile += kTilesAtOnce) {
+    const Outputs outputs{tile, std::min(last_tile, tile + kTilesAtOnce), w.outputs};
+    for (std::size_t panel = 0; panel < panels_of(rows); ++panel) {
+      const std::size_t first = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - first;
+      const Input here = From(x, first, groups);
+      for (std::size_t group = 0; group < groups; group += groups_at_once) {
+        kRun[count - 1](format, w, {group, std::min(groups, group + groups_at_once), panel == 0}, here,
+                        y + first * y_stride, y_stride, outputs);
+      }
+    }
+  }
+}
+
+// Calls round(columns 0 to 15, 16 to 31, place among all rows' groups) for each group of the panels' rows.
+template <class Round>
+HWY_INLINE void ForEachGroup(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
+                             std::size_t last_panel, const Round& round) {
+  const std::size_t groups = columns / kGroupColumns;
+  for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
+    const std::size_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
+    for (std::size_t r = 0; r < count; ++r) {
+      const float* row = x + (begin + r) * columns;
+      for (std::size_t g = 0; g < groups; ++g) {
+        const float* from = row + g * kGroupColumns;
+        round(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16), begin * groups + g * count + r);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+bool has_bf16_products() {
+  static const bool has = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has;
+}
+
+void round_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
+                std::uint16_t* values, float* sums) {
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  ForEachGroup(x, rows, columns, first_panel, last_panel, [&](__m512 low, __m512 high, std::size_t place) {
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
+    _mm512_storeu_si512(values + place * kGroupColumns, (__m512i)rounded);
+    sums[place] = _mm512_reduce_add_ps(_mm512_dpbf16_ps(_mm512_setzero_ps(), rounded, ones));
+  });
+}
+
+void group_linear_bf16(const GroupWeights& w, const Bf16Rows& x, std::size_t rows, float* y, std::size_t y_stride,
+                       std::size_t first_output, std::size_t last_output) {
+  const std::size_t first_tile = first_output / kTileOutputs, last_tile = tiles_of(last_output);
+  w.format == GroupFormat::Q8 ? Linear<Bf16Q8>(w, x, rows, y, y_stride, first_tile, last_tile)
+                              : Linear<Bf16Q4>(w, x, rows, y, y_stride, first_tile, last_tile);
+}
+
+bool has_int8_products() {
+  static const bool has = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has;
+}
+
+void quantise_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
+                   std::size_t last_panel, std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
+  // kColumnOrder, twice in each half of 256 bits.
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+  ForEachGroup(x, rows, columns, first_panel, last_panel, [&](__m512 low, __m512 high, std::size_t place) {
+    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+    // The inverse of something smaller would not be finite.
+    const float scale = largest < 1e-35f ? 0 : largest / 127;
+    const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0);
+    const __m512i low_values = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)),
+                  high_values = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+    const __m256i bytes = _mm256_set_m128i(_mm512_cvtsepi32_epi8(high_values), _mm512_cvtsepi32_epi8(low_values));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + place * kGroupColumns), _mm256_shuffle_epi8(bytes, order));
+    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_values, high_values));
+    scales[place] = scale;
+    sums[place] = scale * static_cast<float>(sum);
+    offsets[place] = -128 * sum;
+  });
+}
+
+void group_linear_int8(const GroupWeights& w, const Int8Rows& x, std::size_t rows, float* y, std::size_t y_stride,
+                       std::size_t first_output, std::size_t last_output) {
+  const std::size_t first_tile = first_output / kTileOutputs, last_tile = tiles_of(last_output);
+  w.format == GroupFormat::Q8 ? Linear<Int8Q8>(w, x, rows, y, y_stride, first_tile, last_tile)
+                              : Linear<Int8Q4>(w, x, rows, y, y_stride, first_tile, last_tile);
+}
+
+}  // namespace tiercel::kernels
+HWY_POP_ATTRIBUTES
+
+#else
+
+namespace tiercel::kernels {
+
+bool has_bf16_products() { return false; }
+void round_rows(const float*, std::size_t, std::size_t, std::size_t, std::size_t, std::uint16_t*, float*) {
+  assert(false);
+}
+void group_linear_bf16(const GroupWeights&, const Bf16Rows&, std::size_t, float*, std::size_t, std::size_t,
+                       std::size_t) {
+  assert(false);
+}
+bool has_int8_products() { return false; }
+void quantise_rows(const float*, std::size_t, std::size_t, std::size_t, std::size_t, std::int8_t*, float*, float*,
+                   std::int32_t*) {
+  assert(false);
+}
+void group_linear_int8(const GroupWeights&, const Int8Rows&, std::size_t, float*, std::size_t, std::size_t,
+                       std::size_t) {
+  assert(false);
+}
+
+}  // namespace tiercel::kernels
+
+#endif
