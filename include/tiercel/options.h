@@ -105,6 +105,9 @@ struct EngineOptions {
   std::size_t memory_limit_bytes = 0;
   // Length of the window that EngineStats::window looks back, in milliseconds. 60 .. 86,400,000. Default 60,000.
   std::uint64_t stats_window_ms = 60'000;
+  // EngineStats::profile says where the time of steps goes. Costs some tens of milliseconds at open() and a thousandth
+  // of a step. Default false.
+  bool profile_steps = false;
   // Cores, by the system's numbers, that the engine's threads may run on. Empty: those of the thread that opens it.
   std::vector<std::uint32_t> cpus = {};
 

@@ -123,9 +123,19 @@ struct ProcessStats {
   std::uint64_t disk_written_bytes = 0;
 };
 
+// A part of the engine's steps (EngineOptions::profile_steps).
+struct PartTime {
+  std::string name = {};  // idle, schedule, cache, the model's layers by kind, sample, answer
+  double seconds = 0;
+  // The least that this machine takes for it: its multiplications at the fastest that the processor's instructions for
+  // their type reach, or its bytes at the speed of memory, whichever takes longer. 0: nothing is known.
+  double bound_s = 0;
+};
+
 struct EngineStats : RequestStats {
   std::vector<EndpointStats> endpoints = {};  // in the order in which their labels came
 
+  std::vector<PartTime> profile = {};  // since the engine opened; empty unless asked for
   std::uint64_t steps = 0;
   double busy_s = 0;  // with a step running
   // Of the threads that compute steps, as of the last one; and the cores that this was in the window.

@@ -17,6 +17,7 @@
 #include "cli/child_process.h"
 #include "cli/commands.h"
 #include "cli/peer_bench.h"
+#include "cli/profile_report.h"
 #include "cli/report.h"
 #include "cli/serving_bench.h"
 #include "cli/stats_report.h"
@@ -287,12 +288,18 @@ int bench(const std::vector<std::string>& only, const std::string& reference_pat
     if (!is_wanted(row, only)) continue;
     fmt::print(stderr, "bench: {} ...\n", row.name);
     const auto work = std::ranges::find(workload, row.name, &Work::row);
+    const auto before = engine->get_stats().profile;
     auto figures = row.measure(*engine, work == workload.end() ? Work{} : *work, shared);
     if (!figures.ok()) return fail(figures.status());
     for (const Figure& figure : *figures) {
       json[figure.name] = figure.value;
       table += fmt::format("{:<16} {:>10.{}f}   {}\n", figure.name, figure.value, figure.value < 100 ? 2 : 0,
                            row.description);
+    }
+    if (const auto after = engine->get_stats().profile; !after.empty()) {
+      const auto spent = spent_between(before, after);
+      json["profile"][row.name] = to_json(spent);
+      table += profile_table(spent, info);
     }
   }
   if (!reference_path.empty()) {
@@ -320,6 +327,7 @@ Command add_bench_command(CLI::App& program, CliOptions& shared) {
     std::vector<std::string> only;
     bool print_workload = false;
     bool with_peers = false;
+    bool profile = false;
     PeerBenchOptions peers;
   };
   auto options = std::make_shared<Options>();
@@ -334,6 +342,10 @@ Command add_bench_command(CLI::App& program, CliOptions& shared) {
   auto* peers =
       app->add_flag("--peers", options->with_peers, "Measure other engines on the same work, in turn, and print ratios")
           ->excludes(print);
+  app->add_flag("--profile", options->profile,
+                "Also print where the time of the steps went, part by part, beside what the machine allows")
+      ->excludes(print)
+      ->excludes(peers);
   app->add_option(
          "--reference", options->peers.reference,
          "Also print how far log-probabilities are from those of this file, as tests/data/logprobs.json has them")
@@ -344,8 +356,10 @@ Command add_bench_command(CLI::App& program, CliOptions& shared) {
       "Rows: cold, warm, restart, decode, decode_8000, load, req_1, req_8, req_32, query, query_100, gap, neighbour, "
       "idle.\n"
       "Examples:\n  tiercel bench --only cold --only warm --json\n"
+      "  tiercel bench --only decode --profile\n"
       "  tiercel bench --peers --peers-python build/peers/bin/python    (bench/peers/setup makes it)");
   return {app, [=, &shared] {
+            if (options->profile) shared.engine.profile_steps = true;
             if (!options->print_workload && !options->with_peers)
               return bench(options->only, options->peers.reference, shared);
             const auto workload = wanted_work(options->only);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "cli/profile_report.h"
+
 namespace tiercel::cli {
 namespace {
 
@@ -110,6 +112,7 @@ Json to_json(const EngineStats& stats) {
                      {"disk_written_bytes", stats.process.disk_written_bytes}};
   json["evicted_blocks"] = stats.evicted_blocks;
   json["prefetched_useful_blocks"] = stats.prefetched_useful_blocks;
+  if (!stats.profile.empty()) json["profile"] = to_json(stats.profile);
   json["prefetched_wasted_blocks"] = stats.prefetched_wasted_blocks;
   json["tiers"] = tiers;
   json["disk"] = io_json(stats.disk);

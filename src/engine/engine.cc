@@ -10,6 +10,7 @@
 #include "base/cpu_affinity.h"
 #include "base/logging.h"
 #include "base/process_usage.h"
+#include "base/step_profile.h"
 #include "engine/engine_batch.h"
 #include "engine/request_check.h"
 #include "engine/stats_recorder.h"
@@ -160,7 +161,8 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                              .threads = options.threads ? options.threads : usable_cores(),
                              .max_batch_tokens = options.max_batch_tokens,
                              .max_logit_rows = options.max_batch_sequences + kScoringRows,
-                             .block_tokens = options.cache.block_tokens};
+                             .block_tokens = options.cache.block_tokens,
+                             .profile = options.profile_steps};
   const KvLayout layout = llama_kv_layout(shape, model_options);
   if (options.context_tokens > 0) {
     const std::size_t needed = layout.blocks_for(options.context_tokens) * layout.block_bytes();
@@ -261,6 +263,7 @@ EngineStats Engine::get_stats() const {
   stats.network = io_of(cache.tiers, TierMedium::Network);
   stats.tiers = std::move(cache.tiers);
   stats.process = state_->process.stats();
+  if (const StepProfile* profile = state_->model->profile()) stats.profile = profile->parts();
   const std::size_t kv_bytes = cache.capacity_blocks * cache.block_bytes;
   stats.memory = {.limit_bytes = state_->memory_limit_bytes,
                   .limited_bytes = kv_bytes + limited_bytes(model, state_->memory_tier_bytes),

@@ -24,6 +24,7 @@ StepLoop::StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& 
       cache_(cache),
       tokenizer_(tokenizer),
       stats_(stats),
+      profile_(model.profile()),
       scheduler_(options.limits, cache),
       raw_logits_(model.shape().vocabulary),
       choice_logits_(model.shape().vocabulary) {
@@ -81,9 +82,11 @@ void StepLoop::close() {
 }
 
 void StepLoop::run() {
+  const PartTimer timer(profile_, StepPart::Schedule);
   while (take_arrivals(true)) {
     end_cancelled();
     waits_for_cache_ = !run_step();
+    if (profile_) profile_->publish();
   }
   end_all();
 }
@@ -97,6 +100,7 @@ bool StepLoop::run_one() {
 bool StepLoop::take_arrivals(bool waits) {
   bool go_on;
   {
+    const PartTimer timer(profile_, StepPart::Idle);
     std::unique_lock lock(mutex_);
     const auto has_work = [&] { return closing_ || !arrivals_.empty(); };
     if (waits && scheduler_.idle()) {

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/step_profile.h"
 #include "engine/scheduler.h"
 #include "engine/stats_recorder.h"
 #include "model/model_runner.h"
@@ -88,6 +89,7 @@ class StepLoop {
   KvCache& cache_;
   const Tokenizer& tokenizer_;
   StatsRecorder& stats_;
+  StepProfile* const profile_;  // null: nobody asked
 
   mutable std::mutex mutex_;
   std::condition_variable arrived_;

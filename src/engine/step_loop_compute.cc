@@ -99,7 +99,9 @@ StepLoop::PrefillWork StepLoop::prefill_work(const std::vector<BatchPart>& parts
 }
 
 bool StepLoop::compute(const std::vector<BatchPart>& parts) {
+  const PartTimer timer(profile_, StepPart::Answer);
   for (const BatchPart& part : parts) {
+    const PartTimer growing(profile_, StepPart::Cache);
     // Within what admission promised, so it cannot fail.
     if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens); !grown.ok()) {
       fail_running(grown);
@@ -140,7 +142,10 @@ bool StepLoop::compute(const std::vector<BatchPart>& parts) {
 void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
   Sequence& sequence = *part.sequence;
   const auto computed = std::span<const TokenId>(sequence.tokens).subspan(part.first_token, part.tokens);
-  sequence.lease.commit(computed, part.share, /*copyable=*/part.arithmetic == Arithmetic::Prefill);
+  {
+    const PartTimer timer(profile_, StepPart::Cache);
+    sequence.lease.commit(computed, part.share, /*copyable=*/part.arithmetic == Arithmetic::Prefill);
+  }
   sequence.computed += part.tokens;
   account(sequence);
   if (part.logits == Logits::None) return;
@@ -197,8 +202,11 @@ void StepLoop::record_prompt_logprobs(const BatchPart& part, std::span<const flo
 
 void StepLoop::draw_token(Sequence& sequence, std::span<float> logits) {
   const bool kept = sequence.sampler->keeps_logits();
-  if (!kept) std::ranges::copy(logits, raw_logits_.begin());
-  const TokenId token = sequence.sampler->sample(logits);
+  const TokenId token = [&] {
+    const PartTimer timer(profile_, StepPart::Sample);
+    if (!kept) std::ranges::copy(logits, raw_logits_.begin());
+    return sequence.sampler->sample(logits);
+  }();
   const auto now = options_.now();
   if (sequence.response.tokens.empty() && sequence.response.ttft_ms == 0) {
     sequence.response.ttft_ms = milliseconds(now - sequence.arrival);

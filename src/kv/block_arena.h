@@ -5,7 +5,9 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 
+#include "base/page_memory.h"
 #include "tiercel/status.h"
 #include "tiercel/types.h"
 
@@ -24,18 +26,13 @@ class BlockArena {
   // Both at least 1. Unavailable where the system gives no address space.
   static Result<BlockArena> reserve(std::size_t blocks, std::size_t block_bytes);
 
-  BlockArena(BlockArena&& other) noexcept;
-  BlockArena& operator=(BlockArena&& other) noexcept;
-  ~BlockArena();
-
   std::byte* block(BlockId id) const;
   std::size_t stride() const { return stride_; }
 
  private:
-  BlockArena() = default;
+  BlockArena(PageMemory memory, std::size_t stride) : memory_(std::move(memory)), stride_(stride) {}
 
-  std::byte* start_ = nullptr;
-  std::size_t mapped_bytes_ = 0;
+  PageMemory memory_;
   std::size_t stride_ = 0;
 };
 

@@ -83,15 +83,15 @@ bool has_matrix_units() {
 
 }  // namespace
 
-GroupArithmetic group_arithmetic(Rounding rounding) {
-  if (rounding == Rounding::Int8 && kernels::has_int8_products()) return GroupArithmetic::Int8;
-  if (rounding != Rounding::None && kernels::has_bf16_products()) return GroupArithmetic::Bf16;
-  return GroupArithmetic::F32;
+kernels::Products group_products(Rounding rounding) {
+  if (rounding == Rounding::Int8 && kernels::has_int8_products()) return kernels::Products::Int8;
+  if (rounding != Rounding::None && kernels::has_bf16_products()) return kernels::Products::Bf16;
+  return kernels::Products::F32;
 }
 
-std::string LinearPlan::describe(TensorType weights, GroupArithmetic arithmetic) const {
+std::string LinearPlan::describe(TensorType weights, kernels::Products products) const {
   constexpr std::string_view kNames[] = {"f32", "bf16", "int8"};
-  const auto groups = fmt::format("{} groups by {}", to_string(weights), kNames[static_cast<std::size_t>(arithmetic)]);
+  const auto groups = fmt::format("{} groups by {}", to_string(weights), kNames[static_cast<std::size_t>(products)]);
   if (product == Product::None) return groups;
   const auto name = product == Product::Bf16 ? "bf16" : "f32";
   if (!kernels::has_groups(weights)) return fmt::format("{} product", name);
@@ -145,27 +145,46 @@ Linear::Linear(std::span<const GgufTensor> parts, Rounding rounding)
   }
 }
 
-std::size_t Linear::packed_bytes() const {
-  std::size_t bytes = packed_.defined() ? packed_.nbytes() : 0;
-  for (const at::Tensor& tiles : groups_) bytes += tiles.nbytes();
+namespace {
+
+// Of a part in memory: parts begin at multiples of 64.
+std::size_t bytes_of_groups(const GgufTensor& part) {
+  const std::size_t bytes = kernels::group_weights_bytes(kernels::group_format(part.type), part.rows(), part.columns());
+  return (bytes + 63) & ~std::size_t{63};
+}
+
+}  // namespace
+
+std::size_t Linear::packed_bytes() const { return groups_bytes() + (packed_.defined() ? packed_.nbytes() : 0); }
+
+std::size_t Linear::groups_bytes() const {
+  std::size_t bytes = 0;
+  for (const GgufTensor& part : parts_) bytes += has_groups_ ? bytes_of_groups(part) : 0;
   return bytes;
 }
 
-void Linear::pack_groups(ThreadTeam& team) {
+void Linear::pack_groups(ThreadTeam& team, std::byte* memory) {
   if (!has_groups_) return;
   for (const GgufTensor& part : parts_) {
-    const std::size_t bytes =
-        kernels::group_weights_bytes(kernels::group_format(part.type), part.rows(), part.columns());
-    groups_.push_back(at::empty({static_cast<std::int64_t>(bytes)}, at::kByte));
-    auto* tiles = static_cast<std::byte*>(groups_.back().data_ptr());
+    groups_.push_back(memory);
     team.run_parts(kernels::tiles_of(part.rows()), 1, [&](std::size_t begin, std::size_t end) {
-      kernels::pack_group_weights(part.type, part.data.data(), part.rows(), part.columns(), begin, end, tiles);
+      kernels::pack_group_weights(part.type, part.data.data(), part.rows(), part.columns(), begin, end, memory);
     });
+    memory += bytes_of_groups(part);
   }
 }
 
 std::size_t Linear::bytes_for(Product product) const {
   return product == Product::None ? 0 : outputs_ * columns_ * (product == Product::Bf16 ? 2 : 4);
+}
+
+Linear::Cost Linear::cost(std::size_t rows) const {
+  const double multiplications = static_cast<double>(rows * outputs_ * columns_);
+  if (has_groups_ && rows < plan_.from_rows) {
+    return {group_products(rounding_), multiplications, static_cast<double>(packed_bytes() - bytes_for(plan_.product))};
+  }
+  return {plan_.product == Product::Bf16 ? kernels::Products::Bf16 : kernels::Products::F32, multiplications,
+          static_cast<double>(bytes_for(plan_.product))};
 }
 
 void Linear::set_plan(const LinearPlan& plan, ThreadTeam& team) {
@@ -248,24 +267,22 @@ bool Linear::product_keeps_bits(ThreadTeam& team) const {
 
 void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
   assert(groups_.size() == parts_.size());
-  const GroupArithmetic arithmetic = group_arithmetic(rounding_);
+  const kernels::Products products = group_products(rounding_);
   kernels::Bf16Rows bf16;
   kernels::Int8Rows int8;
-  if (arithmetic == GroupArithmetic::Bf16) bf16 = rounded.round(team, x, rows, columns_);
-  if (arithmetic == GroupArithmetic::Int8) int8 = rounded.quantise(team, x, rows, columns_);
+  if (products == kernels::Products::Bf16) bf16 = rounded.round(team, x, rows, columns_);
+  if (products == kernels::Products::Int8) int8 = rounded.quantise(team, x, rows, columns_);
   // Of the outputs from begin to end, those of one part, whose first is `first`.
   const auto multiply_part = [&](std::size_t p, std::size_t first, std::size_t begin, std::size_t end) {
     const GgufTensor& part = parts_[p];
-    const kernels::GroupWeights weights{.format = kernels::group_format(part.type),
-                                        .tiles = static_cast<const std::byte*>(groups_[p].data_ptr()),
-                                        .outputs = part.rows(),
-                                        .columns = columns_};
-    switch (arithmetic) {
-      case GroupArithmetic::F32:
+    const kernels::GroupWeights weights{
+        .format = kernels::group_format(part.type), .tiles = groups_[p], .outputs = part.rows(), .columns = columns_};
+    switch (products) {
+      case kernels::Products::F32:
         return kernels::group_linear(weights, x, columns_, rows, y + first, outputs_, begin, end);
-      case GroupArithmetic::Bf16:
+      case kernels::Products::Bf16:
         return kernels::group_linear_bf16(weights, bf16, rows, y + first, outputs_, begin, end);
-      case GroupArithmetic::Int8:
+      case kernels::Products::Int8:
         return kernels::group_linear_int8(weights, int8, rows, y + first, outputs_, begin, end);
     }
   };
@@ -327,7 +344,7 @@ void Linear::multiply(const float* x, std::size_t rows, std::size_t used, std::s
 LinearPlan choose_product(Linear& sample, std::size_t max_rows, ThreadTeam& team) {
   // Without matrix units nothing multiplies bf16 faster than the groups' kernel, which the product would also have to
   // beat by enough to be worth its memory.
-  const bool fast_groups = group_arithmetic(sample.rounding()) != GroupArithmetic::F32;
+  const bool fast_groups = group_products(sample.rounding()) != kernels::Products::F32;
   if (!sample.needs_product() && fast_groups && !has_matrix_units()) return {};
   constexpr std::size_t kFirstRows = 64;  // where the search for the crossing begins
   constexpr std::size_t kTypeRows = 64;   // a small prefill, to compare element types

@@ -19,6 +19,7 @@
 #include "base/thread_team.h"
 #include "gguf/gguf_file.h"
 #include "kernels/group_linear.h"
+#include "kernels/product_peak.h"
 
 namespace tiercel {
 
@@ -32,8 +33,7 @@ inline constexpr std::size_t kPrefillRows = 64;
 enum class Rounding : std::uint8_t { None, Bf16, Int8 };
 
 // What they are multiplied as, over groups, on this processor.
-enum class GroupArithmetic : std::uint8_t { F32, Bf16, Int8 };
-GroupArithmetic group_arithmetic(Rounding rounding);
+kernels::Products group_products(Rounding rounding);
 
 // How one kind of layer is computed: by the product from `from_rows` rows on, over groups below.
 struct LinearPlan {
@@ -43,7 +43,7 @@ struct LinearPlan {
   // (Linear::product_keeps_bits), so that threads may share the outputs of a few rows.
   bool keeps_bits = false;
 
-  std::string describe(TensorType weights, GroupArithmetic arithmetic) const;
+  std::string describe(TensorType weights, kernels::Products products) const;
 };
 
 // Where rows of x are rounded for a layer; one at a time. Grows to the largest it is asked for.
@@ -74,8 +74,17 @@ class Linear {
   std::size_t packed_bytes() const;
   std::size_t bytes_for(Product product) const;
 
-  // Packs the groups. Call it once, before anything is computed.
-  void pack_groups(ThreadTeam& team);
+  // How so many rows are multiplied, and the bytes of weights that are read for them.
+  struct Cost {
+    kernels::Products products;
+    double multiplications, bytes;
+  };
+  Cost cost(std::size_t rows) const;
+
+  // Packs the groups into `memory`, of groups_bytes() from a multiple of 64 on, which outlives the layer. Call it once,
+  // before anything is computed.
+  std::size_t groups_bytes() const;
+  void pack_groups(ThreadTeam& team, std::byte* memory);
   // Packs weights for plan.product where that is not done yet, drops them where it is None.
   void set_plan(const LinearPlan& plan, ThreadTeam& team);
   const LinearPlan& plan() const { return plan_; }
@@ -110,8 +119,8 @@ class Linear {
   bool has_groups_ = false;
   Rounding rounding_ = Rounding::Bf16;
   LinearPlan plan_;
-  std::vector<at::Tensor> groups_;  // of each part, bytes
-  at::Tensor packed_;               // [outputs][columns], bf16 or float32
+  std::vector<const std::byte*> groups_;  // of each part
+  at::Tensor packed_;                     // [outputs][columns], bf16 or float32
 };
 
 // The fastest plan for a layer like `sample` on this machine, by timing both ways at growing row counts up to

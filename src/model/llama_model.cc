@@ -10,11 +10,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
 #include <thread>
 
 #include <fmt/format.h>
 
 #include "base/logging.h"
+#include "base/page_memory.h"
+#include "base/step_profile.h"
 #include "base/thread_team.h"
 #include "gguf/dequantize.h"
 #include "kernels/paged_attention.h"
@@ -23,6 +28,7 @@
 #include "kernels/swiglu.h"
 #include "model/llama_config.h"
 #include "model/llama_weights.h"
+#include "model/machine_speed.h"
 
 namespace tiercel {
 namespace {
@@ -102,6 +108,10 @@ class LlamaModel final : public ModelRunner {
     fingerprint_ = fingerprint_of(file_, config_, layout_, options_);
     choose_kernels();
     allocate_workspace();
+    if (options_.profile) {
+      speed_.emplace(team_);
+      profile_ = std::make_unique<StepProfile>();
+    }
   }
 
   const ModelShape& shape() const override { return config_.shape; }
@@ -110,6 +120,7 @@ class LlamaModel final : public ModelRunner {
   std::vector<std::pair<std::string, std::string>> kernels() const override { return kernel_names_; }
   std::size_t max_logit_rows() const override { return options_.max_logit_rows; }
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
+  StepProfile* profile() override { return profile_.get(); }
   double workers_cpu_s() override { return team_.workers_cpu_s(); }
 
  private:
@@ -121,12 +132,19 @@ class LlamaModel final : public ModelRunner {
   void embed(std::span<const SequenceChunk> chunks);
   void rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer);
   void attend(std::byte* arena, std::size_t layer);
+  void activate();
   void norm(const float* residual, const std::vector<float>& weight);
-  void linear(const Linear& layer, const float* x, float* y);
+  void linear(StepPart part, const Linear& layer, const float* x, float* y);
+
+  // The least time for a part of the current step, on this machine; 0 where nobody asks.
+  double linear_bound_s(const Linear& layer, std::size_t rows) const;
+  double attention_bound_s() const;
+  double rows_bound_s(std::size_t floats_each) const;  // that are read or written for each row
 
   GgufFile file_;
   LlamaConfig config_;
   LlamaWeights weights_;
+  PageMemory groups_memory_;  // of the weights, packed
   LlamaOptions options_;
   KvLayout layout_;
   bool bf16_attention_;
@@ -150,6 +168,9 @@ class LlamaModel final : public ModelRunner {
   std::size_t scratch_floats_ = 0;
   RoundedRows rounded_;
 
+  std::optional<MachineSpeed> speed_;  // where there is a profile
+  std::unique_ptr<StepProfile> profile_;
+
   std::thread::id step_thread_;
 
   // The current step.
@@ -160,8 +181,19 @@ class LlamaModel final : public ModelRunner {
 };
 
 void LlamaModel::choose_kernels() {
+  std::size_t groups_bytes = 0;
+  weights_.for_each_kind([&](std::string_view, const std::vector<Linear*>& linears) {
+    for (const Linear* linear : linears) groups_bytes += linear->groups_bytes();
+  });
+  auto memory = PageMemory::reserve(std::max<std::size_t>(1, groups_bytes));
+  if (!memory.ok()) throw std::runtime_error(memory.status().message());
+  groups_memory_ = std::move(*memory);
+  std::byte* next = groups_memory_.start();
   weights_.for_each_kind([&](std::string_view kind, const std::vector<Linear*>& linears) {
-    for (Linear* linear : linears) linear->pack_groups(team_);
+    for (Linear* linear : linears) {
+      linear->pack_groups(team_, next);
+      next += linear->groups_bytes();
+    }
     const bool head = kind == "head";
     LinearPlan plan =
         options_.deterministic
@@ -175,7 +207,7 @@ void LlamaModel::choose_kernels() {
       memory_.packed_bytes += linear->packed_bytes();
     }
     kernel_names_.emplace_back(
-        kind, plan.describe(linears.front()->weights_type(), group_arithmetic(linears.front()->rounding())));
+        kind, plan.describe(linears.front()->weights_type(), group_products(linears.front()->rounding())));
     log().info("linear {}: {}", kind, kernel_names_.back().second);
   });
   for (const GgufTensor& tensor : file_.tensors()) memory_.mapped_bytes += tensor.data.size();
@@ -233,6 +265,7 @@ void LlamaModel::plan_step(std::span<const SequenceChunk> chunks) {
 }
 
 void LlamaModel::embed(std::span<const SequenceChunk> chunks) {
+  const PartTimer timer(profile_.get(), StepPart::Embed, rows_bound_s(config_.shape.hidden));
   const std::size_t hidden = config_.shape.hidden, pairs = config_.rope_frequencies.size();
   const GgufTensor& table = weights_.embedding;
   team_.run(chunks.size(), [&](std::size_t c, std::size_t) {
@@ -248,6 +281,9 @@ void LlamaModel::embed(std::span<const SequenceChunk> chunks) {
 }
 
 void LlamaModel::rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer) {
+  // Queries and keys are turned in place; K and V are read and written, at half the width.
+  const PartTimer timer(profile_.get(), StepPart::Rope,
+                        rows_bound_s(2 * config_.query_width() + 4 * config_.kv_width()));
   const ModelShape& shape = config_.shape;
   const std::size_t pairs = config_.rope_frequencies.size();
   const std::size_t query_width = config_.query_width(), kv_width = config_.kv_width(),
@@ -271,6 +307,7 @@ void LlamaModel::rotate_and_append(std::span<const SequenceChunk> chunks, std::b
 }
 
 void LlamaModel::attend(std::byte* arena, std::size_t layer) {
+  const PartTimer timer(profile_.get(), StepPart::Attention, attention_bound_s());
   const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
   const auto attend_one = bf16_attention_ ? kernels::paged_attention_bf16 : kernels::paged_attention;
   team_.run(tasks_.size(), [&](std::size_t i, std::size_t thread) {
@@ -294,14 +331,24 @@ void LlamaModel::attend(std::byte* arena, std::size_t layer) {
 
 void LlamaModel::norm(const float* residual, const std::vector<float>& weight) {
   const std::size_t hidden = config_.shape.hidden;
+  const PartTimer timer(profile_.get(), StepPart::Norm, rows_bound_s((residual ? 4 : 2) * hidden));
   team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
     kernels::rms_norm(x_ + begin * hidden, residual ? residual + begin * hidden : nullptr, weight.data(),
                       config_.norm_epsilon, end - begin, hidden, h_ + begin * hidden);
   });
 }
 
-void LlamaModel::linear(const Linear& layer, const float* x, float* y) {
+void LlamaModel::activate() {
+  const std::size_t width = config_.shape.feed_forward;
+  const PartTimer timer(profile_.get(), StepPart::Activation, rows_bound_s(3 * width));
+  team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
+    kernels::swiglu(gate_up_ + begin * 2 * width, end - begin, width, active_ + begin * width);
+  });
+}
+
+void LlamaModel::linear(StepPart part, const Linear& layer, const float* x, float* y) {
   for (const RowGroup& group : groups_) {
+    const PartTimer timer(profile_.get(), part, linear_bound_s(layer, group.end - group.begin));
     const float* from = x + group.begin * layer.columns();
     float* to = y + group.begin * layer.outputs();
     const std::size_t rows = group.end - group.begin;
@@ -311,6 +358,33 @@ void LlamaModel::linear(const Linear& layer, const float* x, float* y) {
       case Arithmetic::Decode: layer.forward_decode(team_, from, rows, to, rounded_); break;
     }
   }
+}
+
+double LlamaModel::linear_bound_s(const Linear& layer, std::size_t rows) const {
+  if (!profile_) return 0;
+  const Linear::Cost cost = layer.cost(rows);
+  return speed_->least_s(cost.products, cost.multiplications, cost.bytes);
+}
+
+double LlamaModel::attention_bound_s() const {
+  if (!profile_) return 0;
+  double multiplications = 0, bytes = 0;
+  for (const AttentionTask& task : tasks_) {
+    const std::size_t before = task.chunk->first_position + task.first_token;
+    const double keys =
+        static_cast<double>(task.tokens) * (static_cast<double>(before) + static_cast<double>(task.tokens + 1) / 2);
+    multiplications += 2 * keys * static_cast<double>(config_.group() * layout_.head_dim);
+    // A sequence's KV is read for its first task; those after it find it near.
+    if (task.first_token + task.tokens == task.chunk->tokens.size()) {
+      bytes += static_cast<double>((before + task.tokens) * layout_.token_bytes()) /
+               static_cast<double>(layout_.layers * layout_.kv_heads);
+    }
+  }
+  return speed_->least_s(bf16_attention_ ? kernels::Products::Bf16 : kernels::Products::F32, multiplications, bytes);
+}
+
+double LlamaModel::rows_bound_s(std::size_t floats_each) const {
+  return profile_ ? speed_->least_s(static_cast<double>(rows_ * floats_each * sizeof(float))) : 0;
 }
 
 Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks, std::byte* arena) try {
@@ -325,21 +399,19 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
   for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
     const LlamaLayer& layer = weights_.layers[i];
     norm(residual, layer.attention_norm);
-    linear(layer.qkv, h_, qkv_);
+    linear(StepPart::Qkv, layer.qkv, h_, qkv_);
     rotate_and_append(chunks, arena, i);
     attend(arena, i);
-    linear(layer.attention_output, attended_, delta_);
+    linear(StepPart::AttentionOutput, layer.attention_output, attended_, delta_);
     norm(delta_, layer.feed_forward_norm);
-    linear(layer.gate_up, h_, gate_up_);
-    team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
-      const std::size_t width = config_.shape.feed_forward;
-      kernels::swiglu(gate_up_ + begin * 2 * width, end - begin, width, active_ + begin * width);
-    });
-    linear(layer.down, active_, delta_);
+    linear(StepPart::GateUp, layer.gate_up, h_, gate_up_);
+    activate();
+    linear(StepPart::Down, layer.down, active_, delta_);
     residual = delta_;
   }
 
   // Only rows whose logits are wanted go on: gathered to the front of h.
+  const PartTimer gathering(profile_.get(), StepPart::Norm);
   const std::size_t hidden = config_.shape.hidden, vocabulary = config_.shape.vocabulary;
   std::size_t wanted = 0;
   for (std::size_t c = 0; c < chunks.size(); ++c) {
@@ -351,6 +423,7 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
                         1, hidden, h_ + wanted * hidden);
     }
   }
+  const PartTimer head(profile_.get(), StepPart::Head, wanted > 0 ? linear_bound_s(weights_.head, wanted) : 0);
   if (wanted > 0 && options_.deterministic) weights_.head.forward_decode(team_, h_, wanted, logits_, rounded_);
   if (wanted > 0 && !options_.deterministic) weights_.head.forward(team_, h_, wanted, logits_, rounded_);
   return std::span<float>(logits_, wanted * vocabulary);

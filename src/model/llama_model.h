@@ -19,6 +19,7 @@ struct LlamaOptions {
   std::size_t max_batch_tokens = 1024;
   std::size_t max_logit_rows = 128;
   std::uint32_t block_tokens = 32;
+  bool profile = false;
 };
 
 // KV layout of the model in `file` under these options.

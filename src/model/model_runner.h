@@ -14,6 +14,8 @@
 
 namespace tiercel {
 
+class StepProfile;  // base/step_profile.h
+
 enum class Logits : std::uint8_t { None, Last, All };
 
 // With which arithmetic a chunk's tokens are computed. Any leaves the choice to the runner (the fastest for the batch
@@ -66,6 +68,8 @@ class ModelRunner {
   // logits asked for, one row of `vocabulary` each, chunk by chunk and token by token; valid until the next step.
   // Called by one thread, always the same. The chunks hold at most the max_batch_tokens agreed at load.
   virtual Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) = 0;
+  // Where the time of steps goes; null where nobody asked. step() enters its parts.
+  virtual StepProfile* profile() { return nullptr; }
   // Processor time of the threads that help in step(), since they began. Called by the thread that calls step().
   virtual double workers_cpu_s() { return 0; }
 };

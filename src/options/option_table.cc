@@ -56,6 +56,8 @@ const OptionField kFields[] = {
      kSize, TIERCEL_MEMBER(std::size_t, memory_limit_bytes)},
     {"stats_window_ms", "--stats-window-ms", "MS", "Length of the window of statistics", "60 to 86400000",
      TIERCEL_MEMBER(std::uint64_t, stats_window_ms), within<60, 86400000>},
+    {"profile_steps", "--profile-steps", "", "Statistics say where the time of steps goes", kYesOrNo,
+     TIERCEL_MEMBER(bool, profile_steps)},
 
     {"cache.capacity_bytes", "--cache-bytes", "SIZE", "Memory for KV", "a size such as 2GiB, at least one block",
      TIERCEL_MEMBER(std::size_t, cache.capacity_bytes), at_least_one},

@@ -349,6 +349,20 @@ class Bench(ProgramTest):
         self.assertTrue(all(figures[name] > 0 for name in measured))
         self.assertLessEqual(figures["query_p50_ms"], figures["query_p95_ms"])
 
+    def test_profile_says_where_the_time_went(self):
+        figures = self.answer("bench", "--only", "cold", "--only", "decode", "--profile")
+        for row in ("cold", "decode"):
+            parts = figures["profile"][row]
+            for part in ("idle", "schedule", "cache", "norm", "qkv", "attention", "gate_up", "down", "head", "sample"):
+                self.assertGreater(parts[part]["seconds"], 0, (row, part))
+            for part in ("qkv", "attention", "attention_output", "gate_up", "down", "head"):
+                self.assertGreater(parts[part]["bound_s"], 0, (row, part))
+        # 127 tokens, one step each; nothing is counted twice.
+        decode_s = sum(part["seconds"] for name, part in figures["profile"]["decode"].items() if name != "idle")
+        self.assertLess(decode_s, 1.5 * 128 / figures["decode_tok_s"])
+        self.assertGreater(decode_s, 0.5 * 128 / figures["decode_tok_s"])
+        self.assertNotIn("profile", self.answer("bench", "--only", "decode")["stats"])
+
     def test_deviation_from_a_reference(self):
         reference = pathlib.Path(__file__).parents[1] / "data" / "logprobs.json"
         exact = self.answer("bench", "--only", "decode", "--reference", reference, "--compute", "precise")

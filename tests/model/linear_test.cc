@@ -3,7 +3,9 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -41,6 +43,14 @@ struct RandomTensor {
   std::vector<float> values;
 };
 
+// As the kernels want it aligned.
+struct Memory {
+  explicit Memory(std::size_t bytes)
+      : data(static_cast<std::byte*>(std::aligned_alloc(64, (bytes / 64 + 1) * 64)), std::free) {}
+  std::byte* get() const { return data.get(); }
+  std::unique_ptr<std::byte, decltype(&std::free)> data;
+};
+
 std::vector<float> random_rows(std::size_t count, bool bf16, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
@@ -62,7 +72,8 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
     values.insert(values.end(), second.values.begin(), second.values.end());
     for (const Rounding rounding : {Rounding::None, Rounding::Bf16, Rounding::Int8}) {
       Linear linear(parts, rounding);
-      linear.pack_groups(team);
+      const Memory memory(linear.groups_bytes());
+      linear.pack_groups(team, memory.get());
       const std::size_t groups_bytes = linear.packed_bytes();
       RoundedRows rounded;
       ASSERT_EQ(linear.outputs(), 103u);
@@ -109,7 +120,8 @@ TEST(Linear, PrefillAndDecodeGiveARowTheSameBitsInEveryBatch) {
     const std::size_t outputs = 192, rows = 200;
     const RandomTensor weights(TensorType::Q4_1, outputs, columns, 6);
     Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
-    linear.pack_groups(team);
+    const Memory memory(linear.groups_bytes());
+    linear.pack_groups(team, memory.get());
     RoundedRows rounded;
     for (const Product product : {Product::None, Product::Bf16}) {
       LinearPlan plan{.product = product, .from_rows = 1};
@@ -138,14 +150,15 @@ TEST(Linear, TheMeasuredPlanIsOneThatWorks) {
   for (const TensorType type : {TensorType::Q4_1, TensorType::F16}) {
     const RandomTensor weights(type, 64, 64, 9);
     Linear linear(std::span(&weights.tensor, 1), Rounding::Bf16);
-    linear.pack_groups(team);
+    const Memory memory(linear.groups_bytes());
+    linear.pack_groups(team, memory.get());
     const std::size_t groups_bytes = linear.packed_bytes();
     RoundedRows rounded;
     const LinearPlan plan = choose_product(linear, 64, team);
     linear.set_plan(plan, team);
     EXPECT_EQ(linear.packed_bytes(), groups_bytes + linear.bytes_for(plan.product));
     EXPECT_TRUE(plan.product != Product::None || !linear.needs_product());
-    EXPECT_FALSE(plan.describe(type, group_arithmetic(linear.rounding())).empty());
+    EXPECT_FALSE(plan.describe(type, group_products(linear.rounding())).empty());
     std::vector<float> x(64 * 64, 1.0f), y(64 * 64);
     for (const std::size_t rows : {1u, 64u}) linear.forward(team, x.data(), rows, y.data(), rounded);
   }

@@ -39,6 +39,7 @@ const std::map<std::string, std::string>& other_values() {
       {"aging_ms", "18446744073709551615"},
       {"memory_limit_bytes", "3GiB"},
       {"stats_window_ms", "61"},
+      {"profile_steps", "true"},
       {"cache.capacity_bytes", "1000001"},
       {"cache.block_tokens", "128"},
       {"cache.prefix_reuse", "false"},
@@ -61,7 +62,8 @@ const std::map<std::string, std::string>& other_values() {
 TEST(OptionTable, HasEveryMemberOfTheStructs) {
   EngineOptions options;
   auto& [model, cache, compute, deterministic, threads, context_tokens, max_batch_sequences, max_batch_tokens,
-         max_queued_requests, target_step_ms, aging_ms, memory_limit_bytes, stats_window_ms, cpus] = options;
+         max_queued_requests, target_step_ms, aging_ms, memory_limit_bytes, stats_window_ms, profile_steps, cpus] =
+      options;
   auto& [capacity_bytes, block_tokens, prefix_reuse, eviction, tenant_quota_bytes, record_trace, memory_tier_bytes,
          memory_tier_codec, disk_dir, disk_capacity_bytes, disk_codec, tiers, tier_writes, tier_deadline_ms] = cache;
   static_cast<void>(tiers);  // from code alone
@@ -77,6 +79,7 @@ TEST(OptionTable, HasEveryMemberOfTheStructs) {
                                          &aging_ms,
                                          &memory_limit_bytes,
                                          &stats_window_ms,
+                                         &profile_steps,
                                          &cpus,
                                          &capacity_bytes,
                                          &block_tokens,

@@ -1,0 +1,36 @@
+#include "base/step_profile.h"
+
+#include <utility>
+
+namespace tiercel {
+namespace {
+
+constexpr const char* kNames[kStepParts] = {
+    "idle",    "schedule",   "cache", "embed", "norm",   "qkv",   "rope", "attention", "attention_output",
+    "gate_up", "activation", "down",  "head",  "sample", "answer"};
+
+}  // namespace
+
+StepPart StepProfile::enter(StepPart part, double bound_s) {
+  const auto now = Clock::now();
+  times_[static_cast<std::size_t>(current_)].seconds += std::chrono::duration<double>(now - since_).count();
+  times_[static_cast<std::size_t>(part)].bound_s += bound_s;
+  since_ = now;
+  return std::exchange(current_, part);
+}
+
+void StepProfile::publish() {
+  const std::lock_guard lock(mutex_);
+  published_ = times_;
+}
+
+std::vector<PartTime> StepProfile::parts() const {
+  std::vector<PartTime> parts;
+  const std::lock_guard lock(mutex_);
+  for (std::size_t i = 0; i < kStepParts; ++i) {
+    parts.push_back({.name = kNames[i], .seconds = published_[i].seconds, .bound_s = published_[i].bound_s});
+  }
+  return parts;
+}
+
+}  // namespace tiercel
