@@ -69,7 +69,7 @@ MUTANTS = [
     ("drafts reach beyond the end", DRAFTER, "sequence.tokens.size() + 1);", "sequence.tokens.size());", HISTORIES),
     ("drafts take the rows of others", DRAFTER, "limits_.max_logit_rows - limits_.max_sequences,",
      "limits_.max_logit_rows,", HISTORIES),
-    ("the KV of accepted tokens counts as not computed", COMPUTE, "    ++sequence.computed;\n", "", CASES),
+    ("the KV of accepted drafts counts as not computed", COMPUTE, "    ++sequence.computed;\n", "", CASES),
     ("a demotion never ends", "kv_cache_demotion.cc", "return all || demotion.write.path.expired() ||",
      "return all; demotion.write.path.expired() ||", HISTORIES),
     ("a demotion promises for ever", "kv_cache_demotion.cc", "  pool_.return_promises(promised);\n", "", HISTORIES),
