@@ -209,10 +209,7 @@ const std::vector<Row>& rows() {
       {"warm", {"warm_ttft_ms"}, "the same, all but the question cached", measure_ttft},
       {"restart", {"restart_ttft_ms"}, "the same in a new process, from its cache directory", measure_restart},
       {"decode", {"decode_tok_s"}, "output tokens a second of one request", measure_decode},
-      {"decode_again",
-       {"decode_again_tok_s"},
-       "the same of a request that was answered before",
-       measure_decode_again},
+      {"decode_again", {"decode_again_tok_s"}, "the same of a request that was answered before", measure_decode_again},
       {"decode_8000", {"decode_8000_tok_s"}, "the same behind a prompt of 7,900 tokens", measure_decode},
       {"load", {"load_ms"}, "a new process, to the first token of a short prompt", measure_load},
       {"req_1", {"req_s_1"}, "250-token prompts (190 shared), 32 out, one at a time", measure_requests},
@@ -353,8 +350,8 @@ Command add_bench_command(CLI::App& program, CliOptions& shared) {
   add_peer_options(*app, *peers, options->peers);
   add_shared_options(*app, shared);
   app->footer(
-      "Rows: cold, warm, restart, decode, decode_again, decode_8000, load, req_1, req_8, req_32, query, query_100, gap, neighbour, "
-      "idle.\n"
+      "Rows: cold, warm, restart, decode, decode_again, decode_8000, load, req_1, req_8, req_32, query, query_100, "
+      "gap, neighbour, idle.\n"
       "Examples:\n  tiercel bench --only cold --only warm --json\n"
       "  tiercel bench --peers --peers-python build/peers/bin/python    (bench/peers/setup makes it)");
   return {app, [=, &shared] {

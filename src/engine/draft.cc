@@ -5,7 +5,7 @@
 namespace tiercel {
 namespace {
 
-constexpr double kOwnKept = 0.8;  // of a sequence's record, with each guess
+constexpr double kOwnKept = 0.8;         // of a sequence's record, with each guess
 constexpr std::size_t kAsked = 64;       // tokens of the cache at a time
 constexpr std::size_t kAskedEvery = 16;  // tokens, of a cache that knew nothing
 

@@ -32,10 +32,10 @@ class DraftBudget {
   void measured(std::size_t streams, std::size_t drafted, double seconds);
 
  private:
-  static constexpr double kLeastGain = 1.05;      // in tokens a second, for it to be worth the trouble
-  static constexpr double kAutomaticShare = 0.75; // as StepBudget gives prompts
+  static constexpr double kLeastGain = 1.05;       // in tokens a second, for it to be worth the trouble
+  static constexpr double kAutomaticShare = 0.75;  // as StepBudget gives prompts
   static constexpr std::size_t kProbeTokens = 2;
-  static constexpr std::size_t kStepsToProbe = 64;    // that did not pay; twice as many each time in a row
+  static constexpr std::size_t kStepsToProbe = 64;  // that did not pay; twice as many each time in a row
   static constexpr std::size_t kMostStepsToProbe = 2048;
   // Steps with drafts, after which streams are measured alone again: at first, and at most.
   static constexpr std::size_t kStepsToTrust = 8, kMostStepsToTrust = 64;
@@ -46,7 +46,9 @@ class DraftBudget {
     std::size_t count = 0;
     bool fresh = false;  // since Added::sweep()
     bool known() const { return count > 0; }
-    double least() const { return *std::min_element(seconds.begin(), seconds.begin() + std::min(count, seconds.size())); }
+    double least() const {
+      return *std::min_element(seconds.begin(), seconds.begin() + std::min(count, seconds.size()));
+    }
     void add(double value) {
       seconds[count++ % seconds.size()] = value;
       fresh = true;

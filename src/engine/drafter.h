@@ -7,7 +7,8 @@
 // "A cached answer equals a computed one" in docs/architecture.md), the same penalties, the same random number, drawn
 // for this position and for none behind it. A draft only decides whether the logits of the next position are there
 // already. Where it was wrong, the KV behind it is overwritten by the next step, and nothing of it is ever committed.
-// So a sequence's tokens, log-probabilities, events and end do not depend on drafts, nor on what they were guessed from.
+// So a sequence's tokens, log-probabilities, events and end do not depend on drafts, nor on what they were guessed
+// from.
 //
 // Belongs to the step loop, and to its thread. Allocates nothing after its construction, but for begin().
 #pragma once

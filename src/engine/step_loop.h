@@ -23,7 +23,7 @@ namespace tiercel {
 struct StepLoopOptions {
   SchedulerLimits limits;
   std::size_t max_queued_requests = 4096;
-  std::size_t max_draft_tokens = 0;  // Drafter
+  std::size_t max_draft_tokens = 0;          // Drafter
   std::vector<std::string> tier_names = {};  // of the cache
   // For simulations: no thread, run_one() is called by hand; and a clock of their own.
   bool by_hand = false;

@@ -128,7 +128,9 @@ bool StepLoop::compute(const std::vector<BatchPart>& parts) {
   std::span<float> logits = *computed;
   const std::size_t vocabulary = model_.shape().vocabulary;
   for (const BatchPart& part : parts) {
-    const std::size_t rows = part.logits == Logits::None ? 0 : part.logits == Logits::Last ? 1 : part.tokens + part.drafted;
+    const std::size_t rows = part.logits == Logits::None   ? 0
+                             : part.logits == Logits::Last ? 1
+                                                           : part.tokens + part.drafted;
     advance(part, logits.first(rows * vocabulary));
     logits = logits.subspan(rows * vocabulary);
   }

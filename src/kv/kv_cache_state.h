@@ -8,8 +8,9 @@
 //   - evictable are the cached blocks without children, and the cached companions (blocks of a window group).
 //
 // In files by what happens: kv_cache_admission.cc begins a lease, kv_cache_lease.cc carries it on and ends it,
-// kv_cache_continuation.cc guesses how it goes on, kv_cache_demotion.cc ends it where its sequence will go on, kv_cache_eviction.cc makes room, kv_cache_retention.cc
-// has what is wished for (pins, expected prompts) and what is forgotten, kv_cache_audit.cc the recount for tests.
+// kv_cache_continuation.cc guesses how it goes on, kv_cache_demotion.cc ends it where its sequence will go on,
+// kv_cache_eviction.cc makes room, kv_cache_retention.cc has what is wished for (pins, expected prompts) and what is
+// forgotten, kv_cache_audit.cc the recount for tests.
 //
 // Thread-safety: every public method may be called from any thread; calls for one lease come one at a time.
 #pragma once

@@ -25,9 +25,7 @@ class TailTable {
   template <class Fits>
   std::span<const TokenId> find(BlockId block, const Fits& fits) const;
 
-  std::size_t metadata_bytes() const {
-    return tails_.capacity() * sizeof(Tail) + tokens_.capacity() * sizeof(TokenId);
-  }
+  std::size_t metadata_bytes() const { return tails_.capacity() * sizeof(Tail) + tokens_.capacity() * sizeof(TokenId); }
 
  private:
   static constexpr std::size_t kMostSets = 512;

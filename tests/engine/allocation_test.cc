@@ -40,11 +40,10 @@ TEST(Allocations, NoneForATokenOfAStream) {
                                 model.fingerprint())
                       .value();
   StatsRecorder stats;
-  StepLoop loop(
-      {.limits = {.max_sequences = kSequences, .max_tokens = 64, .max_logit_rows = kSequences + 8},
-       .max_draft_tokens = 7,
-       .by_hand = true},
-      model, cache, tokenizer, stats);
+  StepLoop loop({.limits = {.max_sequences = kSequences, .max_tokens = 64, .max_logit_rows = kSequences + 8},
+                 .max_draft_tokens = 7,
+                 .by_hand = true},
+                model, cache, tokenizer, stats);
   std::size_t told = 0;
   std::vector<ResponseFuture> futures;
   const auto submit = [&](std::string text, std::uint32_t max_tokens) {

@@ -1,5 +1,6 @@
 // Speculative decoding with the real model: the same bits as without, and drafts that come true.
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -16,10 +17,11 @@ std::vector<Request> requests() {
   const std::string table =
       "red apple 4, green pear 7, yellow plum 9, black grape 12, white peach 3, blue berry 8, brown nut 15";
   std::vector<Request> requests;
-  requests.push_back({.text = "List: " + table + ".\nThe same list: red apple 4,", .max_tokens = 48});
-  requests.push_back({.text = "One, two, three, one, two, three, one, two", .max_tokens = 48});
-  requests.push_back({.text = "The lighthouse keeper looked at the sea and", .max_tokens = 48});
-  requests.push_back({.messages = {{.role = "user", .content = "Repeat this word by word: " + table}}, .max_tokens = 48});
+  requests.push_back({.text = "List: " + table + ".\nThe same list: red apple 4,", .max_tokens = 32});
+  requests.push_back({.text = "One, two, three, one, two, three, one, two", .max_tokens = 32});
+  requests.push_back({.text = "The lighthouse keeper looked at the sea and", .max_tokens = 32});
+  requests.push_back(
+      {.messages = {{.role = "user", .content = "Repeat this word by word: " + table}}, .max_tokens = 32});
   for (Request& request : requests) request.ignore_end_of_text = true;
   const std::size_t greedy = requests.size();
   for (std::size_t i = 0; i < greedy; ++i) {
@@ -32,8 +34,10 @@ std::vector<Request> requests() {
 
 TEST(EngineSpeculation, ChangesNoBit) {
   REQUIRE_TEST_MODEL();
-  for (const bool deterministic : {false, true}) {
-    EngineOptions options{.model = test_model_path(), .deterministic = deterministic, .speculation = false};
+  for (const auto& [compute, deterministic] :
+       {std::pair(Compute::Fast, false), std::pair(Compute::Fast, true), std::pair(Compute::Turbo, false)}) {
+    EngineOptions options{
+        .model = test_model_path(), .compute = compute, .deterministic = deterministic, .speculation = false};
     CheckedEngine plain = Engine::open(options).value();
     options.speculation = true;
     CheckedEngine drafting = Engine::open(options).value();

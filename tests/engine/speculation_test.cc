@@ -154,16 +154,16 @@ Outcomes run(const Mix& mix, std::size_t max_draft_tokens, bool with_cancels) {
   Outcomes result;
   result.answers.resize(mix.asks.size());
   std::vector<ResponseFuture> futures(mix.asks.size());
-  StepLoop loop({.limits = {.max_sequences = mix.sequences,
-                            .max_tokens = 40,
-                            .max_logit_rows = rows,
-                            .deterministic = mix.deterministic},
-                 .max_draft_tokens = max_draft_tokens,
-                 .by_hand = true,
-                 .now = [&] { return now; },
-                 .on_step = [&](const Scheduler&,
-                                const Scheduler::Step& step) { result.preempted += step.preempted.size(); }},
-                model, cache, tokenizer, stats);
+  StepLoop loop(
+      {.limits = {.max_sequences = mix.sequences,
+                  .max_tokens = 40,
+                  .max_logit_rows = rows,
+                  .deterministic = mix.deterministic},
+       .max_draft_tokens = max_draft_tokens,
+       .by_hand = true,
+       .now = [&] { return now; },
+       .on_step = [&](const Scheduler&, const Scheduler::Step& step) { result.preempted += step.preempted.size(); }},
+      model, cache, tokenizer, stats);
   for (std::size_t step = 0; step < 5000; ++step) {
     for (std::size_t i = 0; i < mix.asks.size(); ++i) {
       const Ask& ask = mix.asks[i];
@@ -195,8 +195,8 @@ Outcomes run(const Mix& mix, std::size_t max_draft_tokens, bool with_cancels) {
 
 void expect_equal(const Answered& plain, const Answered& drafted) {
   if (!drafted.response->ok()) {
-    ASSERT_EQ(drafted.response->status().code(), plain.response->ok() ? StatusCode::Cancelled
-                                                                       : plain.response->status().code());
+    ASSERT_EQ(drafted.response->status().code(),
+              plain.response->ok() ? StatusCode::Cancelled : plain.response->status().code());
     for (std::size_t choice = 0; choice < plain.told.size(); ++choice) {
       ASSERT_LE(drafted.told[choice].size(), plain.told[choice].size());
       ASSERT_TRUE(std::equal(drafted.told[choice].begin(), drafted.told[choice].end(), plain.told[choice].begin()));

@@ -92,8 +92,8 @@ TEST_F(KvCacheContinuation, NeedsSharedBlocks) {
   EXPECT_EQ(continuation(lease_of(off, numbers(0, 6)), {}), Tokens());
 }
 
-// Random sequences through a cache that has room for some of them: whatever it says, some sequence of that scope went on
-// so; and where nothing was evicted, a sequence that comes again hears all of itself.
+// Random sequences through a cache that has room for some of them: whatever it says, some sequence of that scope went
+// on so; and where nothing was evicted, a sequence that comes again hears all of itself.
 TEST_F(KvCacheContinuation, InventsNothingAndForgetsNothing) {
   std::size_t guesses = 0;
   for (int round = 0; round < 40; ++round) {
