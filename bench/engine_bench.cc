@@ -76,7 +76,7 @@ void decode(benchmark::State& state) {
   for (auto _ : state) {
     std::vector<ResponseFuture> futures;
     for (std::size_t i = 0; i < together; ++i) {
-      futures.push_back(opened->process_request(completion("Once upon a time", kOutput)));
+      futures.push_back(opened->process_request(completion(unseen("Once upon a time"), kOutput)));
     }
     for (ResponseFuture& future : futures) {
       if (auto response = future.get(); !response.ok()) state.SkipWithError(response.status().message().c_str());

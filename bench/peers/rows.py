@@ -31,7 +31,7 @@ def measure(row, open_engine):
         engine.answer(["Hello there"], 4, False)
         for prompt in row["before"]:
             engine.answer([prompt], tokens, chat)
-        if name in ("decode", "decode_8000"):
+        if name in ("decode", "decode_again", "decode_8000"):
             return {name + "_tok_s": engine.decode_tok_s(prompts[0], tokens)}
         times_ms = [milliseconds(lambda batch=batch: engine.answer(batch, tokens, chat))
                     for batch in batches(prompts, row["together"])]

@@ -142,6 +142,13 @@ class Lease {
   // time.
   std::size_t extend();
 
+  // How a sequence that had all these tokens, this lease's committed ones and then `next`, went on: of several the one
+  // that came last. Writes as many tokens as are known, or as `out` has room for, and returns how many. A guess for
+  // speculative decoding, never from another scope: nothing is held, it counts as no use, and it may be gone the next
+  // moment. Known are the tokens of cached blocks and, of the last few thousand leases that ended, those behind their
+  // last full block. 0 where what this lease commits is not shared.
+  std::size_t continuation(std::span<const TokenId> next, std::span<TokenId> out) const;
+
   // Another sequence with the same tokens so far: all full blocks are shared, the block begun is copied. Its
   // committed_tokens() and matched_tokens() are this one's committed_tokens(). Statuses as admit(); this lease stays as
   // it is.

@@ -98,6 +98,13 @@ struct EngineOptions {
   // their tokens even; more, up to 200, the more requests wait for their first token than streams run. Finite, at least
   // 0. Default 0.
   double target_step_ms = 0;
+  // Speculative decoding without a second model: what the cache knows to have followed a prefix before, or what
+  // followed the same few tokens earlier in the sequence, is computed along with the next token and kept where it is
+  // what is drawn anyway. It changes the time of answers, never their tokens, and is done only where it is measured to
+  // pay. Default true.
+  bool speculation = true;
+  // Most tokens that are guessed ahead for one sequence. 1 .. 64. Default 7: eight rows are one tile of the kernels.
+  std::uint32_t max_draft_tokens = 7;
   // Waiting so long counts as much as one level of priority, in milliseconds. At least 1. Default 10,000.
   std::uint64_t aging_ms = 10'000;
   // Most bytes of weights, KV, compressed KV in memory and a step's workspace together. The KV arena is made smaller

@@ -126,6 +126,9 @@ struct Response {
   std::uint32_t reused_tokens = 0;          // prompt tokens whose KV came from the cache; the rest was computed
   // Of these, by where they were when the request came: "hot", then the tiers by name. Add up to reused_tokens.
   std::vector<std::pair<std::string, std::uint32_t>> reused_by_tier = {};
+  // Output tokens that were guessed ahead, and those of them that were right (EngineOptions::speculation).
+  std::uint32_t drafted_tokens = 0;
+  std::uint32_t accepted_tokens = 0;
   FinishReason finish_reason = FinishReason::Length;
   // Where more than one was asked for: all n, in order, or likeliest first with best_of. The fields above that a choice
   // has are the first one's.

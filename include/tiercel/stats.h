@@ -63,7 +63,9 @@ struct RequestFigures {
   // blocks had to go again before their request had room.
   std::uint64_t recomputed_prompt_tokens = 0;
   std::uint64_t output_tokens = 0;
-  double hit_rate = 0;  // reused_tokens / prompt_tokens; 0 before the first prompt
+  std::uint64_t drafted_tokens = 0;   // guessed ahead and computed (EngineOptions::speculation)
+  std::uint64_t accepted_tokens = 0;  // of these, that were drawn: so many fewer steps of their sequences
+  double hit_rate = 0;                // reused_tokens / prompt_tokens; 0 before the first prompt
   std::vector<TierHits> hits = {};
 
   double requests_per_s = 0;  // completed

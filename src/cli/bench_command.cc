@@ -98,6 +98,14 @@ Result<Figures> measure_decode(Engine& engine, const Work& work, const CliOption
   return Figures{{work.row + "_tok_s", (work.tokens - 1) / decode_s}};
 }
 
+// The same request a second time, as the rest of a program's users would ask it.
+Result<Figures> measure_decode_again(Engine& engine, const Work& work, const CliOptions& options) {
+  for (const std::string& prompt : work.before) {
+    if (auto first = time_one(engine, completion(prompt, work.tokens)); !first.ok()) return first.status();
+  }
+  return measure_decode(engine, work, options);
+}
+
 Result<double> requests_a_second(Engine& engine, const Work& work) {
   auto total_ms = time_batches(engine, requests_of(work), work.together);
   if (!total_ms.ok()) return total_ms;
@@ -202,6 +210,7 @@ const std::vector<Row>& rows() {
       {"warm", {"warm_ttft_ms"}, "the same, all but the question cached", measure_ttft},
       {"restart", {"restart_ttft_ms"}, "the same in a new process, from its cache directory", measure_restart},
       {"decode", {"decode_tok_s"}, "output tokens a second of one request", measure_decode},
+      {"decode_again", {"decode_again_tok_s"}, "the same of a request that was answered before", measure_decode_again},
       {"decode_8000", {"decode_8000_tok_s"}, "the same behind a prompt of 7,900 tokens", measure_decode},
       {"load", {"load_ms"}, "a new process, to the first token of a short prompt", measure_load},
       {"req_1", {"req_s_1"}, "250-token prompts (190 shared), 32 out, one at a time", measure_requests},
@@ -353,8 +362,8 @@ Command add_bench_command(CLI::App& program, CliOptions& shared) {
   add_peer_options(*app, *peers, options->peers);
   add_shared_options(*app, shared);
   app->footer(
-      "Rows: cold, warm, restart, decode, decode_8000, load, req_1, req_8, req_32, query, query_100, gap, neighbour, "
-      "idle.\n"
+      "Rows: cold, warm, restart, decode, decode_again, decode_8000, load, req_1, req_8, req_32, query, query_100, "
+      "gap, neighbour, idle.\n"
       "Examples:\n  tiercel bench --only cold --only warm --json\n"
       "  tiercel bench --only decode --profile\n"
       "  tiercel bench --peers --peers-python build/peers/bin/python    (bench/peers/setup makes it)");

@@ -22,8 +22,8 @@ struct Work {
   std::vector<std::string> before = {};  // answered first, not timed
 };
 
-// The rows that any engine can be measured on: cold, warm, restart, decode, decode_8000, load, req_1, req_8, req_32,
-// query, query_100.
+// The rows that any engine can be measured on: cold, warm, restart, decode, decode_again, decode_8000, load, req_1,
+// req_8, req_32, query, query_100.
 std::vector<Work> standard_workload();
 
 // {"rows": [...]}, each with the members of its Work: what bench/peers/rows.py reads.

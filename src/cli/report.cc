@@ -54,6 +54,8 @@ Json to_json(const Response& response) {
           {"tokens_reused", response.reused_tokens},
           {"reused_by_tier", by_tier},
           {"tokens_out", response.tokens.size()},
+          {"tokens_drafted", response.drafted_tokens},
+          {"tokens_accepted", response.accepted_tokens},
           {"finish_reason", to_string(response.finish_reason)},
           {"ttft_ms", response.ttft_ms},
           {"total_ms", response.total_ms}};

@@ -56,9 +56,10 @@ class BusyProcess {
   pid_t child_;
 };
 
-Result<double> decode_speed(Engine& engine) {
+// Of a prompt that was not asked before: its answer would be known.
+Result<double> decode_speed(Engine& engine, int number) {
   constexpr std::uint32_t kTokens = 129;
-  auto response = engine.process_request(completion("Once upon a time", kTokens)).get();
+  auto response = engine.process_request(completion(fmt::format("Tale {}. Once upon a time", number), kTokens)).get();
   if (!response.ok()) return response.status();
   return 1e3 * (kTokens - 1) / (response->total_ms - response->ttft_ms);
 }
@@ -106,11 +107,11 @@ Result<StreamGaps> measure_stream_gaps(Engine& engine, std::size_t streams) {
 Result<NeighbourSpeed> measure_beside_busy_process(Engine& engine) {
   NeighbourSpeed speed;
   for (int round = 0; round < 3; ++round) {
-    auto alone = decode_speed(engine);
+    auto alone = decode_speed(engine, 2 * round);
     if (!alone.ok()) return alone.status();
     const BusyProcess neighbour;
     if (!neighbour.runs()) return Status::unavailable("the system starts no further process");
-    auto beside = decode_speed(engine);
+    auto beside = decode_speed(engine, 2 * round + 1);
     if (!beside.ok()) return beside.status();
     speed.alone_tok_s = std::max(speed.alone_tok_s, *alone);
     speed.beside_tok_s = std::max(speed.beside_tok_s, *beside);

@@ -210,6 +210,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                                                 .target_step_s = options.target_step_ms / 1e3,
                                                 .aging_s = static_cast<double>(options.aging_ms) / 1e3},
                                      .max_queued_requests = options.max_queued_requests,
+                                     .max_draft_tokens = options.speculation ? options.max_draft_tokens : 0,
                                      .tier_names = std::move(tier_names)};
   return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model),
                                               std::move(*cache), std::move(info), loop_options, options));

@@ -97,6 +97,8 @@ RequestFigures RequestRecorder::figures_of(const Values& values, std::span<const
                          .computed_prompt_tokens = values[kComputed],
                          .recomputed_prompt_tokens = values[kRecomputed],
                          .output_tokens = values[kOutput],
+                         .drafted_tokens = values[kDrafted],
+                         .accepted_tokens = values[kAccepted],
                          .preemptions = values[kPreemptions],
                          .demotions = values[kDemotions]};
   figures.hits.reserve(tier_names.size() + 1);

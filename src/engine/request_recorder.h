@@ -39,6 +39,10 @@ class RequestRecorder {
   void on_prompt_tokens_computed(Slot slot, std::size_t computed, std::size_t recomputed);
   void on_first_output_token(Slot slot, double ttft_ms);
   void on_output_token(Slot slot, double gap_ms);
+  void on_drafted(Slot slot, std::size_t drafted, std::size_t accepted) {
+    add(slot, kDrafted, drafted);
+    add(slot, kAccepted, accepted);
+  }
   void on_preempted(Slot slot) { add(slot, kPreemptions, 1); }
   void on_demoted(Slot slot) { add(slot, kDemotions, 1); }
   void on_ended(Slot slot, Outcome outcome, bool was_running, double total_ms);
@@ -60,7 +64,9 @@ class RequestRecorder {
     kStarted = kEndedWaiting + kOutcomes,
     kComputed,
     kRecomputed,
+    kAccepted,
     kOutput,
+    kDrafted,
     kPreemptions,
     kDemotions,
     kReused,  // from the hot arena, and from each tier

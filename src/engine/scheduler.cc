@@ -62,7 +62,7 @@ Scheduler::Step& Scheduler::next_step() {
   step_.preempted.clear();
   step_.demoted.clear();
   step_.refused.clear();
-  step_.streams = step_.prompt_tokens = 0;
+  step_.streams = step_.prompt_tokens = step_.drafted_tokens = 0;
   logit_rows_ = tail_tokens_ = 0;
   announce_waiting();
   preempt_for_waiting();
@@ -74,7 +74,7 @@ Scheduler::Step& Scheduler::next_step() {
 }
 
 void Scheduler::measured(const Step& step, double seconds) {
-  budget_.measured(step.streams, step.prompt_tokens, seconds);
+  if (step.drafted_tokens == 0) budget_.measured(step.streams, step.prompt_tokens, seconds);
 }
 
 // ---- Running sequences
@@ -85,6 +85,7 @@ void Scheduler::add_streams() {
   const std::size_t prompts = running_.size() - step_.streams + waiting_.size();
   const std::size_t room = limits_.max_tokens - std::min(limits_.max_tokens, step_.streams);
   prompt_budget_ = prompts > 0 ? budget_.prompt_tokens(step_.streams, prompts, room) : 0;
+  step_.measures_streams = prompts > 0 && room > 0 && prompt_budget_ == 0;
   for (const auto& sequence : running_) {
     if (sequence->is_stream()) add_parts(*sequence, 1);
   }

@@ -51,6 +51,7 @@ struct BatchPart {
   Sequence* sequence = nullptr;
   std::size_t first_token = 0;  // = Sequence::computed, or where the sequence's part before ends
   std::size_t tokens = 0;
+  std::size_t drafted = 0;  // behind a stream's token: the first of Sequence::draft
   Logits logits = Logits::None;
   Arithmetic arithmetic = Arithmetic::Any;
   bool share = true;  // blocks that these tokens fill may be found by other prompts
@@ -69,6 +70,8 @@ class Scheduler {
     std::vector<BatchPart> parts;
     std::size_t streams = 0;           // sequences that take one token and give one
     std::size_t prompt_tokens = 0;     // of all others
+    std::size_t drafted_tokens = 0;    // Drafter
+    bool measures_streams = false;     // prompts wait until it is known what streams take alone
     std::vector<Sequence*> admitted;   // entered the batch in this step; their lease says what was reused
     std::vector<Sequence*> preempted;  // left it
     std::vector<Sequence*> demoted;    // of these: their blocks are on their way to a tier

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/choice_group.h"
+#include "engine/draft.h"
 #include "engine/response_promise.h"
 #include "engine/sampler.h"
 #include "engine/stats_recorder.h"
@@ -71,6 +72,7 @@ struct Sequence {
   std::size_t expected_tokens = 0;  // of these, cached when it was announced
   Lease lease;
   std::optional<Sampler> sampler;  // once started
+  std::optional<Draft> draft;      // the same; empty: it is never to have one
   StreamDecoder decoder;
   Response response;
   std::shared_ptr<ResponsePromise> promise;

@@ -96,6 +96,10 @@ void StatsRecorder::on_output_token(EndpointId endpoint, double gap_ms) {
   record(endpoint, slot_, [&](auto& requests, auto slot) { requests.on_output_token(slot, gap_ms); });
 }
 
+void StatsRecorder::on_drafted(EndpointId endpoint, std::size_t drafted, std::size_t accepted) {
+  record(endpoint, slot_, [&](auto& requests, auto slot) { requests.on_drafted(slot, drafted, accepted); });
+}
+
 void StatsRecorder::on_preempted(EndpointId endpoint) {
   record(endpoint, slot_, [](auto& requests, auto slot) { requests.on_preempted(slot); });
 }

@@ -54,6 +54,7 @@ class StatsRecorder {
   void on_prompt_tokens_computed(EndpointId endpoint, std::size_t computed, std::size_t recomputed);
   void on_first_output_token(EndpointId endpoint, double ttft_ms);
   void on_output_token(EndpointId endpoint, double gap_ms);  // gap to the one before, of the same choice
+  void on_drafted(EndpointId endpoint, std::size_t drafted, std::size_t accepted);  // in one step
   void on_preempted(EndpointId endpoint);
   void on_demoted(EndpointId endpoint);  // also preempted; its KV was brought to a tier
   void on_ended(EndpointId endpoint, Outcome outcome, bool was_running, double total_ms);

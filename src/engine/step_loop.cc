@@ -26,6 +26,7 @@ StepLoop::StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& 
       stats_(stats),
       profile_(model.profile()),
       scheduler_(options.limits, cache),
+      drafter_(options.limits, options.max_draft_tokens),
       raw_logits_(model.shape().vocabulary),
       choice_logits_(model.shape().vocabulary) {
   assert(options.limits.max_logit_rows > options.limits.max_sequences &&

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/step_profile.h"
+#include "engine/drafter.h"
 #include "engine/scheduler.h"
 #include "engine/stats_recorder.h"
 #include "model/model_runner.h"
@@ -23,6 +24,7 @@ namespace tiercel {
 struct StepLoopOptions {
   SchedulerLimits limits;
   std::size_t max_queued_requests = 4096;
+  std::size_t max_draft_tokens = 0;          // Drafter
   std::vector<std::string> tier_names = {};  // of the cache
   // For simulations: no thread, run_one() is called by hand; and a clock of their own.
   bool by_hand = false;
@@ -80,6 +82,9 @@ class StepLoop {
   // Every other choice goes on from the prompt that `first` has computed.
   void fork_choices(Sequence& first, std::span<const float> logits);
   void draw_token(Sequence& sequence, std::span<float> logits);
+  // Draws on as long as what is drawn is what was drafted: `logits` are those behind each of the drafted tokens.
+  void accept_drafted(const BatchPart& part, std::span<float> logits);
+  bool has_finished(const Sequence& sequence) const { return !finished_.empty() && finished_.back() == &sequence; }
   void finish(Sequence& sequence, FinishReason reason);
   void fail_running(const Status& status);
   void end(std::unique_ptr<Sequence> sequence, Status status);
@@ -101,6 +106,7 @@ class StepLoop {
 
   // The thread's own.
   Scheduler scheduler_;
+  Drafter drafter_;
   std::vector<std::unique_ptr<Sequence>> taken_;  // arrivals
   std::vector<SequenceChunk> chunks_;
   std::vector<float> raw_logits_;

@@ -11,6 +11,7 @@ namespace tiercel {
 bool StepLoop::run_step() {
   const auto start_time = options_.now();
   Scheduler::Step& step = scheduler_.next_step();
+  drafter_.add_drafts(step);
   if (options_.on_step) options_.on_step(scheduler_, step);
   for (auto& [sequence, status] : step.refused) end(std::move(sequence), std::move(status));
   for (const Sequence* sequence : step.demoted) stats_.on_demoted(sequence->endpoint);
@@ -29,6 +30,7 @@ bool StepLoop::run_step() {
   if (!compute(step.parts)) return true;  // what did not end says nothing of its time, and its sequences are gone
   const double seconds = std::chrono::duration<double>(options_.now() - start_time).count();
   scheduler_.measured(step, seconds);
+  drafter_.measured(step, seconds);
   stats_.on_step(seconds, thread_cpu_s() + model_.workers_cpu_s());
   if (prefill.tokens > 0) cache_.report_prefill(prefill.tokens, prefill.position, seconds);
   return true;
@@ -36,6 +38,7 @@ bool StepLoop::run_step() {
 
 void StepLoop::start(Sequence& sequence, Sequence::Clock::time_point now) {
   sequence.start(now, model_.shape().vocabulary);
+  drafter_.begin(sequence);
   sequence.response.queue_ms = milliseconds(now - sequence.arrival);
   note_reuse(sequence);
   const bool counts = !sequence.group || !std::exchange(sequence.group->started, true);
@@ -103,14 +106,15 @@ bool StepLoop::compute(const std::vector<BatchPart>& parts) {
   for (const BatchPart& part : parts) {
     const PartTimer growing(profile_, StepPart::Cache);
     // Within what admission promised, so it cannot fail.
-    if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens); !grown.ok()) {
+    if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens + part.drafted); !grown.ok()) {
       fail_running(grown);
       return false;
     }
   }
   chunks_.clear();
   for (const BatchPart& part : parts) {
-    chunks_.push_back({.tokens = std::span(part.sequence->tokens).subspan(part.first_token, part.tokens),
+    const auto own = std::span<const TokenId>(part.sequence->tokens).subspan(part.first_token, part.tokens);
+    chunks_.push_back({.tokens = part.drafted > 0 ? part.sequence->draft->chunk(part.drafted) : own,
                        .first_position = part.first_token,
                        .block_table = part.sequence->lease.block_table(),
                        .logits = part.logits,
@@ -126,7 +130,9 @@ bool StepLoop::compute(const std::vector<BatchPart>& parts) {
   std::span<float> logits = *computed;
   const std::size_t vocabulary = model_.shape().vocabulary;
   for (const BatchPart& part : parts) {
-    const std::size_t rows = part.logits == Logits::None ? 0 : part.logits == Logits::Last ? 1 : part.tokens;
+    const std::size_t rows = part.logits == Logits::None   ? 0
+                             : part.logits == Logits::Last ? 1
+                                                           : part.tokens + part.drafted;
     advance(part, logits.first(rows * vocabulary));
     logits = logits.subspan(rows * vocabulary);
   }
@@ -153,9 +159,29 @@ void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
   if (part.logits == Logits::All) record_prompt_logprobs(part, logits);
   if (sequence.computed < sequence.tokens.size()) return;
   if (sequence.request.max_tokens == 0) return finish(sequence, FinishReason::Length);
-  const std::span<float> last = logits.last(model_.shape().vocabulary);
+  const std::size_t vocabulary = model_.shape().vocabulary;
+  const std::span<float> drafted = logits.last(part.drafted * vocabulary);
+  const std::span<float> last = logits.first(logits.size() - drafted.size()).last(vocabulary);
   if (sequence.group && !sequence.group->forked) fork_choices(sequence, last);
   draw_token(sequence, last);
+  if (part.drafted > 0) accept_drafted(part, drafted);
+}
+
+void StepLoop::accept_drafted(const BatchPart& part, std::span<float> logits) {
+  Sequence& sequence = *part.sequence;
+  const std::size_t vocabulary = model_.shape().vocabulary;
+  const std::span<const TokenId> drafted = sequence.draft->tokens().first(part.drafted);
+  std::size_t accepted = 0;
+  while (accepted < drafted.size() && !has_finished(sequence) && sequence.tokens.back() == drafted[accepted]) {
+    sequence.lease.commit(drafted.subspan(accepted, 1), part.share, /*copyable=*/false);
+    ++sequence.computed;
+    draw_token(sequence, logits.subspan(accepted * vocabulary, vocabulary));
+    ++accepted;
+  }
+  account(sequence);
+  sequence.response.drafted_tokens += static_cast<std::uint32_t>(drafted.size());
+  sequence.response.accepted_tokens += static_cast<std::uint32_t>(accepted);
+  stats_.on_drafted(sequence.endpoint, part.drafted, accepted);
 }
 
 // Every token of a prompt is computed or reused once, whatever its sequence went through.

@@ -43,6 +43,10 @@ void Lease::commit(std::span<const TokenId> tokens, bool share, bool copyable) {
 
 std::size_t Lease::extend() { return state_ ? state_->cache->extend(*state_) : SIZE_MAX; }
 
+std::size_t Lease::continuation(std::span<const TokenId> next, std::span<TokenId> out) const {
+  return state_ ? state_->cache->continuation(*state_, next, out) : 0;
+}
+
 Result<Lease> Lease::fork(std::size_t max_tokens) const {
   if (state_) return state_->cache->fork(*state_, max_tokens);
   return refusal(StatusCode::InvalidArgument, "an empty lease has nothing to fork; take one from admit()");

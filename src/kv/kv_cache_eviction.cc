@@ -104,6 +104,7 @@ void KvCacheState::evict(BlockId block) {
 void KvCacheState::forget_leaf(BlockId leaf) {
   if (const auto pin = pins_.find(leaf); pin != pins_.end()) end_pin(pin);
   retreat_expectations(leaf);
+  tails_.forget(leaf);
   if (tiers_ && std::exchange(loaded_from_[leaf], kNoTier) != kNoTier) ++wasted_blocks_;
   for (std::size_t group = groups_.size(); group-- > 0;) {
     const BlockId block = group == 0 ? leaf : index_.companion(leaf, group);

@@ -194,6 +194,7 @@ void KvCacheState::release(LeaseState& lease) {
   std::unique_lock lock(mutex_);
   computing_.remove(lease.frontier);
   if (lease.load) lease.load->wanted = false;
+  if (lease.load_tier == kNoTier) remember_tail(lease);
   if (lease.trace) {
     for (std::size_t i = lease.prompt_blocks; i < lease.blocks.size() && index_.contains(lease.blocks[i]); ++i) {
       lease.trace->output_ids.push_back(trace_id(index_.key_of(lease.blocks[i])));

@@ -111,6 +111,7 @@ KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout
       recorder_(std::move(recorder)),
       pool_(capacity_blocks),
       index_(capacity_blocks, layout.block_tokens, fingerprint, seams_.key_function, groups_.size()),
+      tails_(prefix_reuse_ ? capacity_blocks : 1, layout.block_tokens),
       order_(capacity_blocks, std::move(policy)) {
   if (options.tenant_quota_bytes > 0) {
     const bool limited = options.tenant_quota_bytes != SIZE_MAX;
@@ -193,8 +194,8 @@ KvCacheStats KvCacheState::stats() {
   }
   const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < tiers.size(); ++i) tiers[i].matched_tokens = tier_hits_[i];
-  std::size_t metadata_bytes = pool_.metadata_bytes() + index_.metadata_bytes() + order_.metadata_bytes() +
-                               expires_ms_.capacity() * sizeof(expires_ms_[0]) +
+  std::size_t metadata_bytes = pool_.metadata_bytes() + index_.metadata_bytes() + tails_.metadata_bytes() +
+                               order_.metadata_bytes() + expires_ms_.capacity() * sizeof(expires_ms_[0]) +
                                pin_counts_.capacity() * sizeof(pin_counts_[0]);
   if (tenants_) metadata_bytes += tenants_->metadata_bytes();
   if (writes_) metadata_bytes += writes_->metadata_bytes();

@@ -8,8 +8,9 @@
 //   - evictable are the cached blocks without children, and the cached companions (blocks of a window group).
 //
 // In files by what happens: kv_cache_admission.cc begins a lease, kv_cache_lease.cc carries it on and ends it,
-// kv_cache_demotion.cc ends it where its sequence will go on, kv_cache_eviction.cc makes room, kv_cache_retention.cc
-// has what is wished for (pins, expected prompts) and what is forgotten, kv_cache_audit.cc the recount for tests.
+// kv_cache_continuation.cc guesses how it goes on, kv_cache_demotion.cc ends it where its sequence will go on,
+// kv_cache_eviction.cc makes room, kv_cache_retention.cc has what is wished for (pins, expected prompts) and what is
+// forgotten, kv_cache_audit.cc the recount for tests.
 //
 // Thread-safety: every public method may be called from any thread; calls for one lease come one at a time.
 #pragma once
@@ -30,6 +31,7 @@
 #include "kv/eviction_order.h"
 #include "kv/prefix_frontier.h"
 #include "kv/prefix_index.h"
+#include "kv/tail_table.h"
 #include "kv/tenant_ledger.h"
 #include "kv/tier_manager.h"
 #include "kv/trace_recorder.h"
@@ -152,6 +154,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   Status grow(LeaseState& lease, std::size_t tokens);
   void commit(LeaseState& lease, std::span<const TokenId> tokens, bool share, bool copyable);
   std::size_t extend(LeaseState& lease);
+  std::size_t continuation(const LeaseState& lease, std::span<const TokenId> next, std::span<TokenId> out);
   Result<Lease> fork(const LeaseState& source, std::size_t max_tokens);
   void release(LeaseState& lease);
 
@@ -224,6 +227,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   void join_loaded(LeaseState& lease);
   void share_companions(LeaseState& lease, std::size_t position, const BlockOrigin& origin);
   void give_up_out_of_reach(LeaseState& lease);
+  // For continuation(): how a sequence ended behind its last full block.
+  void remember_tail(const LeaseState& lease);
   void announce_next_block(LeaseState& lease);
   void copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens);
   void begin_trace(LeaseState& lease, std::span<const TokenId> prompt, const AdmitOptions& options) const;
@@ -281,6 +286,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   mutable std::mutex mutex_;  // guards everything below
   BlockPool pool_;
   PrefixIndex index_;
+  TailTable tails_;
   EvictionOrder order_;
   std::optional<TenantLedger> tenants_;    // empty: no quotas
   std::vector<std::uint64_t> expires_ms_;  // by block; of one group, empty until something has a ttl

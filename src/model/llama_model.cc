@@ -424,8 +424,12 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     }
   }
   const PartTimer head(profile_.get(), StepPart::Head, wanted > 0 ? linear_bound_s(weights_.head, wanted) : 0);
-  if (wanted > 0 && options_.deterministic) weights_.head.forward_decode(team_, h_, wanted, logits_, rounded_);
-  if (wanted > 0 && !options_.deterministic) weights_.head.forward(team_, h_, wanted, logits_, rounded_);
+  // Rows whose layers have the same bits in every batch keep that in their logits.
+  const bool exact = options_.deterministic || std::ranges::all_of(chunks, [](const SequenceChunk& chunk) {
+                       return chunk.logits == Logits::None || chunk.arithmetic == Arithmetic::Decode;
+                     });
+  if (wanted > 0 && exact) weights_.head.forward_decode(team_, h_, wanted, logits_, rounded_);
+  if (wanted > 0 && !exact) weights_.head.forward(team_, h_, wanted, logits_, rounded_);
   return std::span<float>(logits_, wanted * vocabulary);
 } catch (const std::exception& error) {
   return Status::internal(fmt::format("the model's step failed: {}", error.what()));

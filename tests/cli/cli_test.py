@@ -410,6 +410,7 @@ class Peers(ProgramTest):
             "warm": [f"Shared. {text} B{i} what?" for i in range(5)],
             "restart": [f"Restart. {text}"],
             "decode": ["Once upon a time"],
+            "decode_again": ["The history of the sea"],
             "decode_8000": [draw(1, 7900)],
             "load": ["Hello there"],
             "req_1": shared(7, 8),
@@ -419,6 +420,7 @@ class Peers(ProgramTest):
             "query_100": [f"Query {i}" for i in range(1000, 1300)],
         })
         self.assertEqual(rows["warm"]["before"], [f"Shared. {text} A1?"])
+        self.assertEqual(rows["decode_again"]["before"], rows["decode_again"]["prompts"])
         self.assertEqual([name for name, row in rows.items() if row["chat"]], ["query", "query_100"])
 
     def test_runners_answer_with_the_keys_of_tiercel(self):
@@ -440,7 +442,8 @@ class Peers(ProgramTest):
                 for row in workload if row["row"] not in ("restart", "load")}  # each runner has its own
         self.assertEqual(keys, {
             "cold": ["cold_ttft_ms"], "warm": ["warm_ttft_ms"], "decode": ["decode_tok_s"],
-            "decode_8000": ["decode_8000_tok_s"], "req_1": ["req_s_1"], "req_8": ["req_s_8"], "req_32": ["req_s_32"],
+            "decode_again": ["decode_again_tok_s"], "decode_8000": ["decode_8000_tok_s"], "req_1": ["req_s_1"],
+            "req_8": ["req_s_8"], "req_32": ["req_s_32"],
             "query": ["query_p50_ms", "query_p95_ms"], "query_100": ["query_req_s_100"]})
         together = {len(prompts) for prompts, tokens, chat in engine.sent if tokens == 32}
         self.assertEqual(together, {1, 8, 32})

@@ -40,9 +40,10 @@ TEST(Allocations, NoneForATokenOfAStream) {
                                 model.fingerprint())
                       .value();
   StatsRecorder stats;
-  StepLoop loop(
-      {.limits = {.max_sequences = kSequences, .max_tokens = 64, .max_logit_rows = kSequences + 8}, .by_hand = true},
-      model, cache, tokenizer, stats);
+  StepLoop loop({.limits = {.max_sequences = kSequences, .max_tokens = 64, .max_logit_rows = kSequences + 8},
+                 .max_draft_tokens = 7,
+                 .by_hand = true},
+                model, cache, tokenizer, stats);
   std::size_t told = 0;
   std::vector<ResponseFuture> futures;
   const auto submit = [&](std::string text, std::uint32_t max_tokens) {
@@ -58,7 +59,7 @@ TEST(Allocations, NoneForATokenOfAStream) {
     futures.emplace_back(choices.front()->promise);
     loop.submit(std::move(choices));
   };
-  for (std::size_t i = 0; i < kSequences - 1; ++i) submit(fmt::format("sequence {}", i), 600);
+  for (std::size_t i = 0; i < kSequences - 1; ++i) submit(fmt::format("sequence {}", i), 1500);
   submit(std::string(500, 'p'), 1);  // a prompt that is computed beside the streams, too
   for (int step = 0; step < 100; ++step) loop.run_one();
   ASSERT_EQ(model.most_chunks_in_step.load() >= kSequences - 1, true);
@@ -66,6 +67,7 @@ TEST(Allocations, NoneForATokenOfAStream) {
   const std::size_t told_before = told;
   for (int step = 0; step < 400; ++step) loop.run_one();
   EXPECT_EQ(allocations - before, 0u);
+  EXPECT_GT(stats.snapshot().drafted_tokens, 0u);
   EXPECT_GT(told - told_before, 400 * (kSequences - 1) / 2) << "nothing was drawn";
   futures.clear();
 }

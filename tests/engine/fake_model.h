@@ -55,6 +55,7 @@ class FakeModel final : public ModelRunner {
       : arithmetic_matters_(arithmetic_matters), max_logit_rows_(max_logit_rows) {
     shape_.vocabulary = kFakeVocabulary;
     shape_.context_tokens = 4096;
+    logits_.reserve(max_logit_rows * kFakeVocabulary);
   }
 
   static KvLayout layout() {

@@ -7,6 +7,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from tests.kv.mutation_test import main  # noqa: E402
 
 CASES, HISTORIES = "engine_test", "serving_sim_test"
+DRAFTER = "engine/drafter.cc"
 SCHEDULER, LOOP, COMPUTE = "engine/scheduler.cc", "engine/step_loop.cc", "engine/step_loop_compute.cc"
 
 # (what it is, file, text, replacement, programs that must see it)
@@ -55,6 +56,20 @@ MUTANTS = [
      "for (auto& [sequence, status] : step.refused) end(std::move(sequence), std::move(status));", "", HISTORIES),
     ("a fork has no room", COMPUTE, "first.lease.fork(choice->most_tokens)",
      "first.lease.fork(first.tokens.size() + 1)", HISTORIES),
+    ("one drafted token too many is accepted", COMPUTE,
+     "while (accepted < drafted.size() && !has_finished(sequence) && sequence.tokens.back() == drafted[accepted]) {",
+     "while (accepted < drafted.size() && !has_finished(sequence) &&\n"
+     "         (accepted == 0 || sequence.tokens[sequence.tokens.size() - 2] == drafted[accepted - 1])) {", CASES),
+    ("what was drafted is committed before it is accepted", COMPUTE, "  std::size_t accepted = 0;\n",
+     "  std::size_t accepted = 0;\n  sequence.lease.commit(drafted, part.share, false);\n", CASES),
+    ("random numbers are drawn for drafts that are rejected", COMPUTE, "  account(sequence);\n  sequence.response.drafted",
+     "  if (accepted < drafted.size()) sequence.sampler->sample(logits.last(vocabulary));\n"
+     "  account(sequence);\n  sequence.response.drafted", CASES),
+    ("a sequence that has ended goes on with its draft", COMPUTE, "!has_finished(sequence) && ", "", CASES),
+    ("drafts reach beyond the end", DRAFTER, "sequence.tokens.size() + 1);", "sequence.tokens.size());", HISTORIES),
+    ("drafts take the rows of others", DRAFTER, "limits_.max_logit_rows - limits_.max_sequences,",
+     "limits_.max_logit_rows,", HISTORIES),
+    ("the KV of accepted drafts counts as not computed", COMPUTE, "    ++sequence.computed;\n", "", CASES),
     ("a demotion never ends", "kv_cache_demotion.cc", "return all || demotion.write.path.expired() ||",
      "return all; demotion.write.path.expired() ||", HISTORIES),
     ("a demotion promises for ever", "kv_cache_demotion.cc", "  pool_.return_promises(promised);\n", "", HISTORIES),

@@ -51,7 +51,9 @@ TEST(ServingSimulation, EveryHistoryKeepsItsPromises) {
                                                          {"blocks loaded", tally.loaded_blocks},
                                                          {"overtaken", tally.overtakings},
                                                          {"held by a quota", tally.held_by_quota},
-                                                         {"tokens reused", tally.reused_tokens}};
+                                                         {"tokens reused", tally.reused_tokens},
+                                                         {"tokens drafted", tally.drafted_tokens},
+                                                         {"drafted tokens accepted", tally.accepted_tokens}};
   for (const auto& [what, times] : reached) {
     if (std::getenv("TIERCEL_SIM_TALLY") != nullptr) std::printf("%10zu %s\n", times, what);
     if (histories >= 200) {

@@ -207,6 +207,7 @@ class History {
   StepLoopOptions loop_options() {
     return {.limits = rules_.limits,
             .max_queued_requests = rules_.max_queued_sequences,
+            .max_draft_tokens = blocks_ % 6,
             .tier_names = std::vector<std::string>(tiers_, "tier"),
             .by_hand = true,
             .now = [this] { return now_; },
@@ -319,6 +320,8 @@ class History {
     demand(audit.empty(), audit);
     tally_.loaded_blocks += c.loaded_blocks;
     tally_.reused_tokens += s.reused_tokens;
+    tally_.drafted_tokens += s.drafted_tokens;
+    tally_.accepted_tokens += s.accepted_tokens;
     tally_.overtakings += check_.overtakings();
     tally_.held_by_quota += check_.held();
   }

@@ -17,6 +17,7 @@ namespace tiercel::sim {
 struct ServingTally {
   std::size_t completed = 0, cancelled = 0, late = 0, failed = 0, rejected = 0, too_large = 0, choices = 0;
   std::size_t preempted = 0, demoted = 0, loaded_blocks = 0, reused_tokens = 0, overtakings = 0, held_by_quota = 0;
+  std::size_t drafted_tokens = 0, accepted_tokens = 0;
 };
 
 // Runs the history of `seed`. Throws ServingViolation.

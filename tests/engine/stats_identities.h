@@ -14,6 +14,8 @@ inline void expect_token_identities(const RequestFigures& f) {
   EXPECT_EQ(f.prompt_tokens, found + f.computed_prompt_tokens + f.recomputed_prompt_tokens);
   EXPECT_LE(f.retries, f.submitted);
   EXPECT_LE(f.demotions, f.preemptions);
+  EXPECT_LE(f.accepted_tokens, f.drafted_tokens);
+  EXPECT_LE(f.accepted_tokens, f.output_tokens);
   const auto expect_ordered = [](const LatencyStats& l) {
     EXPECT_TRUE(l.p50_ms <= l.p95_ms && l.p95_ms <= l.p99_ms && l.p99_ms <= l.p999_ms && l.p999_ms <= l.max_ms);
   };

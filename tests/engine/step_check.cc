@@ -23,8 +23,8 @@ void StepCheck::check(const Scheduler& scheduler, const Scheduler::Step& step) {
 void StepCheck::check_limits(const Scheduler& scheduler, const Scheduler::Step& step) const {
   std::size_t tokens = 0, rows = 0;
   for (const BatchPart& part : step.parts) {
-    tokens += part.tokens;
-    rows += part.logits == Logits::All ? part.tokens : part.logits == Logits::Last;
+    tokens += part.tokens + part.drafted;
+    rows += part.logits == Logits::All ? part.tokens + part.drafted : part.logits == Logits::Last;
   }
   demand(tokens <= rules_.limits.max_tokens, fmt::format("a step of {} tokens", tokens));
   demand(rows <= rules_.limits.max_logit_rows, fmt::format("{} rows of logits", rows));
@@ -42,6 +42,9 @@ void StepCheck::check_parts(const Scheduler& scheduler, const Scheduler::Step& s
     demand(part.first_token == place->second, "tokens of a sequence are left out, or computed twice");
     place->second += part.tokens;
     demand(place->second <= part.sequence->tokens.size(), "tokens that are not there yet");
+    demand(part.drafted == 0 || (part.sequence->is_stream() && part.logits == Logits::All), "a prompt with a draft");
+    demand(part.drafted == 0 || part.sequence->tokens.size() + part.drafted < part.sequence->most_tokens,
+           "a draft behind the end");
     demand(part.arithmetic != Arithmetic::Any || !rules_.limits.deterministic, "arithmetic that depends on the batch");
     const auto boundary =
         (part.sequence->prompt_tokens - 1) / cache_.layout().block_tokens * cache_.layout().block_tokens;

@@ -36,6 +36,8 @@ const std::map<std::string, std::string>& other_values() {
       {"max_batch_tokens", "64"},
       {"max_queued_requests", "4294967295"},
       {"target_step_ms", "0.1"},
+      {"speculation", "false"},
+      {"max_draft_tokens", "64"},
       {"aging_ms", "18446744073709551615"},
       {"memory_limit_bytes", "3GiB"},
       {"stats_window_ms", "61"},
@@ -62,8 +64,8 @@ const std::map<std::string, std::string>& other_values() {
 TEST(OptionTable, HasEveryMemberOfTheStructs) {
   EngineOptions options;
   auto& [model, cache, compute, deterministic, threads, context_tokens, max_batch_sequences, max_batch_tokens,
-         max_queued_requests, target_step_ms, aging_ms, memory_limit_bytes, stats_window_ms, profile_steps, cpus] =
-      options;
+         max_queued_requests, target_step_ms, speculation, max_draft_tokens, aging_ms, memory_limit_bytes,
+         stats_window_ms, profile_steps, cpus] = options;
   auto& [capacity_bytes, block_tokens, prefix_reuse, eviction, tenant_quota_bytes, record_trace, memory_tier_bytes,
          memory_tier_codec, disk_dir, disk_capacity_bytes, disk_codec, tiers, tier_writes, tier_deadline_ms] = cache;
   static_cast<void>(tiers);  // from code alone
@@ -76,6 +78,8 @@ TEST(OptionTable, HasEveryMemberOfTheStructs) {
                                          &max_batch_tokens,
                                          &max_queued_requests,
                                          &target_step_ms,
+                                         &speculation,
+                                         &max_draft_tokens,
                                          &aging_ms,
                                          &memory_limit_bytes,
                                          &stats_window_ms,

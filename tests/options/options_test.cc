@@ -58,6 +58,8 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.max_batch_tokens = 65537; }, "max_batch_tokens", "65537", "32 to 65536"},
       {[](EngineOptions& o) { o.max_batch_tokens = 127; }, "max_batch_tokens", "127",
        "max_batch_sequences, which is 128"},
+      {[](EngineOptions& o) { o.max_draft_tokens = 0; }, "max_draft_tokens", "0", "1 to 64"},
+      {[](EngineOptions& o) { o.max_draft_tokens = 65; }, "max_draft_tokens", "65", "1 to 64"},
       {[](EngineOptions& o) { o.max_queued_requests = 0; }, "max_queued_requests", "0", "at least 1"},
   };
   for (const Broken& row : rows) {
