@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "cli/percentile.h"
+
 namespace tiercel::cli {
 namespace {
 

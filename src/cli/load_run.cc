@@ -72,14 +72,6 @@ double PhaseRecord::mean_tokens(std::uint32_t RequestRecord::*tokens) const {
   return answered > 0 ? sum / static_cast<double>(answered) : 0;
 }
 
-double percentile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(values.size())));
-  const auto place = values.begin() + static_cast<std::ptrdiff_t>(std::clamp<std::size_t>(rank, 1, values.size()) - 1);
-  std::ranges::nth_element(values, place);
-  return *place;
-}
-
 LoadRun::LoadRun(Engine& engine, const LoadShape& shape, std::function<void(std::size_t sent)> progress)
     : engine_(engine), shape_(shape), progress_(std::move(progress)), begin_ns_(clock_ns()) {}
 

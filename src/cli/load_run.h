@@ -51,9 +51,6 @@ struct PhaseRecord {
   double mean_tokens(std::uint32_t RequestRecord::*tokens) const;
 };
 
-// Nearest rank: the least value that `share` of all do not exceed. 0 where there is none.
-double percentile(std::vector<double> values, double share);
-
 // Runs phases one after the other on one engine and remembers the most memory that the process had meanwhile.
 class LoadRun {
  public:
