@@ -32,7 +32,7 @@ std::vector<TuneDimension> tune_dimensions(const EngineOptions& start, std::size
   std::vector<TuneDimension> dimensions = {
       std::move(all),
       numbers("threads", threads),
-      numbers("cache.capacity_bytes", {usual, larger * 4, larger / 4}),
+      numbers("cache.capacity_bytes", {usual, larger * 4, larger / 4, larger / 16}),
       numbers("max_batch_tokens", {defaults.max_batch_tokens, 256, 4096}),
   };
   if (is_alone) return dimensions;
