@@ -244,6 +244,31 @@ class Run(ProgramTest):
         self.assertTrue(done.stderr.startswith(b"tiercel: "), done.stderr)
 
 
+class Batch(ProgramTest):
+    def test_answers_every_prompt_in_order(self):
+        prompts = [TEXT, "Once upon a time", "One\ntwo", TEXT]
+        path = self.file("\n".join(map(json.dumps, prompts)) + "\n\n", "prompts.jsonl")
+        found = self.answer("batch", "--prompts", path, "--max-tokens", 6, *EXACT)
+        self.assertEqual((len(found["answers"]), found["failed"]), (4, 0))
+        for prompt, answer in zip(prompts, found["answers"]):
+            alone = self.answer("run", "--prompt", prompt, "--max-tokens", 6, *EXACT)
+            self.assertEqual(answer["ids"], alone["ids"])
+        self.assertEqual(found["stats"]["completed"], 4)
+
+    def test_prints_a_line_for_each(self):
+        done = self.call("batch", "--prompts", "-", "--max-tokens", 2, "--context", 64, stdin=f"{TEXT}\n{40 * TEXT}\n".encode())
+        self.assertEqual(done.returncode, 1)
+        first, second = map(json.loads, done.stdout.splitlines())
+        self.assertEqual(first["tokens_out"], 2)
+        self.assertEqual(list(second), ["error"])
+        self.assertRegex(done.stderr.decode(), r"2 prompts in .* s, 1 failed; ")
+
+    def test_bad_usage(self):
+        self.refused(2, "batch", says=["--prompts"])
+        self.refused(2, "batch", "--prompts", self.file(""), says=["holds no prompts"])
+        self.refused(2, "batch", "--prompts", self.file("x", "p.jsonl"), says=["p.jsonl:1: the line is no JSON string"])
+
+
 class Score(ProgramTest):
     def test_perplexity_is_that_of_the_logprobs(self):
         answer = self.answer("score", "--file", self.file(TEXT))
