@@ -6,6 +6,7 @@ src/cli/bench_command.cc does with tiercel: what is timed, how often, and which 
 
 import argparse
 import json
+import math
 import pathlib
 import time
 
@@ -16,8 +17,8 @@ def milliseconds(action):
     return 1e3 * (time.perf_counter() - start)
 
 
-def percentile(values, share):
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def percentile(values, share):  # as src/cli/percentile.h
+    return sorted(values)[max(1, math.ceil(share * len(values))) - 1]
 
 
 def batches(prompts, together):

@@ -217,6 +217,12 @@ class KvCache {
   // blocks held; 0: its room is given back already. No call waits for it.
   std::size_t demote(Lease lease);
 
+  // How many blocks admit() would lack for the prompt of `expected` with `max_tokens` if the leases in `ended` had
+  // ended, as those of demotions under way will. 0: none; the tenant's quota is not looked at. What others hold too is
+  // not given back by a lease's end. Holds nothing, and counts as no use.
+  std::size_t missing_blocks(const ExpectedPrompt& expected, std::size_t max_tokens,
+                             std::span<const Lease* const> ended = {}) const;
+
   // Leading tokens of `prompt` that an admit() with the same options would match now. Holds nothing, and counts as no
   // use.
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options) const;

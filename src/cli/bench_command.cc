@@ -17,6 +17,7 @@
 #include "cli/child_process.h"
 #include "cli/commands.h"
 #include "cli/peer_bench.h"
+#include "cli/percentile.h"
 #include "cli/profile_report.h"
 #include "cli/report.h"
 #include "cli/serving_bench.h"
@@ -124,11 +125,6 @@ Result<Figures> measure_query_100(Engine& engine, const Work& work, const CliOpt
   return Figures{{"query_req_s_100", *rate}};
 }
 
-double percentile(const std::vector<double>& sorted, double share) {
-  const double count = static_cast<double>(sorted.size());
-  return sorted[std::min(sorted.size() - 1, static_cast<std::size_t>(share * count))];
-}
-
 Result<Figures> measure_query(Engine& engine, const Work& work, const CliOptions&) {
   std::vector<double> latencies_ms;
   for (const Request& request : requests_of(work)) {
@@ -136,7 +132,6 @@ Result<Figures> measure_query(Engine& engine, const Work& work, const CliOptions
     if (!one_ms.ok()) return one_ms.status();
     latencies_ms.push_back(*one_ms);
   }
-  std::ranges::sort(latencies_ms);
   return Figures{{"query_p50_ms", percentile(latencies_ms, .5)}, {"query_p95_ms", percentile(latencies_ms, .95)}};
 }
 

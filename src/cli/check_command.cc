@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -132,6 +133,7 @@ int check(const CheckOptions& options, const CliOptions& shared) {
                      .shape = options.shape,
                      .phases = {},
                      .memory_bytes = memory_of_process(shared.engine),
+                     .cores = std::max(1u, std::thread::hardware_concurrency()),
                      .memory = {},
                      .rows = {}};
   run_load(*engine, report);

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "cli/check_report.h"
+#include "cli/percentile.h"
 #include "replay/curve_svg.h"
 
 namespace tiercel::cli {

@@ -2,90 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <thread>
 
 #include <fmt/format.h>
 
+#include "cli/bottleneck.h"
+#include "cli/percentile.h"
+
 namespace tiercel::cli {
 namespace {
-
-// What one of the report's phases spent on a request, on average.
-std::vector<std::pair<Bottleneck, double>> times_ms(const PhaseRecord& phase) {
-  const double queue_ms = phase.mean(&RequestRecord::queue_ms);
-  const double ttft_ms = phase.mean(&RequestRecord::ttft_ms);
-  const double load_ms = std::min(phase.load_ms, queue_ms);  // a prompt waits for what a tier loads
-  return {{Bottleneck::Queue, queue_ms - load_ms},
-          {Bottleneck::Load, load_ms},
-          {Bottleneck::Prefill, ttft_ms - queue_ms},
-          {Bottleneck::Decode, phase.mean(&RequestRecord::total_ms) - ttft_ms}};
-}
-
-Bottleneck largest(const PhaseRecord& phase) {
-  const auto times = times_ms(phase);
-  return std::ranges::max_element(times, {}, [](const auto& time) { return time.second; })->first;
-}
-
-Bottleneck bottleneck_of(const CheckReport& report, std::string_view key) {
-  if (key == "memory_percent") return Bottleneck::Memory;
-  const PhaseRecord& shared = report.phase("shared");
-  if (key == "hit_percent") return shared.evicted_blocks > 0 ? Bottleneck::Memory : Bottleneck::Prefill;
-  if (key == "error_percent") {
-    const bool no_room = std::ranges::any_of(report.phases, [](const PhaseRecord& phase) {
-      return std::ranges::any_of(phase.requests,
-                                 [](const RequestRecord& r) { return r.code == StatusCode::ResourceExhausted; });
-    });
-    return no_room ? Bottleneck::Memory : Bottleneck::Queue;
-  }
-  return largest(report.phase(key == "requests_per_s" ? "together" : "alone"));
-}
-
-std::string advice_for_compute(const CheckReport& report, std::string_view otherwise) {
-  const unsigned cores = std::thread::hardware_concurrency();
-  if (report.info.threads < cores) {
-    return fmt::format("threads (now {} of {} cores)", report.info.threads, cores);
-  }
-  if (report.options.compute == Compute::Precise) return "compute (now precise): fast";
-  return fmt::format("no option: all {} cores compute; {}", report.info.threads, otherwise);
-}
-
-std::string advice_for_queue(const CheckReport& report) {
-  const EngineOptions& options = report.options;
-  if (options.max_queued_requests < report.shape.concurrency) {
-    return fmt::format("max_queued_requests (now {}): at least {}", options.max_queued_requests,
-                       report.shape.concurrency);
-  }
-  if (options.max_batch_sequences < report.shape.concurrency) {
-    return fmt::format("max_batch_sequences (now {}): {}", options.max_batch_sequences, report.shape.concurrency);
-  }
-  return fmt::format("target_step_ms (now {}) and max_batch_tokens (now {}): more prompts enter a step",
-                     options.target_step_ms, options.max_batch_tokens);
-}
-
-std::string advice_for(const CheckReport& report, const CheckRow& row) {
-  const KvCacheOptions& cache = report.options.cache;
-  if (row.metric.key == "hit_percent" && !cache.prefix_reuse) return "cache.prefix_reuse (now false): true";
-  if (row.metric.key == "hit_percent" && row.bottleneck == Bottleneck::Memory) {
-    return fmt::format("cache.capacity_bytes (now {}): more, or cache.memory_tier_bytes",
-                       readable_bytes(cache.capacity_bytes));
-  }
-  if (row.metric.key == "hit_percent") {
-    return fmt::format(
-        "no option: nothing was evicted; longer common beginnings, or cache.block_tokens (now {}) smaller",
-        cache.block_tokens);
-  }
-  switch (row.bottleneck) {
-    case Bottleneck::Queue: return advice_for_queue(report);
-    case Bottleneck::Load: return "cache.memory_tier_bytes: memory gives blocks back sooner than a disk";
-    case Bottleneck::Memory:
-      return fmt::format("cache.capacity_bytes (now {}): less; weights take {}", readable_bytes(cache.capacity_bytes),
-                         readable_bytes(report.memory.weights_bytes));
-    case Bottleneck::Prefill:
-      if (!cache.prefix_reuse) return "cache.prefix_reuse (now false): true";
-      return advice_for_compute(report, "shorter prompts, a smaller model or a faster machine");
-    case Bottleneck::Decode: return advice_for_compute(report, "fewer tokens out, a smaller model or a faster machine");
-  }
-  return {};
-}
 
 double percent(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
 
@@ -143,17 +67,6 @@ Json to_json(const PhaseRecord& phase) {
 
 }  // namespace
 
-std::string_view to_string(Bottleneck bottleneck) {
-  switch (bottleneck) {
-    case Bottleneck::Queue: return "queue";
-    case Bottleneck::Prefill: return "prefill";
-    case Bottleneck::Decode: return "decode";
-    case Bottleneck::Load: return "load";
-    case Bottleneck::Memory: return "memory";
-  }
-  return "";
-}
-
 const std::vector<CheckMetric>& check_metrics() {
   static const std::vector<CheckMetric> all = {{"p50_ms", "latency alone, P50", "ms", false},
                                                {"p95_ms", "latency alone, P95", "ms", false},
@@ -192,7 +105,7 @@ void judge(CheckReport& report, const CheckTargets& targets, const std::optional
     }
     row.passed = metric.more_is_better ? row.value > row.target : row.value < row.target;
     row.bottleneck = bottleneck_of(report, metric.key);
-    if (!row.passed) row.advice = advice_for(report, row);
+    if (!row.passed) row.advice = advice_for(report, row.metric.key, row.bottleneck);
     report.rows.push_back(std::move(row));
   }
 }

@@ -51,6 +51,7 @@ struct CheckReport {
   std::vector<PhaseRecord> phases;
   std::size_t peak_resident_bytes = 0;
   std::size_t memory_bytes = 0;  // that the process may have
+  std::uint32_t cores = 1;       // that it may run on
   MemoryStats memory;            // at the end
   std::vector<CheckRow> rows;
 

@@ -16,6 +16,7 @@ struct Command {
 
 // Each adds its command to `program`. `shared` must outlive the command.
 Command add_run_command(CLI::App& program, CliOptions& shared);
+Command add_batch_command(CLI::App& program, CliOptions& shared);
 Command add_chat_command(CLI::App& program, CliOptions& shared);
 Command add_score_command(CLI::App& program, CliOptions& shared);
 Command add_bench_command(CLI::App& program, CliOptions& shared);

@@ -19,19 +19,14 @@ constexpr std::uint32_t kRequestsPerLook = 25;  // at the memory
 
 std::int64_t clock_ns() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
-std::uint64_t loaded_blocks(const EngineStats& stats) {
-  std::uint64_t blocks = 0;
-  for (const KvTierStats& tier : stats.tiers) blocks += tier.loaded_blocks;
-  return blocks;
-}
-
-double load_bytes_per_s(const EngineStats& stats) {
-  double slowest = 0;
-  for (const KvTierStats& tier : stats.tiers) {
-    if (tier.load_bytes_per_s > 0)
-      slowest = slowest == 0 ? tier.load_bytes_per_s : std::min(slowest, tier.load_bytes_per_s);
+// What the tiers' reading took from one moment to the other, by their measured speeds.
+double load_s(const EngineStats& before, const EngineStats& after, double block_bytes) {
+  double seconds = 0;
+  for (std::size_t i = 0; i < after.tiers.size(); ++i) {
+    const auto blocks = static_cast<double>(after.tiers[i].loaded_blocks - before.tiers[i].loaded_blocks);
+    if (after.tiers[i].load_bytes_per_s > 0) seconds += blocks * block_bytes / after.tiers[i].load_bytes_per_s;
   }
-  return slowest;
+  return seconds;
 }
 
 }  // namespace
@@ -70,14 +65,6 @@ double PhaseRecord::mean_tokens(std::uint32_t RequestRecord::*tokens) const {
   for (const RequestRecord& request : requests) sum += request.*tokens;
   const std::size_t answered = requests.size() - errors();
   return answered > 0 ? sum / static_cast<double>(answered) : 0;
-}
-
-double percentile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(values.size())));
-  const auto place = values.begin() + static_cast<std::ptrdiff_t>(std::clamp<std::size_t>(rank, 1, values.size()) - 1);
-  std::ranges::nth_element(values, place);
-  return *place;
 }
 
 LoadRun::LoadRun(Engine& engine, const LoadShape& shape, std::function<void(std::size_t sent)> progress)
@@ -166,11 +153,11 @@ PhaseRecord LoadRun::run(PhaseRecord phase, std::uint32_t count, std::uint32_t c
 
   const EngineStats after = engine_.get_stats();
   phase.evicted_blocks = after.evicted_blocks - before.evicted_blocks;
-  if (const double bytes_per_s = load_bytes_per_s(after); bytes_per_s > 0 && count > 0) {
-    const EngineInfo& info = engine_.info();
-    const auto block_bytes = static_cast<double>(info.kv_token_bytes * info.block_tokens);
-    const auto blocks = static_cast<double>(loaded_blocks(after) - loaded_blocks(before));
-    phase.load_ms = 1e3 * blocks * block_bytes / bytes_per_s / count;
+  const auto block_bytes = static_cast<double>(engine_.info().kv_token_bytes * engine_.info().block_tokens);
+  if (count > 0) phase.load_ms = 1e3 * load_s(before, after, block_bytes) / count;
+  if (const std::uint64_t tokens = after.prompt_tokens - before.prompt_tokens; tokens > 0) {
+    phase.recomputed_share = static_cast<double>(after.recomputed_prompt_tokens - before.recomputed_prompt_tokens) /
+                             static_cast<double>(tokens);
   }
   return phase;
 }

@@ -40,7 +40,8 @@ struct PhaseRecord {
   double begin_s = 0;
   double end_s = 0;
   std::uint64_t evicted_blocks = 0;
-  double load_ms = 0;  // of a request on average, spent on blocks from tiers, by their measured speed
+  double load_ms = 0;           // of a request on average, spent on blocks from tiers, by their measured speed
+  double recomputed_share = 0;  // of prompt tokens, those whose load from a tier came to nothing
 
   // Of those that were answered; 0 where none was.
   std::vector<double> latencies_ms() const;
@@ -50,9 +51,6 @@ struct PhaseRecord {
   double mean(double RequestRecord::*time_ms) const;
   double mean_tokens(std::uint32_t RequestRecord::*tokens) const;
 };
-
-// Nearest rank: the least value that `share` of all do not exceed. 0 where there is none.
-double percentile(std::vector<double> values, double share);
 
 // Runs phases one after the other on one engine and remembers the most memory that the process had meanwhile.
 class LoadRun {

@@ -14,19 +14,13 @@
 
 #include <fmt/format.h>
 
+#include "cli/percentile.h"
 #include "cli/workload.h"
 
 namespace tiercel::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double percentile(std::vector<double>& values, double share) {
-  if (values.empty()) return 0;
-  std::ranges::sort(values);
-  const auto place = static_cast<std::size_t>(share * static_cast<double>(values.size()));
-  return values[std::min(values.size() - 1, place)];
-}
 
 Request completion(std::string text, std::uint32_t tokens) {
   return {.text = std::move(text), .max_tokens = tokens, .ignore_end_of_text = true};

@@ -1,4 +1,6 @@
 // tiercel tune: which options suit this machine and model, measured.
+#include <malloc.h>
+
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
@@ -9,9 +11,11 @@
 #include <fmt/format.h>
 
 #include "cli/commands.h"
+#include "cli/default_model.h"
 #include "cli/load_run.h"
 #include "cli/progress_bar.h"
 #include "cli/report.h"
+#include "cli/tune_dimensions.h"
 #include "cli/tune_search.h"
 #include "tiercel/options_source.h"
 
@@ -31,62 +35,121 @@ struct Goal {
 
 double seconds(const PhaseRecord& phase) { return phase.end_s - phase.begin_s; }
 
-const Goal kGoals[] = {
-    {"latency", "ms, mean of a request alone",
-     [](const PhaseRecord& alone, const PhaseRecord&, const PhaseRecord&, std::size_t) {
-       return alone.requests_per_s();
-     },
-     [](double score) { return 1e3 / score; }},
-    {"throughput", "requests/s, queries together and prompts with shared prefixes",
-     [](const PhaseRecord&, const PhaseRecord& together, const PhaseRecord& shared, std::size_t) {
-       return static_cast<double>(together.requests.size() + shared.requests.size()) /
-              (seconds(together) + seconds(shared));
-     },
-     [](double score) { return score; }},
-    {"memory", "MiB resident",
-     [](const PhaseRecord&, const PhaseRecord&, const PhaseRecord&, std::size_t resident_bytes) {
-       return 1 / static_cast<double>(resident_bytes);
-     },
-     [](double score) { return 1 / score / (1 << 20); }},
-};
+const Goal kLatency = {"latency", "ms, mean of a request alone",
+                       [](const PhaseRecord& alone, const PhaseRecord&, const PhaseRecord&, std::size_t) {
+                         return alone.requests_per_s();
+                       },
+                       [](double score) { return 1e3 / score; }};
+const Goal kThroughput = {"throughput", "requests/s, queries together and prompts with shared prefixes",
+                          [](const PhaseRecord&, const PhaseRecord& together, const PhaseRecord& shared, std::size_t) {
+                            return static_cast<double>(together.requests.size() + shared.requests.size()) /
+                                   (seconds(together) + seconds(shared));
+                          },
+                          [](double score) { return score; }};
+const Goal kMemory = {"memory", "MiB resident",
+                      [](const PhaseRecord&, const PhaseRecord&, const PhaseRecord&, std::size_t resident_bytes) {
+                        return 1 / static_cast<double>(resident_bytes);
+                      },
+                      [](double score) { return 1 / score / (1 << 20); }};
+const Goal kGoals[] = {kLatency, kThroughput, kMemory};
 
 struct TuneOptions {
   std::string goal = "throughput";
   std::uint32_t budget_s = 300;
   std::string output = "tiercel.toml";
-  LoadShape shape{.sequence = 20, .requests = 200, .concurrency = 32, .shared = 60};
+  LoadShape shape{.sequence = 20, .requests = 128, .concurrency = 32, .shared = 48};
 };
 
 const Goal& goal_of(const TuneOptions& options) { return *std::ranges::find(kGoals, options.goal, &Goal::name); }
 
-// What is tried, around the options given.
-std::vector<TuneDimension> dimensions_of(const EngineOptions& start) {
-  const auto numbers = [](std::string key, const std::vector<std::size_t>& values) {
-    TuneDimension dimension{.keys = {std::move(key)}, .values = {}};
-    for (const std::size_t value : values) dimension.values.push_back({fmt::format("{}", value)});
-    return dimension;
-  };
-  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const std::size_t capacity = start.cache.capacity_bytes;
-  const std::string quarter = fmt::format("{}", capacity / 4), half = fmt::format("{}", capacity / 2);
-  std::vector<std::size_t> threads = {std::max<std::size_t>(1, cores / 2)};
-  if (cores > 2) threads.push_back(cores - 1);
-  if (start.threads > 0) threads.push_back(0);  // one per core
-  return {numbers("threads", threads),
-          numbers("max_batch_tokens", {256, 512, 2048, 4096}),
-          numbers("target_step_ms", {50, 100, 200, 400}),
-          numbers("cache.capacity_bytes", {capacity / 4, capacity / 2, capacity * 2}),
-          // A part of the memory for KV as a compressed tier.
-          {.keys = {"cache.capacity_bytes", "cache.memory_tier_bytes", "cache.memory_tier_codec"},
-           .values = {{half, half, "lossless"}, {half, half, "int8"}, {quarter, quarter, "int4"}}}};
+bool are_equal(const EngineOptions& a, const EngineOptions& b) {
+  return std::ranges::all_of(option_fields(), [&](const OptionField& field) { return field.text(a) == field.text(b); });
+}
+
+// Measures options by a load on a new engine, of a size that the budget has time for.
+class TuneLoad {
+ public:
+  TuneLoad(const TuneOptions& options, const EngineOptions& start)
+      : options_(options), goal_(goal_of(options)), start_(start), shape_(options.shape) {}
+
+  // Measures `start` with a small part of the load, and cuts the load so that the six runs of `start` take half of the
+  // budget at most. The first run is also the one that pays for what the system caches.
+  Status fit() {
+    constexpr std::uint32_t kPart = 8;
+    shape_ = part_of(options_.shape, 1. / kPart);
+    for (const char* what : {"a first look", "a second one"}) {
+      if (auto score = (*this)(start_, what); !score.ok()) return score.status();
+    }
+    shape_ = part_of(options_.shape, options_.budget_s / 12. / (kPart * run_s_));
+    return {};
+  }
+
+  Result<double> operator()(const EngineOptions& candidate, std::string_view trial) {
+    ::malloc_trim(0);  // what engines before left behind is not this one's
+    const auto begin = Clock::now();
+    auto engine = open_engine({.options_file = {}, .given = {}, .engine = candidate});
+    if (!engine.ok()) return engine.status();
+    LoadRun load(*engine, shape_, [&](std::size_t) {
+      bar_.show(fmt::format("tune: {}", trial), std::clamp(1 - left_s() / options_.budget_s, 0., .99));
+    });
+    static_cast<void>(load.alone("warm-up", 2, false));
+    PhaseRecord alone, together, shared_prefixes;
+    if (goal_.name == "latency") {
+      alone = load.alone("alone", shape_.sequence, true);
+    } else {
+      together = load.together();
+      shared_prefixes = load.shared_prefixes();
+    }
+    run_s_ = std::chrono::duration<double>(Clock::now() - begin).count();
+    const bool is_start = are_equal(candidate, start_);
+    if (is_start) start_run_s_ = run_s_;
+    if (alone.errors() + together.errors() + shared_prefixes.errors() > 0) {
+      return Status::unavailable("requests failed");
+    }
+    if (goal_.name == "memory") {
+      const double rate = kThroughput.score(alone, together, shared_prefixes, 0);
+      if (is_start) least_rate_ = std::min(least_rate_, .9 * rate);
+      if (rate < least_rate_) return Status::unavailable(fmt::format("{:.1f} requests/s, less than nine tenths", rate));
+    }
+    return goal_.score(alone, together, shared_prefixes, load.peak_resident_bytes());
+  }
+
+  // For one more trial, and to measure again what was found and what it began with.
+  bool has_time() const { return left_s() > run_s_ + 3 * (run_s_ + start_run_s_); }
+
+ private:
+  static LoadShape part_of(LoadShape shape, double share) {
+    const auto cut = [share](std::uint32_t count, std::uint32_t least) {
+      return std::min(count, std::max(least, static_cast<std::uint32_t>(share * count)));
+    };
+    shape.sequence = cut(shape.sequence, 4);
+    shape.requests = cut(shape.requests, 8);
+    shape.shared = cut(shape.shared, 8);
+    return shape;
+  }
+  double left_s() const { return options_.budget_s - std::chrono::duration<double>(Clock::now() - begin_).count(); }
+
+  const TuneOptions options_;
+  const Goal& goal_;
+  const EngineOptions start_;
+  LoadShape shape_;
+  ProgressBar bar_;
+  const Clock::time_point begin_ = Clock::now();
+  double run_s_ = 0, start_run_s_ = 0;  // the last one took, and the last one of `start`
+  // Of the goal memory: nine tenths of the slowest run with the options it began with.
+  double least_rate_ = std::numeric_limits<double>::infinity();
+};
+
+Json to_json(const Goal& goal, const TuneScore& score) {
+  Json samples = Json::array();
+  for (const double sample : score.samples) samples.push_back(goal.figure(sample));
+  return samples;
 }
 
 Json to_json(const TuneOptions& options, const Goal& goal, const TuneResult& result) {
   Json trials = Json::array();
   for (const TuneTrial& trial : result.trials) {
-    Json figures = Json::array();
-    for (const double sample : trial.score.samples) figures.push_back(goal.figure(sample));
-    trials.push_back({{"change", trial.change}, {"figures", std::move(figures)}, {"kept", trial.kept}});
+    trials.push_back({{"change", trial.change}, {"figures", to_json(goal, trial.score)}, {"kept", trial.kept}});
   }
   Json changed = Json::object();
   for (const OptionField& field : option_fields()) {
@@ -94,6 +157,10 @@ Json to_json(const TuneOptions& options, const Goal& goal, const TuneResult& res
   }
   return {{"goal", goal.name},
           {"figure", goal.title},
+          {"baseline", goal.figure(result.baseline.median())},
+          {"best", goal.figure(result.best.median())},
+          {"gain_percent", 100 * result.gain()},
+          {"noise_percent", 100 * result.baseline.noise()},
           {"trials", std::move(trials)},
           {"confirmed", result.confirmed},
           {"timed_out", result.timed_out},
@@ -102,77 +169,54 @@ Json to_json(const TuneOptions& options, const Goal& goal, const TuneResult& res
 }
 
 void print_result(const TuneOptions& options, const Goal& goal, const TuneResult& result) {
-  fmt::print("{}\n", bold(fmt::format("{:<84}{:>10}{:>10}{:>10}", "", "median", "least", "most")));
+  fmt::print("{}\n", bold(fmt::format("{:<92}{:>10}{:>10}{:>10}", goal.title, "median", "least", "most")));
+  const auto print_row = [&](const std::string& name, const TuneScore& score, std::string_view remark) {
+    const double one = goal.figure(score.least()), other = goal.figure(score.most());
+    fmt::print("{:<92}{:>10.1f}{:>10.1f}{:>10.1f}{}\n", name, goal.figure(score.median()), std::min(one, other),
+               std::max(one, other), remark);
+  };
   for (const TuneTrial& trial : result.trials) {
     const std::string change = trial.change.empty() ? "as it began" : trial.change;
     if (trial.score.samples.empty()) {
       fmt::print("{}\n", change);
-      continue;
+    } else {
+      print_row(change, trial.score, trial.kept && !trial.change.empty() ? "  kept" : "");
     }
-    const double one = goal.figure(trial.score.least()), other = goal.figure(trial.score.most());
-    fmt::print("{:<84}{:>10.1f}{:>10.1f}{:>10.1f}{}\n", change, goal.figure(trial.score.median()), std::min(one, other),
-               std::max(one, other), trial.kept && !trial.change.empty() ? "  kept" : "");
   }
-  fmt::print("{}\n", dim(fmt::format("Of {}, three times each. Kept: better than all before, by more than the noise.",
-                                     goal.title)));
+  fmt::print("{}\n",
+             dim("Measured once where that was not better, else three times. Kept: better than all before, by more "
+                 "than the noise."));
   if (result.timed_out) fmt::print("The time was over before everything was tried: --budget gives more.\n");
   if (!result.confirmed) fmt::print("Measured again, what was found was not better: nothing is changed.\n");
+  const double baseline = goal.figure(result.baseline.median()), best = goal.figure(result.best.median());
+  if (result.gain() > 0) {
+    fmt::print("{}\n",
+               bold(fmt::format("{:.1f} as it began, {:.1f} with what was found: {:.0f} % better ({:.0f} % noise)",
+                                baseline, best, 100 * result.gain(), 100 * result.baseline.noise())));
+  } else {
+    fmt::print("{}\n", bold(fmt::format("{:.1f} as it began ({:.0f} % noise), and nothing found is better", baseline,
+                                        100 * result.baseline.noise())));
+  }
   fmt::print("Written to {}, for --options\n", options.output);
 }
 
 int tune_options(const TuneOptions& options, const CliOptions& shared) {
-  const Goal& goal = goal_of(options);
-  const LoadShape& shape = options.shape;
   // Where the file cannot be written, say so before the work.
   const std::string trial = options.output + ".trial" + std::filesystem::path(options.output).extension().string();
   if (const Status status = save_options(shared.engine, trial); !status.ok()) return fail_usage(status.message());
   std::filesystem::remove(trial);
-  const auto end = Clock::now() + std::chrono::seconds(options.budget_s);
-  const auto has_time = [end] { return Clock::now() < end; };
-  ProgressBar bar;
-  const auto show = [&](std::size_t) {
-    const double left_s = std::chrono::duration<double>(end - Clock::now()).count();
-    bar.show("tune", std::clamp(1 - left_s / options.budget_s, 0., .99));
-  };
-  // Of the goal memory: nine tenths of the slowest run with the options it began with.
-  double least_rate = std::numeric_limits<double>::infinity();
-  const auto measure = [&](const EngineOptions& candidate) -> Result<double> {
-    auto engine = open_engine({.options_file = {}, .given = {}, .engine = candidate});
-    if (!engine.ok()) return engine.status();
-    LoadRun load(*engine, shape, show);
-    static_cast<void>(load.alone("warm-up", 2, false));
-    PhaseRecord alone, together, shared_prefixes;
-    if (goal.name == "latency") {
-      alone = load.alone("alone", shape.sequence, true);
-    } else {
-      together = load.together();
-      shared_prefixes = load.shared_prefixes();
-    }
-    if (alone.errors() + together.errors() + shared_prefixes.errors() > 0) {
-      return Status::unavailable("requests failed");
-    }
-    if (goal.name == "memory") {
-      const double rate = kGoals[1].score(alone, together, shared_prefixes, 0);
-      const bool is_start = std::ranges::all_of(option_fields(), [&](const OptionField& field) {
-        return field.text(candidate) == field.text(shared.engine);
-      });
-      if (is_start) least_rate = std::min(least_rate, .9 * rate);
-      if (rate < least_rate) return Status::unavailable(fmt::format("{:.1f} requests/s, less than nine tenths", rate));
-    }
-    return goal.score(alone, together, shared_prefixes, load.peak_resident_bytes());
-  };
   EngineOptions start = shared.engine;
-  const bool names_model = !start.model.empty();
-  if (!names_model) start.model = "model";  // for validate(); open_engine() takes the default
-  auto result = tune(
-      start, dimensions_of(start),
-      [&](EngineOptions candidate) {
-        if (!names_model) candidate.model.clear();
-        return measure(candidate);
-      },
-      has_time);
+  if (start.model.empty()) start.model = default_model_path();  // for validate()
+  const Goal& goal = goal_of(options);
+  const bool is_alone = goal.name == kLatency.name;
+  const auto dimensions = tune_dimensions(start, std::max(1u, std::thread::hardware_concurrency()), is_alone);
+  auto result = [&]() -> Result<TuneResult> {
+    TuneLoad load(options, start);
+    if (const Status status = load.fit(); !status.ok()) return status;
+    return tune(start, dimensions, std::ref(load), [&] { return load.has_time(); });
+  }();
   if (!result.ok()) return fail(result.status());
-  if (!names_model) result->options.model.clear();
+  result->options.model = shared.engine.model;
   if (const Status status = save_options(result->options, options.output); !status.ok()) return fail(status);
   shared.json ? print_json(to_json(options, goal, *result)) : print_result(options, goal, *result);
   return kDone;

@@ -29,15 +29,9 @@ void RequestRecorder::add(Slot slot, std::size_t counter, std::uint64_t by) {
   counters_[counter].store(counters_[counter].load(std::memory_order_relaxed) + by, std::memory_order_release);
 }
 
-void RequestRecorder::on_queued(Slot slot, bool retry) {
-  queued_.add(slot);
-  if (retry) retries_.add(slot);
-}
+void RequestRecorder::on_queued(Slot slot, bool retry) { (retry ? queued_.again : queued_.first).add(slot); }
 
-void RequestRecorder::on_rejected(Slot slot, bool retry) {
-  rejected_.add(slot);
-  if (retry) retries_.add(slot);
-}
+void RequestRecorder::on_rejected(Slot slot, bool retry) { (retry ? rejected_.again : rejected_.first).add(slot); }
 
 void RequestRecorder::on_started(Slot slot, ReusedByTier reused, double queue_ms) {
   assert(reused.size() <= 1 + kMostTiers);
@@ -110,6 +104,20 @@ RequestFigures RequestRecorder::figures_of(const Values& values, std::span<const
   return figures;
 }
 
+template <class Count>
+RequestRecorder::Arrivals RequestRecorder::arrivals(const Count& count) const {
+  const std::uint64_t queued_again = count(queued_.again), rejected_again = count(rejected_.again);
+  return {.queued = count(queued_.first) + queued_again,
+          .rejected = count(rejected_.first) + rejected_again,
+          .retries = queued_again + rejected_again};
+}
+
+void RequestRecorder::set_arrivals(RequestFigures& figures, const Arrivals& arrivals) {
+  figures.submitted = arrivals.queued + arrivals.rejected;
+  figures.rejected = arrivals.rejected;
+  figures.retries = arrivals.retries;
+}
+
 void RequestRecorder::set_rates(RequestFigures& figures, double seconds) {
   const auto share = [](std::uint64_t part, double whole) { return whole > 0 ? static_cast<double>(part) / whole : 0; };
   const auto ended = static_cast<double>(figures.completed + figures.failed + figures.timed_out + figures.cancelled +
@@ -137,15 +145,12 @@ RequestStats RequestRecorder::snapshot(const Span& span, std::span<const std::st
   });
   RequestStats stats;
   RequestFigures& window = stats.window;
-  const std::uint64_t window_retries = retries_.between(span.first_slot, span.last_slot),
-                      window_rejected = rejected_.between(span.first_slot, span.last_slot),
-                      window_queued = queued_.between(span.first_slot, span.last_slot);
+  const Arrivals lately =
+      arrivals([&](const SharedCounter& counter) { return counter.between(span.first_slot, span.last_slot); });
   const Values values = values_of(counters_);
   if (something) std::ranges::transform(values, before, in_window.begin(), std::minus());
   window = figures_of(in_window, tier_names);
-  window.retries = window_retries;
-  window.rejected = window_rejected;
-  window.submitted = window_queued + window_rejected;
+  set_arrivals(window, lately);
   window.queue = queue_.since(span.first_slot);
   window.ttft = ttft_.since(span.first_slot);
   window.per_token = per_token_.since(span.first_slot);
@@ -157,17 +162,15 @@ RequestStats RequestRecorder::snapshot(const Span& span, std::span<const std::st
   stats.ttft = ttft_.all();
   stats.per_token = per_token_.all();
   stats.total = total_.all();
-  stats.retries = retries_.total();
-  stats.rejected = rejected_.total();
-  const std::uint64_t queued = queued_.total();
-  stats.submitted = queued + stats.rejected;
+  const Arrivals ever = arrivals([](const SharedCounter& counter) { return counter.total(); });
+  set_arrivals(stats, ever);
   std::uint64_t ended_running = 0, ended_waiting = 0;
   for (std::size_t i = 0; i < kOutcomes; ++i) {
     ended_running += values[kEndedRunning + i];
     ended_waiting += values[kEndedWaiting + i];
   }
   stats.running = values[kStarted] - ended_running;
-  stats.queued = queued - values[kStarted] - ended_waiting;
+  stats.queued = ever.queued - values[kStarted] - ended_waiting;
   set_rates(stats, span.uptime_s);
   return stats;
 }

@@ -44,7 +44,7 @@ class RequestRecorder {
     add(slot, kAccepted, accepted);
   }
   void on_preempted(Slot slot) { add(slot, kPreemptions, 1); }
-  void on_demoted(Slot slot) { add(slot, kDemotions, 1); }
+  void on_demoted(Slot slot) { add(slot, kDemotions, 1); }  // after on_preempted()
   void on_ended(Slot slot, Outcome outcome, bool was_running, double total_ms);
 
   struct Span {
@@ -67,8 +67,8 @@ class RequestRecorder {
     kAccepted,
     kOutput,
     kDrafted,
-    kPreemptions,
     kDemotions,
+    kPreemptions,
     kReused,  // from the hot arena, and from each tier
     kCounters = kReused + 1 + kMostTiers,
   };
@@ -91,6 +91,13 @@ class RequestRecorder {
     WindowMarks<State> marks_;
   };
 
+  struct Arrivals {
+    std::uint64_t queued = 0, rejected = 0, retries = 0;
+  };
+  // count(counter): how far it has come, or what it counted in the window.
+  template <class Count>
+  Arrivals arrivals(const Count& count) const;
+  static void set_arrivals(RequestFigures& figures, const Arrivals& arrivals);
   void add(Slot slot, std::size_t counter, std::uint64_t by);
   static Values values_of(const Counters& counters);
   static RequestFigures figures_of(const Values& values, std::span<const std::string> tier_names);
@@ -98,7 +105,12 @@ class RequestRecorder {
 
   Counters counters_{};
   WindowMarks<Counters> marks_;
-  SharedCounter queued_, rejected_, retries_;
+  // First attempts, and those that were made again: each is counted in one place, which is read once, so that no reader
+  // finds more retries than requests, however long it or a writer is held up.
+  struct Attempts {
+    SharedCounter first, again;
+  };
+  Attempts queued_, rejected_;
   Latency queue_, ttft_, per_token_, total_;
 };
 

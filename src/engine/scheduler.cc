@@ -29,6 +29,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, KvCache& cache)
     : limits_(limits), cache_(cache), budget_(limits.target_step_s) {
   running_.reserve(limits.max_sequences + 1);  // one more for a moment, while another gives it its place
   giving_way_.reserve(limits.max_sequences);
+  ended_.reserve(limits.max_sequences);
   // A prompt and its tail for each sequence.
   step_.parts.reserve(2 * limits.max_sequences);
   sorted_parts_.reserve(2 * limits.max_sequences);
@@ -280,7 +281,7 @@ void Scheduler::hold_nobody() {
 
 Scheduler::Place Scheduler::with_most_cached(Place place) {
   Sequence& first = **place;
-  if (first.overtaken >= kMostOvertaken) return place;
+  if (first.given_room || first.overtaken >= kMostOvertaken) return place;
   const std::size_t cached = first.expected.cached_tokens(), block_tokens = cache_.layout().block_tokens;
   if (blocks_of(first) - cached / block_tokens <= cache_.room().free_blocks) return place;
   Place best = place;
@@ -306,37 +307,47 @@ void Scheduler::preempt_for_waiting() {
     if (giving_way_.empty()) return;
     const bool full = !has_room();
     const StatusCode code = admit(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
-    // Who is at its quota has no use for another's place, and is held from now on.
-    if (code == StatusCode::Unavailable) {
-      waiting_[i]->given_room = true;
-      preempt(*last_of_lowest());
-    }
     if (code == StatusCode::Ok && full) preempt(*giving_way_.front());
+    // Who is at its quota has no use for another's place, and is held from now on.
+    if (code != StatusCode::Unavailable) continue;
+    waiting_[i]->given_room = true;
+    for (const Sequence* sequence : giving_way_) preempt(*sequence);
+    // Now, or when tiers have what those had. They stand behind it.
+    if (admit(waiting_.begin() + static_cast<std::ptrdiff_t>(i)) == StatusCode::Unavailable) return;
   }
 }
 
 void Scheduler::find_giving_way(const Sequence& waiting) {
   giving_way_.clear();
-  const KvRoom room = cache_.room();
-  const std::size_t needed = blocks_of(waiting);
-  std::size_t soon = room.grantable_blocks + room.demoting_blocks;
-  if (has_room() && soon >= needed) return;  // it will be admitted as any other
   for (const auto& running : running_) {
     const bool gives_way = running->request.priority < waiting.request.priority && running->rank_s > waiting.rank_s;
     if (gives_way) giving_way_.push_back(running.get());
   }
+  if (giving_way_.empty()) return;
   std::ranges::sort(giving_way_, [](const Sequence* a, const Sequence* b) {
     return a->request.priority != b->request.priority ? a->request.priority < b->request.priority
                                                       : a->rank_s > b->rank_s;
   });
-  std::size_t enough = 0;
-  while (enough < giving_way_.size() && (enough == 0 || soon < needed)) soon += blocks_of(*giving_way_[enough++]);
-  giving_way_.resize(soon < needed ? 0 : enough);
-}
-
-const Sequence* Scheduler::last_of_lowest() const {
-  const int lowest = giving_way_.front()->request.priority;
-  return *std::prev(std::ranges::find_if(giving_way_, [&](auto* s) { return s->request.priority > lowest; }));
+  const auto suffices = [&](std::size_t count, const Sequence* without = nullptr) {
+    ended_.clear();
+    for (std::size_t i = 0; i < count; ++i) {
+      if (giving_way_[i] != without) ended_.push_back(&giving_way_[i]->lease);
+    }
+    return cache_.missing_blocks(waiting.expected, waiting.most_tokens, ended_) == 0;
+  };
+  if (suffices(0)) {  // it needs a place at most
+    giving_way_.resize(has_room() ? 0 : 1);
+    return;
+  }
+  if (!suffices(giving_way_.size())) return giving_way_.clear();
+  std::size_t enough = 1;
+  while (!suffices(enough)) ++enough;
+  giving_way_.resize(enough);
+  // The last one is needed. Of the others those stay whose priority is the highest, if it does without them.
+  for (std::size_t i = enough - 1; i-- > 0;) {
+    if (suffices(giving_way_.size(), giving_way_[i]))
+      giving_way_.erase(giving_way_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
 }
 
 void Scheduler::preempt(const Sequence& sequence) {

@@ -8,8 +8,9 @@
 //              need. So a running sequence never lacks memory.
 //   preempted  A request of higher priority that has no room takes the place of running ones of lower priority, except
 //              those that have waited so long that they rank before: of the lowest, the last to arrive, and of no more
-//              than it needs. What they computed goes to a tier, where it is worth that (KvCache::demote()); they wait
-//              where they stood and go on when there is room again.
+//              than give it its room (blocks that others share too are no room). What they computed goes to a tier,
+//              where it is worth that (KvCache::demote()); they wait where they stood and go on when there is room
+//              again.
 //
 // Who goes first: by priority and arrival, where waiting `aging_s` makes up for one level of priority. The difference
 // of two ranks never changes, so the queue stays sorted and nobody starves. Where room is scarce, a request whose
@@ -119,11 +120,9 @@ class Scheduler {
   void hold_tenant(Place place);
   void hold_nobody();
   void preempt_for_waiting();
-  // The running sequences of lower priority that, together, give `waiting` a place and room. None: that is not needed,
-  // or would not help.
+  // The running sequences of lower priority that, together, give `waiting` a place and room, none of them in vain. None:
+  // that is not needed, or would not help.
   void find_giving_way(const Sequence& waiting);
-  // Of those of the lowest priority, the one that is needed whatever the others give: it may be enough without them.
-  const Sequence* last_of_lowest() const;
   void preempt(const Sequence& sequence);
   // Gives `sequence` up to `budget` tokens; returns how many it took.
   std::size_t add_parts(Sequence& sequence, std::size_t budget);
@@ -140,6 +139,7 @@ class Scheduler {
   std::deque<std::unique_ptr<Sequence>> waiting_;  // by rank
   std::vector<std::unique_ptr<Sequence>> running_;
   std::vector<Sequence*> giving_way_;  // find_giving_way(): the lowest, the last to arrive, first
+  std::vector<const Lease*> ended_;    // their leases
   // The step being built.
   Step step_;
   std::vector<BatchPart> sorted_parts_;

@@ -65,7 +65,7 @@ struct Sequence {
   bool joined = false;              // what a tier gave is not counted yet
   double rank_s = 0;                // Scheduler: who has the least goes first
   bool held_by_quota = false;       // its tenant's, when last tried: room that others give does not help
-  bool given_room = false;          // by those that gave way to it: it takes it at once, and waits for no tier
+  bool given_room = false;          // by those that gave way to it: it takes it first, and waits for no tier
   std::uint32_t overtaken = 0;      // by later ones whose prefix was cached
   bool announced = false;           // to the cache: it came near the front of the queue
   ExpectedPrompt expected;          // from then on, while it waits

@@ -14,11 +14,11 @@ bool StepLoop::run_step() {
   drafter_.add_drafts(step);
   if (options_.on_step) options_.on_step(scheduler_, step);
   for (auto& [sequence, status] : step.refused) end(std::move(sequence), std::move(status));
-  for (const Sequence* sequence : step.demoted) stats_.on_demoted(sequence->endpoint);
   for (const Sequence* sequence : step.preempted) {
     log().debug("a request of priority {} gives its place to one of higher priority", sequence->request.priority);
     stats_.on_preempted(sequence->endpoint);
   }
+  for (const Sequence* sequence : step.demoted) stats_.on_demoted(sequence->endpoint);
   for (Sequence* sequence : step.admitted) {
     if (!sequence->was_admitted()) start(*sequence, start_time);
   }

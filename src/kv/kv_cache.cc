@@ -147,6 +147,11 @@ std::byte* KvCache::block(BlockId id) const { return state_->block(id); }
 const KvLayout& KvCache::layout() const { return state_->layout(); }
 
 KvRoom KvCache::room() const { return state_->room(); }
+
+std::size_t KvCache::missing_blocks(const ExpectedPrompt& expected, std::size_t max_tokens,
+                                    std::span<const Lease* const> ended) const {
+  return state_->missing_blocks(expected.state_.get(), max_tokens, ended);
+}
 KvCacheStats KvCache::stats() const { return state_->stats(); }
 
 }  // namespace tiercel

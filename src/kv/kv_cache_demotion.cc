@@ -1,5 +1,5 @@
-// How the lease of a sequence ends that gives its room to another and will go on later: what it computed stays held
-// until a tier has it, where that is worth it.
+// How the lease of a sequence ends that gives its room to another and will go on later: what that would give, and what
+// it computed stays held until a tier has it, where that is worth it.
 #include <algorithm>
 #include <cassert>
 #include <new>
@@ -8,6 +8,59 @@
 #include "kv/kv_cache_state.h"
 
 namespace tiercel {
+
+std::size_t KvCacheState::missing_blocks(const ExpectedState* expected, std::size_t max_tokens,
+                                         std::span<const Lease* const> ended) {
+  end_demotions();
+  const std::lock_guard lock(mutex_);
+  const auto for_each_ended = [&](const auto& visit) {
+    for (const Lease* lease : ended) {
+      if (lease->state_) visit(*lease->state_);
+    }
+    for (const Demotion& demotion : demotions_) visit(*demotion.lease);
+  };
+  const auto table_of = [](const LeaseState& lease, std::size_t group) -> const std::vector<BlockId>& {
+    return group == 0 ? lease.blocks : lease.windows[group - 1];
+  };
+  // Who shares a block has it at the same position. How many of the ended ones do, and whether `lease` is their first.
+  const auto holders_of = [&](BlockId block, std::size_t group, std::size_t position, const LeaseState* lease) {
+    std::pair<std::size_t, bool> holders = {0, false};
+    for_each_ended([&](const LeaseState& other) {
+      const std::vector<BlockId>& table = table_of(other, group);
+      if (position >= table.size() || table[position] != block) return;
+      if (holders.first++ == 0) holders.second = &other == lease;
+    });
+    return holders;
+  };
+
+  std::size_t given = 0;
+  for_each_ended([&](const LeaseState& lease) {
+    given += lease.promised_blocks;
+    for (std::size_t group = 0; group < groups_.size(); ++group) {
+      const std::vector<BlockId>& table = table_of(lease, group);
+      for (std::size_t i = 0; i < table.size(); ++i) {
+        if (table[i] == kNoBlock) continue;
+        const std::uint32_t references = pool_.references(table[i]);
+        const auto [holders, is_first] = holders_of(table[i], group, i, &lease);
+        given += is_first && holders == references;
+      }
+    }
+  });
+
+  const std::uint64_t now = expires_ms_.empty() ? 0 : seams_.now_ms();
+  const std::size_t total = blocks_for(max_tokens);
+  std::size_t needed = groups_.size() * total;
+  for (std::size_t i = 0; expected != nullptr && i < expected->blocks.size(); ++i) {
+    if (is_expired(expected->blocks[i], now)) break;
+    for (std::size_t group = 0; group < groups_.size(); ++group) {
+      const BlockId block = group == 0 ? expected->blocks[i] : index_.companion(expected->blocks[i], group);
+      if (block == kNoBlock) continue;
+      needed -= pool_.references(block) > holders_of(block, group, i, nullptr).first;
+    }
+  }
+  const std::size_t claimable = pool_.claimable_blocks() + given;
+  return needed - std::min(needed, claimable);
+}
 
 std::size_t KvCacheState::demote(Lease lease) try {
   std::unique_ptr<LeaseState> ending = std::move(lease.state_);  // releases everything where this returns early

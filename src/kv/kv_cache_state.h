@@ -135,6 +135,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   // A load that displaces nothing: Unavailable where blocks would have to be evicted for it.
   Result<Lease> admit_into_free(std::span<const TokenId> prompt, const AdmitOptions& options, TierId load_tier);
   std::size_t demote(Lease lease);
+  std::size_t missing_blocks(const ExpectedState* expected, std::size_t max_tokens,
+                             std::span<const Lease* const> ended);
   std::size_t lookup(std::span<const TokenId> prompt, const AdmitOptions& options);
   ExpectedPrompt expect(std::span<const TokenId> prompt, const AdmitOptions& options);
   std::size_t warm(std::span<const TokenId> prompt, const AdmitOptions& options);

@@ -50,4 +50,10 @@ void ChunkArena::give_back(ChunkId first) {
   next_[last] = std::exchange(free_, first);
 }
 
+std::size_t ChunkArena::counted_bytes() const {
+  std::size_t used = next_.size();
+  for (ChunkId id = free_; id != kNoBlock; id = next_[id]) --used;
+  return used * (chunk_bytes_ + sizeof(ChunkId));
+}
+
 }  // namespace tiercel

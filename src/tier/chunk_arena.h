@@ -37,6 +37,9 @@ class ChunkArena {
 
   std::byte* chunk(ChunkId id) const { return arena_.block(id); }
 
+  // Of the capacity, what blocks take now, counted from the chunks that are not free. Slow; for tests.
+  std::size_t counted_bytes() const;
+
  private:
   ChunkArena(BlockArena arena, std::size_t chunks, std::size_t chunk_bytes)
       : arena_(std::move(arena)), chunk_bytes_(chunk_bytes) {

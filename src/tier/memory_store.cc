@@ -34,13 +34,16 @@ Result<std::shared_ptr<TierStore>> memory_tier(const MemoryTierOptions& options)
   return Status::unavailable("the system gives no memory for a memory tier");
 }
 
-std::size_t MemoryStore::taken_bytes(std::size_t encoded_bytes, const KvLayout& layout) {
+std::size_t MemoryStore::envelope_bytes(const KvLayout& layout) {
   // A list node, an index node and a bucket or two, the tokens; and what an allocator puts before each of three.
   constexpr std::size_t kAllocation = 16;
   constexpr std::size_t kListNode = 2 * sizeof(void*) + sizeof(Block) + kAllocation;
   constexpr std::size_t kIndexNode = sizeof(Index::value_type) + 3 * sizeof(void*) + kAllocation;
-  const std::size_t envelope_bytes = kListNode + kIndexNode + layout.block_tokens * sizeof(TokenId) + kAllocation;
-  return envelope_bytes + ChunkArena::taken_bytes(encoded_bytes, chunk_bytes_for(layout));
+  return kListNode + kIndexNode + layout.block_tokens * sizeof(TokenId) + kAllocation;
+}
+
+std::size_t MemoryStore::taken_bytes(std::size_t encoded_bytes, const KvLayout& layout) {
+  return envelope_bytes(layout) + ChunkArena::taken_bytes(encoded_bytes, chunk_bytes_for(layout));
 }
 
 Status MemoryStore::open(const KvLayout& layout, const Fingerprint&) try {
@@ -268,6 +271,12 @@ std::byte* MemoryStore::stored_bytes(const BlockKey& key) {
   const std::lock_guard lock(mutex_);
   const auto known = by_key_.find(key);
   return known == by_key_.end() ? nullptr : coder_->arena.chunk(known->second->place);
+}
+
+std::size_t MemoryStore::counted_bytes() {
+  const std::lock_guard turn(turn_);
+  const std::lock_guard lock(mutex_);
+  return coder_->arena.counted_bytes() + blocks_.size() * envelope_bytes(coder_->layout);
 }
 
 }  // namespace tiercel

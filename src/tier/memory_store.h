@@ -47,8 +47,11 @@ class MemoryStore final : public TierStore {
   static std::size_t taken_bytes(std::size_t encoded_bytes, const KvLayout& layout);
   // The first bytes kept for a block, all of them where it is small; or null. For tests that damage them.
   std::byte* stored_bytes(const BlockKey& key);
+  // TierStats::stored_bytes, counted anew from the arena and the blocks. For tests.
+  std::size_t counted_bytes();
 
  private:
+  static std::size_t envelope_bytes(const KvLayout& layout);
   struct Block {
     BlockKey key;
     BlockKey parent;

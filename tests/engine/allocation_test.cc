@@ -8,6 +8,7 @@
 #include "engine/request_check.h"
 #include "engine/step_loop.h"
 #include "tests/engine/fake_model.h"
+#include "tests/engine/stats_identities.h"
 
 namespace {
 
@@ -70,6 +71,8 @@ TEST(Allocations, NoneForATokenOfAStream) {
   EXPECT_GT(stats.snapshot().drafted_tokens, 0u);
   EXPECT_GT(told - told_before, 400 * (kSequences - 1) / 2) << "nothing was drawn";
   futures.clear();
+  loop.close();
+  expect_identities(stats.snapshot());
 }
 
 }  // namespace

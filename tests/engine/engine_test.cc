@@ -154,14 +154,54 @@ TEST_F(EngineTiers, ADirectoryGivesBackTheSameBitsToTheNextProcess) {
   EXPECT_EQ(third.process_request(request("")).get()->reused_tokens, 0u);
 }
 
+// The cache has room for one of them: when the one of higher priority comes, the other gives its place, is kept in a
+// tier meanwhile, and goes on from there.
+TEST_F(EngineTiers, ARequestThatGaveItsPlaceGoesOnWithTheSameBits) {
+  REQUIRE_TEST_MODEL();
+  const Response undisturbed = cold("Low. "), undisturbed_high = cold("High. ");
+  for (const bool on_disk : {false, true}) {
+    SCOPED_TRACE(on_disk ? "disk" : "memory");
+    EngineOptions tiered = options;
+    tiered.cache.capacity_bytes = 16u << 20;
+    if (on_disk) {
+      tiered.cache.disk_dir = directory / "demoted";
+    } else {
+      tiered.cache.memory_tier_bytes = 200u << 20;
+    }
+    CheckedEngine engine = Engine::open(tiered).value();
+    ResponseFuture high;
+    Request low = request("Low. ");
+    low.on_token = [&](const TokenEvent&) {
+      if (high.valid()) return;
+      Request above = request("High. ");
+      above.priority = 5;
+      high = engine.process_request(std::move(above));
+    };
+    const Response answer = engine.process_request(std::move(low)).get().value();
+    EXPECT_EQ(answer.preemptions, 1u);
+    expect_equal(answer, undisturbed);
+    expect_equal(high.get().value(), undisturbed_high);
+    const EngineStats stats = engine.get_stats();
+    EXPECT_EQ(stats.preemptions, 1u);
+    EXPECT_EQ(stats.demotions, 1u);
+    EXPECT_GT(stats.tiers[0].loaded_blocks, 0u) << "it was computed again";
+    EXPECT_EQ(stats.prompt_tokens, answer.prompt_tokens.size() + undisturbed_high.prompt_tokens.size())
+        << "each token counts once";
+  }
+}
+
 TEST_F(EngineTiers, OtherSettingsNeverMatch) {
   REQUIRE_TEST_MODEL();
   options.cache.disk_dir = directory / "kv";
-  { ASSERT_TRUE(Engine::open(options)->process_request(request("")).get().ok()); }
+  const auto reused = [this] {
+    CheckedEngine engine = Engine::open(options).value();
+    return engine.process_request(request("")).get()->reused_tokens;
+  };
+  EXPECT_EQ(reused(), 0u);
   options.deterministic = false;  // other arithmetic
-  EXPECT_EQ(Engine::open(options)->process_request(request("")).get()->reused_tokens, 0u);
+  EXPECT_EQ(reused(), 0u);
   options.cache.block_tokens = 16;
-  EXPECT_EQ(Engine::open(options)->process_request(request("")).get()->reused_tokens, 0u);
+  EXPECT_EQ(reused(), 0u);
 }
 
 TEST(Engine, APrefixIsWarmedPinnedAndForgotten) {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/engine/fake_model.h"
+#include "tests/kv/tier_fixture.h"
 
 namespace tiercel {
 namespace {
@@ -227,6 +228,67 @@ TEST(Scheduler, HigherPriorityTakesThePlaceOfTheYoungestOfTheLowest) {
   EXPECT_EQ(preempted[0]->response.preemptions, 1u);
   EXPECT_EQ(scheduler.running(), 3u);
   EXPECT_EQ(scheduler.waiting(), 2u);
+}
+
+TEST(Scheduler, NobodyGivesWayWhoseBlocksOthersHoldToo) {
+  KvCache cache = make_cache(30);
+  Scheduler scheduler({.max_sequences = 8, .max_tokens = 1024, .max_logit_rows = 16, .aging_s = 1e6}, cache);
+  const auto add = [&](int priority, std::size_t prompt, double started_s) {
+    auto sequence = make_sequence(prompt, 4, priority);
+    sequence->arrival += std::chrono::milliseconds(static_cast<int>(1e3 * started_s));
+    scheduler.enqueue(std::move(sequence));
+    auto& step = scheduler.next_step();
+    apply_and_share(step);
+    return step.preempted;
+  };
+  EXPECT_TRUE(add(1, 76, 1).empty());  // ten blocks
+  EXPECT_TRUE(add(0, 68, 2).empty());  // nine
+  EXPECT_TRUE(add(0, 76, 3).empty());  // ten, of which nine are the first one's
+  EXPECT_EQ(scheduler.running(), 3u);
+  const auto preempted = add(2, 116, 4);  // fifteen, and ten are left
+  ASSERT_EQ(preempted.size(), 1u) << "the last to arrive would give one";
+  EXPECT_EQ(preempted[0]->prompt_tokens, 68u);
+  EXPECT_EQ(scheduler.running(), 3u);
+}
+
+TEST(Scheduler, WhoWasGivenRoomTakesItAndWaitsForNoTier) {
+  double now_s = 1;
+  auto store = std::make_shared<FaultyStore>(1 << 20);
+  KvCache cache =
+      KvCacheState::open({.capacity_bytes = 20 * FakeModel::layout().block_bytes(), .tiers = {store}},
+                         FakeModel::layout(), {}, {}, {.tier_now_s = [&] { return now_s; }, .background_thread = false})
+          .value();
+  TierManager& tiers = *KvCacheState::of(cache).tiers();
+  for (std::size_t position = 1; position < 4096; position *= 2) cache.report_prefill(8, position, 0.2);
+  Scheduler scheduler({.max_sequences = 8, .max_tokens = 1024, .max_logit_rows = 16, .aging_s = 1e6}, cache);
+  const std::vector<TokenId> prefix(64, 1);
+  const auto add = [&](int priority, std::vector<TokenId> prompt, std::size_t own) {
+    prompt.resize(prompt.size() + own, static_cast<TokenId>(2 + priority));
+    scheduler.enqueue(
+        std::make_unique<Sequence>(Request{.priority = priority, .max_tokens = 4}, std::move(prompt), 4096));
+    return scheduler.waiting_sequences().front().get();
+  };
+  add(2, prefix, 4);
+  apply_and_share(scheduler.next_step());
+  static_cast<void>(scheduler.take_if([](const Sequence&) { return true; }));
+  while (tiers.run_one()) {
+  }
+  const Sequence* low = add(0, {}, 76);  // ten blocks; eight are cached
+  apply_and_share(scheduler.next_step());
+  const Sequence* high = add(1, prefix, 28);  // twelve, with these eight
+  EXPECT_EQ(scheduler.next_step().preempted, std::vector{const_cast<Sequence*>(low)});
+  EXPECT_EQ(cache.room().demoting_blocks, 9u);
+  // Meanwhile what it counted on is evicted, and a tier could give it back.
+  {
+    const std::vector<TokenId> others(88, 9);
+    Lease lease = cache.admit(others, {.max_tokens = 88}).value();
+    ASSERT_TRUE(lease.grow(88).ok());
+  }
+  EXPECT_EQ(high->expected.cached_tokens(), 0u);
+  while (tiers.run_one()) {
+  }
+  EXPECT_EQ(scheduler.next_step().admitted, std::vector{const_cast<Sequence*>(high)});
+  EXPECT_EQ(scheduler.waiting(), 1u);
 }
 
 TEST(Scheduler, WhereRoomIsScarceACachedPrefixGoesFirstButNotForever) {

@@ -121,6 +121,7 @@ class History {
         rules_(draw_rules()),
         model_(rules_.limits.max_logit_rows, rules_.limits.deterministic, random_, now_),
         cache_(open_cache()),
+        stats_({.tier_names = tier_names()}),
         check_(rules_, cache_),
         loop_(loop_options(), model_, cache_, byte_tokenizer(), stats_) {
     for (int i = 0; i < 4; ++i) stems_.push_back(draw_tokens(60));
@@ -147,6 +148,7 @@ class History {
              "requests do not add up");
       if (step >= close_at_) break;
     }
+    if (close_at_ == SIZE_MAX) fill_queue();
     loop_.close();
     finish();
   }
@@ -194,6 +196,7 @@ class History {
       store->fail_read_one_in = one_in(4) ? 10 : 0;
       store->fail_write_one_in = one_in(4) ? 10 : 0;
       store->damage_one_in = one_in(4) ? 10 : 0;
+      stores_.push_back(store);
       options.tiers.push_back(std::move(store));
     }
     const auto now_s = [this] { return std::chrono::duration<double>(now_.time_since_epoch()).count(); };
@@ -204,11 +207,17 @@ class History {
         .value();
   }
 
+  std::vector<std::string> tier_names() const {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < tiers_; ++i) names.push_back(fmt::format("tier {}", i));
+    return names;
+  }
+
   StepLoopOptions loop_options() {
     return {.limits = rules_.limits,
             .max_queued_requests = rules_.max_queued_sequences,
-            .max_draft_tokens = blocks_ % 6,
-            .tier_names = std::vector<std::string>(tiers_, "tier"),
+             .max_draft_tokens = blocks_ % 6,
+             .tier_names = tier_names(),
             .by_hand = true,
             .now = [this] { return now_; },
             .on_step =
@@ -246,6 +255,8 @@ class History {
     }
     if (one_in(4) && request.sampling.temperature == 0)
       request.stop = {std::string(1, static_cast<char>('a' + random_() % 26)) + "e"};
+    // The first ones have statistics of their own.
+    request.endpoint = fmt::format("{}", asked_.size());
     asked_.push_back(std::make_unique<Asked>());
     Asked& asked = *asked_.back();
     const std::size_t drawn = std::max(request.n, request.best_of);
@@ -279,6 +290,19 @@ class History {
     }
   }
 
+  // Where nobody is left, the queue is as long as at the beginning.
+  void fill_queue() {
+    for (std::size_t i = 0; rules_.max_queued_sequences < kRequests && i <= rules_.max_queued_sequences; ++i) {
+      Request request{.tokens = {1}, .max_tokens = 1, .endpoint = "queue"};
+      auto choices = make_sequences(std::move(request), {1}, 4096, now_);
+      const ResponseFuture future(choices.front()->promise);
+      loop_.submit(std::move(choices));
+      demand(future.ready() == (i == rules_.max_queued_sequences),
+             future.ready() ? "rejected by an empty queue" : "the queue is longer than it may be");
+      ++fillers_;
+    }
+  }
+
   // Cancels, drops, or lets a step fail.
   void interfere() {
     if (asked_.empty()) return;
@@ -306,11 +330,10 @@ class History {
       check_answer(*asked, *asked->answer);
     }
     const EngineStats s = stats_.snapshot();
-    demand(s.submitted == asked_.size() && s.queued + s.running == 0, "a request is lost");
+    demand(s.submitted == asked_.size() + fillers_ && s.queued + s.running == 0, "a request is lost");
     demand(s.submitted == s.completed + s.failed + s.timed_out + s.cancelled + s.rejected,
            "a request ends in two outcomes, or none");
-    demand(s.prompt_tokens == s.reused_tokens + s.computed_prompt_tokens + s.recomputed_prompt_tokens,
-           "prompt tokens do not add up");
+    for (const EndpointStats& endpoint : s.endpoints) check_tokens(endpoint);
     now_ += seconds(1);  // whatever a tier still holds is not worth waiting for
     const KvCacheStats c = cache_.stats();
     demand(c.leased_blocks == 0 && c.promised_blocks == 0,
@@ -318,12 +341,32 @@ class History {
     demand(c.free_blocks + c.cached_blocks == c.capacity_blocks, "blocks are lost");
     const std::string audit = KvCacheState::of(cache_).audit();
     demand(audit.empty(), audit);
+    for (std::size_t i = 0; i < tiers_; ++i) {
+      demand(c.tiers[i].store.stored_bytes == stores_[i]->inner.counted_bytes(), "bytes of a tier do not add up");
+    }
     tally_.loaded_blocks += c.loaded_blocks;
     tally_.reused_tokens += s.reused_tokens;
     tally_.drafted_tokens += s.drafted_tokens;
     tally_.accepted_tokens += s.accepted_tokens;
     tally_.overtakings += check_.overtakings();
     tally_.held_by_quota += check_.held();
+  }
+
+  // Each prompt token counts once, where it came from, whatever its request went through.
+  void check_tokens(const EndpointStats& endpoint) const {
+    if (endpoint.endpoint == "other" || endpoint.endpoint == "queue") return;
+    const Asked& asked = *asked_[std::stoul(endpoint.endpoint)];
+    const bool answered = asked.answer && asked.answer->ok();
+    demand(answered ? endpoint.prompt_tokens == asked.prompt_tokens : endpoint.prompt_tokens <= asked.prompt_tokens,
+           fmt::format("{} of {} prompt tokens are counted", endpoint.prompt_tokens, asked.prompt_tokens));
+    if (!answered || (*asked.answer)->preemptions > 0) return;  // what is found after a preemption is not the answer's
+    const Response& response = **asked.answer;
+    demand(endpoint.reused_tokens == response.reused_tokens, "statistics and answer tell of other reused tokens");
+    for (std::size_t i = 0; i < endpoint.hits.size(); ++i) {
+      demand(response.reused_by_tier[i] ==
+                 std::pair(endpoint.hits[i].tier, static_cast<std::uint32_t>(endpoint.hits[i].tokens)),
+             "statistics and answer tell of tokens from other tiers");
+    }
   }
 
   void check_answer(const Asked& asked, const Result<Response>& answer) {
@@ -379,7 +422,9 @@ class History {
   const StepRules rules_;
   std::optional<ChatTemplate> chat_template_;
   std::vector<std::vector<TokenId>> stems_;
+  std::vector<std::shared_ptr<FaultyStore>> stores_;
   std::vector<std::unique_ptr<Asked>> asked_;
+  std::size_t fillers_ = 0;
   TimedModel model_;
   KvCache cache_;
   StatsRecorder stats_;

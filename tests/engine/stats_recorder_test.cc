@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <latch>
 #include <map>
 #include <random>
 #include <thread>
@@ -193,10 +194,12 @@ TEST(StatsRecorder, IdentitiesHoldInEverySnapshotWhileOthersWrite) {
   StatsRecorder recorder({.window_s = 0.006, .tier_names = {"memory"}});
   std::atomic<std::uint64_t> arrived = 0, submitters = kSubmitters;
   std::atomic<bool> done = false;
+  std::latch first_snapshot(1);  // of several, however late this thread is
   std::vector<std::thread> threads;
   for (unsigned s = 0; s < kSubmitters; ++s) {
     threads.emplace_back([&, s] {
       for (unsigned i = 0; i < kRequests; ++i) {
+        if (i == kRequests / 2) first_snapshot.wait();
         const EndpointId endpoint = recorder.endpoint(fmt::format("{}", (i + s) % 40));
         if (i % 7 == 0) {
           recorder.on_rejected(endpoint, i % 2);
@@ -239,7 +242,7 @@ TEST(StatsRecorder, IdentitiesHoldInEverySnapshotWhileOthersWrite) {
   std::size_t snapshots = 0;
   do {
     EngineStats stats = recorder.snapshot();
-    ++snapshots;
+    if (++snapshots == 1) first_snapshot.count_down();
     expect_identities(stats);
     EXPECT_GE(stats.completed, before.completed);
     EXPECT_GE(stats.submitted, before.submitted);

@@ -17,6 +17,7 @@ void StepCheck::check(const Scheduler& scheduler, const Scheduler::Step& step) {
   check_parts(scheduler, step);
   check_promises(scheduler);
   check_preempted(scheduler, step);
+  check_gave_way(scheduler, step);
   check_order(scheduler, step);
 }
 
@@ -99,15 +100,43 @@ void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Ste
     demand(std::ranges::any_of(scheduler.running_sequences(), comes_before) ||
                std::ranges::any_of(scheduler.waiting_sequences(), comes_before),
            "a sequence gave its place to nobody who comes before it");
-    // How much of what it holds others share, only the cache knows: it may go on beside one that gave more after it.
-    const auto stays_out = [&](const Sequence* other) { return other->lease.block_table().empty(); };
-    const bool back = std::ranges::find(step.admitted, preempted) != step.admitted.end();
-    demand(back || stays_out(preempted), "a preempted sequence keeps blocks");
-    demand(std::ranges::any_of(step.preempted, stays_out), "a sequence gave its place to itself");
+    demand(std::ranges::find(step.admitted, preempted) == step.admitted.end(), "a sequence gave its place to itself");
+    demand(preempted->lease.block_table().empty(), "a preempted sequence keeps blocks");
+    if (cache_.room().demoting_blocks > 0) continue;
+    // Those of lower priority that still run would not have given enough in its stead.
     for (const auto& other : scheduler.running_sequences()) {
-      demand(other->request.priority >= preempted->request.priority || other->rank_s <= preempted->rank_s ||
-                 std::ranges::find(step.admitted, other.get()) != step.admitted.end(),
+      if (other->request.priority >= preempted->request.priority || other->rank_s <= preempted->rank_s) continue;
+      if (std::ranges::find(step.admitted, other.get()) != step.admitted.end()) continue;
+      const Lease* lease = &other->lease;
+      demand(cache_.missing_blocks(preempted->expected, preempted->most_tokens, {&lease, 1}) > 0,
              "one of higher priority was preempted");
+    }
+  }
+}
+
+void StepCheck::check_gave_way(const Scheduler& scheduler, const Scheduler::Step& step) {
+  std::set<Name> waiting;
+  for (const auto& sequence : scheduler.waiting_sequences()) {
+    if (!sequence->held_by_quota) waiting.insert(name_of(*sequence));
+  }
+  const auto waits = [&](const Name& name) { return waiting.contains(name); };
+  // Who has come, or has gone, needs its room no more.
+  std::erase_if(gave_way_, [&](const auto& entry) { return !std::ranges::all_of(entry.second, waits); });
+  for (const Sequence* admitted : step.admitted) {
+    demand(!gave_way_.contains(name_of(*admitted)), "who gave its place goes on before the one who needed it");
+  }
+  std::erase_if(gave_way_, [&](const auto& entry) { return !waits(entry.first); });
+
+  for (const Sequence* preempted : step.preempted) {
+    const auto comes_before = [&](const Sequence* other) {
+      return other->request.priority > preempted->request.priority && other->rank_s < preempted->rank_s;
+    };
+    if (std::ranges::any_of(step.admitted, comes_before)) continue;
+    demand(cache_.room().demoting_blocks > 0, "a sequence gave its place, and nobody has it");
+    std::vector<Name>& before = gave_way_[name_of(*preempted)];
+    before.clear();
+    for (const auto& sequence : scheduler.waiting_sequences()) {
+      if (comes_before(sequence.get()) && waits(name_of(*sequence))) before.push_back(name_of(*sequence));
     }
   }
 }

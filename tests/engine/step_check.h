@@ -5,6 +5,8 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/scheduler.h"
 
@@ -43,12 +45,19 @@ class StepCheck {
   void check_promises(const Scheduler& scheduler);
   void check_order(const Scheduler& scheduler, const Scheduler::Step& step);
   void check_preempted(const Scheduler& scheduler, const Scheduler::Step& step) const;
+  // Nobody gives way in vain: who needed the room has it at once, or when tiers have what was there, and before that
+  // nobody who gave way goes on.
+  void check_gave_way(const Scheduler& scheduler, const Scheduler::Step& step);
+  // Of a sequence, also when it is no more.
+  using Name = std::pair<const Sequence*, double>;
+  static Name name_of(const Sequence& sequence) { return {&sequence, sequence.rank_s}; }
   std::size_t blocks_of(const Sequence& sequence) const { return cache_.layout().blocks_for(sequence.most_tokens); }
 
   const StepRules rules_;
   KvCache& cache_;
   const Sequence* first_ = nullptr;  // of those that waited for nothing but room, after the step before
   std::map<const Sequence*, std::size_t> passed_;
+  std::map<Name, std::vector<Name>> gave_way_;  // and for whom, as far as can be seen, until one of these is in
   std::size_t others_ = 0, others_before_ = 0;  // blocks held besides the running sequences' now, a step ago
   std::size_t overtakings_ = 0, held_ = 0;
 };

@@ -84,6 +84,30 @@ TEST_F(KvCacheFork, NoPartOfABlockIsCopiedThatMayNotBe) {
   EXPECT_EQ(found(cache, numbers(0, 11)), 11u) << "it says nothing of the block after it";
 }
 
+TEST_F(KvCacheExpect, KnowsWhatIsMissingIfOthersEnded) {
+  auto cache = open(10);
+  const Tokens prompt = numbers(0, 16);
+  const Lease first = run(cache, prompt, {.max_tokens = 24});  // four blocks and two promised
+  const Lease fork = first.fork(20).value();                   // the same four and one promised
+  const auto missing = [&](const ExpectedPrompt& expected, std::size_t blocks, std::vector<const Lease*> ended) {
+    return cache.missing_blocks(expected, 4 * blocks, ended);
+  };
+  const ExpectedPrompt other, same = cache.expect(prompt, {});
+  EXPECT_EQ(missing(other, 3, {}), 0u);
+  EXPECT_EQ(missing(other, 7, {}), 4u);
+  EXPECT_EQ(missing(other, 7, {&first}), 2u) << "it gives back what it was promised: the other one holds the rest";
+  EXPECT_EQ(missing(other, 7, {&fork}), 3u);
+  EXPECT_EQ(missing(other, 10, {&first, &fork}), 0u) << "together they give what they share, once";
+  EXPECT_EQ(missing(other, 11, {&first, &fork}), 1u);
+  EXPECT_EQ(missing(same, 7, {}), 0u) << "of what is held it needs nothing more";
+  EXPECT_EQ(missing(same, 9, {}), 2u);
+  EXPECT_EQ(missing(same, 9, {&fork}), 1u);
+  EXPECT_EQ(missing(same, 10, {&first, &fork}), 0u) << "what nobody else holds it takes from the cached ones";
+  EXPECT_EQ(missing(same, 11, {&first, &fork}), 1u);
+  EXPECT_TRUE(cache.admit(prompt, {.max_tokens = 28}).ok());
+  EXPECT_FALSE(cache.admit(prompt, {.max_tokens = 32}).ok());
+}
+
 TEST_F(KvCacheExpect, SeesAPrefixInFlightUntilItIsThere) {
   auto cache = open(16);
   const Tokens prompt = numbers(0, 12);

@@ -351,6 +351,7 @@ TEST(MemoryStore, ARandomHistoryMatchesThePlainModel) {
       ASSERT_EQ(stats.stored_blocks, model.blocks.size());
       ASSERT_LE(stats.stored_bytes, capacity_bytes);
       ASSERT_EQ(stats.stored_bytes == 0, model.blocks.empty());
+      ASSERT_EQ(stats.stored_bytes, store.counted_bytes());
     }
     EXPECT_GT(evicted, 0u);
   }
