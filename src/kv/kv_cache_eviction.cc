@@ -122,7 +122,8 @@ bool KvCacheState::path_to_keep(BlockId leaf, std::vector<BlockId>& path) const 
   std::ranges::reverse(path);
   const auto passing = std::ranges::find_if(path, [&](BlockId block) {
     const bool expires = !expires_ms_.empty() && expires_ms_[block] > kUnused && expires_ms_[block] != kNever;
-    return expires || order_.priority(block) == RetentionPriority::Low;
+    // What nobody has used yet counts as of Low priority; its request may be running still.
+    return expires || (order_.priority(block) == RetentionPriority::Low && !writes_->is_lasting(block));
   });
   path.erase(passing, path.end());
   return !path.empty();

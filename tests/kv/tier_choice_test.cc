@@ -153,6 +153,23 @@ TEST_F(TierChoice, AFailingTierIsLeftAloneAndProbed) {
   EXPECT_TRUE(cache.stats().tiers[0].reads_available);
 }
 
+TEST_F(TierChoice, AHangingTierIsNotAskedHoweverLongItHangs) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 16);
+  run_and_store(cache, tokens);
+  push_out(cache);
+  std::vector<bool> readable;
+  store->before_read = [&](std::size_t) {
+    for (const double seconds : {0.5, 0.6, 1.5, 60.0}) {
+      now_s += seconds;
+      readable.push_back(tiers(cache).worker(0).is_readable());
+    }
+  };
+  const ExpectedPrompt expected = cache.expect(tokens, {});
+  EXPECT_TRUE(tiers(cache).run_one());
+  EXPECT_EQ(readable, (std::vector<bool>{true, false, false, false}));
+}
+
 TEST_F(TierChoice, AFailingWriteHoldsNoBlocks) {
   KvCache cache = open_tiered(64);
   store->fail_write_one_in = 1;
@@ -279,6 +296,46 @@ TEST_F(TierChoice, FlushKeepsWhatIsCachedInDurableTiers) {
   const Tokens tokens = numbers(101, 32);
   const ExpectedPrompt expected = cache.expect(tokens, {});
   EXPECT_TRUE(expected.in_flight());
+}
+
+TEST_F(TierChoice, FlushKeepsTheBlocksOfRunningRequests) {
+  store->durable = true;
+  KvCache cache = open_tiered(64);
+  const Tokens prompt = numbers(1, 12), turn = prompt + numbers(51, 6);  // the last block is not full
+  run_and_store(cache, prompt);
+  const Lease running = run(cache, turn);
+  const Lease low = run(cache, numbers(201, 8), {.retention = {.priority = RetentionPriority::Low}});
+  const Lease brief = run(cache, numbers(301, 8), {.retention = {.ttl_ms = 1000}});
+  EXPECT_TRUE(cache.flush().ok());
+  EXPECT_EQ(store->stats().stored_blocks, 4u);
+}
+
+TEST_F(TierChoice, FlushKeepsWhatRunningRequestsLoadedFromATierThatDoesNotLast) {
+  const auto memory = std::make_shared<FaultyStore>(tier_bytes(1000));
+  store->durable = true;
+  store->fail_write_one_in = 1;
+  KvCache cache = open_tiered(64, {.tiers = {memory, store}});
+  const Tokens prompt = numbers(1, 12), turn = prompt + numbers(51, 8);
+  run_and_store(cache, prompt);
+  push_out(cache);
+  const ExpectedPrompt expected = cache.expect(turn, {});
+  finish(cache);
+  store->fail_write_one_in = 0;
+  now_s += 5;
+  const Lease running = run(cache, turn);
+  EXPECT_EQ(running.matched_tokens(), prompt.size());
+  EXPECT_TRUE(cache.flush().ok());
+  EXPECT_EQ(store->stats().stored_blocks, 5u);
+}
+
+TEST_F(TierChoice, AFlushThatGivesUpItsOwnBlocksIsNotOk) {
+  store = std::make_shared<FaultyStore>(tier_bytes(8));
+  store->durable = true;
+  KvCache cache = open_tiered(64, {.tier_writes = WritePolicy::SeenTwice});
+  run(cache, numbers(1, 24));
+  EXPECT_TRUE(cache.flush().ok());
+  run(cache, numbers(101, 24));
+  EXPECT_EQ(cache.flush().code(), StatusCode::Unavailable) << "12 blocks where 8 have room";
 }
 
 TEST_F(TierChoice, WhatIsSeenOnceIsNotWritten) {

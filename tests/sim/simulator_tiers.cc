@@ -266,11 +266,11 @@ void Simulator::flush() {
   if (!flushed.ok()) return;
   model_.forget_for_good();
   note_evictions();
-  // What no request has ended with yet counts as of Low priority, which is not kept; nor is what is behind it.
+  // What was loaded ahead of need counts as of Low priority, which is not kept; nor is what is behind it.
   std::set<Text> passing;
   for (const auto& [path, node] : model_.nodes) {  // a path before those behind it
     const Text parent = path.substr(0, path.size() - model_.shape.block_tokens);
-    const bool passes = node.blocks[0].priority == RetentionPriority::Low || passing.contains(parent);
+    const bool passes = node.blocks[0].may_be_low || passing.contains(parent);
     (passes ? passing : flushed_[model_.model_number()]).insert(path);
   }
 }
