@@ -51,7 +51,8 @@ class SegmentLog {
     std::shared_ptr<Segment> segment;
     std::uint64_t from = 0;
   };
-  // What was appended survives the loss of power, but for what is added to `lost`.
+  // What was appended survives the loss of power, but for what is added to `lost`. That is cut off, so that no later
+  // process takes it for safe; not in a segment of an earlier process, which may have synced it.
   Status sync(std::vector<Lost>& lost);
   // Whether so many closed segments wait for it, each with an open file, that it is due.
   bool is_sync_due() const { return unsynced_.size() >= kMostUnsynced; }
@@ -70,6 +71,7 @@ class SegmentLog {
     std::unique_ptr<File> file;
     std::uint64_t synced_bytes = 0;
     bool sync_failed = false;  // since sync()
+    bool is_ours = true;       // all of it was written by this process
   };
 
   // With the footer that it will get.
