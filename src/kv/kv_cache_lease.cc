@@ -225,6 +225,7 @@ void KvCacheState::release(LeaseState& lease) {
     }
   }
   pool_.return_promises(lease.promised_blocks);
+  offer_what_leaves();
   if (tenants_) {
     tenants_->on_promise_returned(lease.tenant, lease.promised_blocks);
     tenants_->leave(lease.tenant);

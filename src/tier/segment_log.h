@@ -31,7 +31,8 @@ class SegmentLog {
 
   // Whether a record of that size needs a new segment for which there is no room.
   bool needs_room(std::size_t record_bytes) const;
-  bool is_over_capacity() const { return file_bytes() > capacity_bytes_; }
+  // Whether it may come to take too much: the open one may become as long as they get.
+  bool is_over_capacity() const { return closed_bytes_ + (open_.segment ? segment_bytes_ : 0) > capacity_bytes_; }
   // The next one to give back; null where there is none but the open one.
   std::shared_ptr<Segment> oldest() const { return segments_.empty() ? nullptr : segments_.front(); }
   Status drop_oldest();

@@ -358,6 +358,58 @@ TEST_F(TierChoice, WhatIsSeenOnceIsNotWritten) {
   EXPECT_EQ(store->stats().stored_blocks, 8u) << "all that is cached";
 }
 
+TEST_F(TierChoice, WhatIsNextToGoIsWrittenBeforeItGoes) {
+  KvCache cache = open_tiered(64, {.tier_writes = WritePolicy::WhenEvicted});
+  const Tokens first = numbers(1, 40), low = numbers(501, 8);  // 10 blocks, and 2
+  run_and_store(cache, low, {.retention = {.priority = RetentionPriority::Low}});
+  run_and_store(cache, first);
+  for (TokenId i = 1; i < 5; ++i) run_and_store(cache, numbers(1000 * i, 40));
+  EXPECT_EQ(store->stats().stored_blocks, 0u) << "there is room";
+  run_and_store(cache, numbers(6000, 16));  // 8 blocks are free
+  EXPECT_EQ(store->stats().stored_blocks, 54u) << "all but what is not to be kept";
+  const std::uint64_t written = store->stats().written_blocks;
+  run_and_store(cache, first);  // now the last to go
+  EXPECT_EQ(store->stats().written_blocks, written) << "it is there";
+  push_out(cache);
+  const ExpectedPrompt expected = cache.expect(first, {});
+  finish(cache);
+  EXPECT_EQ(found(cache, first), first.size());
+}
+
+TEST_F(TierChoice, WhatATierGaveUpIsWrittenAgainWhenItIsNextToGo) {
+  store = std::make_shared<FaultyStore>(tier_bytes(40));
+  KvCache cache = open_tiered(64, {.tier_writes = WritePolicy::WhenEvicted});
+  const auto document = [](TokenId i) {
+    return numbers(1000 * i, 16);
+  };  // of 4 blocks: 16 in the cache, 10 in the tier
+  const auto load = [&](const Tokens& tokens) {
+    const ExpectedPrompt expected = cache.expect(tokens, {});
+    finish(cache);
+    return found(cache, tokens);
+  };
+  for (TokenId i = 1; i <= 20; ++i) run_and_store(cache, document(i));
+  ASSERT_EQ(found(cache, document(4)), 0u);
+  ASSERT_EQ(load(document(4)), 16u);
+  run_and_store(cache, document(4));
+  for (TokenId i = 21; i <= 36; ++i) run_and_store(cache, document(i));
+  ASSERT_EQ(found(cache, document(4)), 0u);
+  EXPECT_EQ(load(document(4)), 16u);
+}
+
+TEST_F(TierChoice, LookingAheadChangesNoOrder) {
+  const auto evicted_first = [&](WritePolicy policy) {
+    store = std::make_shared<FaultyStore>(tier_bytes(1000));
+    KvCache cache = open_tiered(16, {.tier_writes = policy});
+    for (TokenId i = 1; i <= 4; ++i) run_and_store(cache, numbers(100 * i, 16));
+    run_and_store(cache, numbers(200, 16));
+    run_and_store(cache, numbers(900, 12));
+    std::vector<std::size_t> left;
+    for (TokenId i = 1; i <= 4; ++i) left.push_back(found(cache, numbers(100 * i, 16)));
+    return left;
+  };
+  EXPECT_EQ(evicted_first(WritePolicy::WhenEvicted), evicted_first(WritePolicy::EveryBlock));
+}
+
 TEST_F(TierChoice, WhatComesFromATierIsNotOfferedToItAgain) {
   for (const WritePolicy policy : {WritePolicy::EveryBlock, WritePolicy::SeenTwice}) {
     store = std::make_shared<FaultyStore>(tier_bytes(1000));

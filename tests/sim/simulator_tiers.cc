@@ -30,6 +30,7 @@ void Simulator::begin_process() {
   KvCacheSeams seams{.key_function = key_function_, .now_ms = [this] { return model_.now_ms; }};
   if (tiers_) {
     options.tiers = tiers_->make_stores();
+    options.tier_writes = static_cast<WritePolicy>(below(3));
     options.tier_deadline_ms = static_cast<std::uint64_t>(1000 * SimulatedTiers::kDeadline_s);
     seams.tier_now_s = [this] { return tiers_->now_s; };
     seams.background_thread = false;

@@ -50,6 +50,28 @@ TEST_F(DiskFault, WhatIsUsedIsThereWheneverTheProcessIsKilled) {
   }
 }
 
+// Also after a process that died while it moved blocks into the segment kept free for that.
+TEST_F(DiskFault, TheCapacityHoldsWheneverTheProcessIsKilled) {
+  options.segment_bytes = 8 * kRecordBytes;
+  options.capacity_bytes = 40 * kRecordBytes;
+  auto store = open_on(files);
+  for (std::uint64_t i = 1; i <= 4; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
+  std::vector<std::shared_ptr<FaultyFileSystem>> remains;
+  files->set_faults(
+      {.before = [&](FileOperation, const std::string&) { remains.push_back(files->kill(remains.size())); }});
+  for (std::uint64_t path = 2; path <= 80; ++path) {
+    ASSERT_TRUE(write(*store, DiskBlock(path, 1)).ok());
+    ASSERT_EQ(leading(*store, 1, 4), 4u);
+  }
+  for (std::size_t i = 0; i < remains.size(); ++i) {
+    const auto after = open_on(remains[i]);
+    for (std::uint64_t path = 201; path <= 210; ++path) {
+      ASSERT_TRUE(write(*after, DiskBlock(path, 1)).ok());
+      ASSERT_LE(after->stats().stored_bytes, options.capacity_bytes) << "operation " << i << ", block " << path - 200;
+    }
+  }
+}
+
 TEST_F(DiskFault, AFullDiskCostsTheOldestBlocksAndNothingElse) {
   options.segment_bytes = 8 * kRecordBytes;
   auto store = open_on(files);
