@@ -65,6 +65,7 @@ void SimulatedFile::sync() {
 }
 
 void SimulatedFile::fail_sync() {
+  overwritten_.clear();
   for (auto& [index, unsynced] : unsynced_) unsynced.given_up = true;
 }
 
