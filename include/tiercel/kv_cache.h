@@ -257,8 +257,9 @@ class KvCache {
   // tier only what would take longer to compute. Without it, it loads whatever a tier has.
   void report_prefill(std::size_t tokens, std::size_t position, double seconds);
   // Writes what is cached, of Normal or High priority and without a ttl, to the durable tiers, to survive the loss of
-  // power; what was invalidated does not come back then. The destructor does so too, for a few seconds. Ok without
-  // tiers; Unavailable where a tier failed or needed longer.
+  // power; what was invalidated does not come back then. All full blocks that can be found count as cached, those of
+  // running requests too. The destructor does so as well, for a few seconds. Ok: all of it is there, also without
+  // tiers. Unavailable: a tier failed, needed longer, or has no room for all of it.
   Status flush(std::uint64_t timeout_ms = 60'000);
 
   // Start of a block's bytes in the arena, 64-byte aligned (4096 where the block size allows).

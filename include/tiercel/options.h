@@ -27,9 +27,12 @@ enum class Compute : std::uint8_t {
 // where too many wait, or the block is evicted first, it is not written. Whatever the policy, KvCache::flush() and the
 // end of the cache write all that is cached then; and no block of Low priority or with a ttl is written at all.
 enum class WritePolicy : std::uint8_t {
-  EveryBlock,  // each, when its request ends: what was evicted comes back from a tier the first time it is asked for
-  SeenTwice,   // those of High priority, those that a second request finds in the cache, and those that are computed a
-               // second time: fewer bytes written, fewer blocks that nobody asks for again
+  EveryBlock,   // each, when its request ends: what was evicted comes back from a tier the first time it is asked for
+  SeenTwice,    // those of High priority, those that a second request finds in the cache, and those that are computed a
+                // second time: fewer bytes written, fewer blocks that nobody asks for again
+  WhenEvicted,  // those that are next to be evicted, ahead of it, and those of High priority: a tier does not hold what
+                // the hot arena still does, so a small one finds more. What leaves faster than that, or because its
+                // tenant is at its quota, is not written.
 };
 
 struct KvCacheOptions {

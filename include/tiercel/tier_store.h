@@ -1,10 +1,10 @@
 // A place below the hot arena where blocks of KV outlive their eviction: host memory, a disk, another machine.
 //
-// A store keeps bytes under content keys. A key is rooted in the model's fingerprint, the salt and the adapter and
-// chained over all tokens up to the block's end. Beside the bytes a store keeps what they stand for, the key of the
-// block before and the tokens, and compares them on every read: equal keys of unequal content are a miss. It may drop
-// any block at any time; the cache then computes it again. A block counts as here only while all blocks before it are
-// here too, each written before the one behind it: so what was erased with its prefix cannot come back with a new one.
+// A store keeps bytes under content keys, chained from fingerprint, salt and adapter over all tokens up to the block's
+// end. It compares the key of the block before and the block's own tokens on every read, what comes before only by key:
+// docs/disk_format.md says when salts must be hard to guess. It may drop any block at any time; the cache then computes
+// it again. A block counts as here only while all blocks before it are here too, each written before the one behind it:
+// so what was erased with its prefix cannot come back with a new one.
 //
 // A store serves one cache at a time. The cache calls it from one thread of its own and gives it no deadline to keep: a
 // store that fails, is slow or hangs is left alone by the cache (tiercel/options.h), requests go on without it.

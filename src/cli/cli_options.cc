@@ -24,6 +24,11 @@ std::string help_of(const OptionField& field) {
   return by_default.empty() ? std::string(field.help) : fmt::format("{} (default: {})", field.help, by_default);
 }
 
+// A value that the options table refuses ends the command line.
+void require(const Status& accepted, const std::string& name) {
+  if (!accepted.ok()) throw CLI::ValidationError(name, std::string(accepted.message()));
+}
+
 void add_engine_option(CLI::App& app, const OptionField& field, std::vector<GivenOption>& given) {
   const std::string flag(field.flag);
   CLI::Option* option = nullptr;
@@ -62,27 +67,26 @@ CLI::Option* add_codec_option(CLI::App& app, const std::string& name, Codec& cod
       .add_option_function<std::string>(
           name,
           [name, &codec](const std::string& text) {
-            for (const Codec known : {Codec::Raw, Codec::Lossless, Codec::Int8, Codec::Int4}) {
-              if (text == to_string(known)) return static_cast<void>(codec = known);
-            }
-            throw CLI::ValidationError(name, text + " is not raw, lossless, int8 or int4");
+            EngineOptions parsed;
+            require(find_option("cache.disk_codec")->set(parsed, name, text), name);
+            codec = parsed.cache.disk_codec;
           },
           help)
       ->type_name("CODEC");
 }
 
 CLI::Option* add_write_policy_option(CLI::App& app, WritePolicy& policy) {
+  const OptionField& field = *find_option("cache.tier_writes");
   return app
       .add_option_function<std::string>(
-          "--tier-writes",
-          [&policy](const std::string& text) {
-            if (text != "every" && text != "twice") {
-              throw CLI::ValidationError("--tier-writes", text + " is not every or twice");
-            }
-            policy = text == "every" ? WritePolicy::EveryBlock : WritePolicy::SeenTwice;
+          std::string(field.flag),
+          [&field, &policy](const std::string& text) {
+            EngineOptions parsed;
+            require(field.set(parsed, field.flag, text), std::string(field.flag));
+            policy = parsed.cache.tier_writes;
           },
-          "Write every new block to the tiers, or those seen twice (default: every)")
-      ->type_name("WHICH");
+          help_of(field))
+      ->type_name(std::string(field.metavar));
 }
 
 CLI::Validator number(std::string expectation, std::function<bool(double)> holds) {

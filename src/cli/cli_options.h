@@ -30,7 +30,7 @@ struct CliOptions {
 CLI::Option* add_size_option(CLI::App& app, const std::string& name, std::size_t& bytes, const std::string& help);
 // Adds an option that names a codec. `codec` must outlive the parsing.
 CLI::Option* add_codec_option(CLI::App& app, const std::string& name, Codec& codec, const std::string& help);
-// --tier-writes every|twice
+// --tier-writes, as of the engine
 CLI::Option* add_write_policy_option(CLI::App& app, WritePolicy& policy);
 
 // Refuses a value that is no number or for which `holds` is false: "nan is not EXPECTATION". (CLI11's own range check

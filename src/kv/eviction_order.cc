@@ -80,6 +80,12 @@ void EvictionOrder::drop_expectation(BlockId block) {
 
 BlockId EvictionOrder::victim() {
   if (const BlockId low = oldest_unexpected(Place::Low); low != kNoBlock) return low;
+  if (const BlockId named = victim_of_policy(); named != kNoBlock) return named;
+  const BlockId high = oldest_unexpected(Place::High);
+  return high != kNoBlock ? high : oldest(Place::Expected);
+}
+
+BlockId EvictionOrder::victim_of_policy() {
   for (BlockId named = policy_->victim(); named != kNoBlock; named = policy_->victim()) {
     // A policy of the user's may name anything.
     const bool known =
@@ -89,8 +95,20 @@ BlockId EvictionOrder::victim() {
     policy_->on_held(named);
     append(expected ? Place::Expected : Place::High, named);
   }
-  const BlockId high = oldest_unexpected(Place::High);
-  return high != kNoBlock ? high : oldest(Place::Expected);
+  return kNoBlock;
+}
+
+std::size_t EvictionOrder::next_of_policy(std::span<BlockId> next) {
+  std::size_t found = 0;
+  for (; found < next.size(); ++found) {
+    const BlockId named = victim_of_policy();
+    // A policy of the user's may name anything.
+    if (named >= standings_.size() || !standings_[named].evictable || standings_[named].place != Place::Policy) break;
+    policy_->on_held(named);  // so that it names another one
+    next[found] = named;
+  }
+  for (std::size_t i = found; i-- > 0;) policy_->on_evictable(next[i]);
+  return found;
 }
 
 BlockId EvictionOrder::oldest_unexpected(Place place) {

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "kv/index_allocator.h"
 #include "tiercel/eviction_policy.h"
@@ -40,6 +41,8 @@ class EvictionOrder {
 
   // The block to evict next, or kNoBlock where the policy names none and none is set aside.
   BlockId victim();
+  // Fills `next` with the first blocks that the policy will name, as things are now, and returns how many there are.
+  std::size_t next_of_policy(std::span<BlockId> next);
   std::size_t metadata_bytes() const;
 
  private:
@@ -57,6 +60,8 @@ class EvictionOrder {
   };
 
   void place_evictable(BlockId block);
+  // What the policy names next of those that are wished for by nobody; kNoBlock: none.
+  BlockId victim_of_policy();
   BlockId ring_end(Place place) const { return static_cast<BlockId>(standings_.size()) + static_cast<BlockId>(place); }
   // The oldest of a ring that no prompt expects; expected ones are moved to their own ring.
   BlockId oldest_unexpected(Place place);

@@ -1,6 +1,8 @@
 // How room is made: references, eviction, expiry.
 #include <algorithm>
+#include <array>
 #include <cassert>
+#include <new>
 
 #include "kv/kv_cache_state.h"
 
@@ -10,6 +12,11 @@ namespace {
 // Values of expires_ms_ beside a time.
 constexpr std::uint64_t kNever = 0;
 constexpr std::uint64_t kUnused = 1;  // inserted, not yet used by anyone
+
+// Leaves are written, with what is before them, when they are among so many that go next, at most this part of all
+// blocks; and no more than this part is free.
+constexpr std::size_t kLooksAhead = 32;
+constexpr std::size_t kLooksAheadPart = 8;
 
 }  // namespace
 
@@ -122,10 +129,26 @@ bool KvCacheState::path_to_keep(BlockId leaf, std::vector<BlockId>& path) const 
   std::ranges::reverse(path);
   const auto passing = std::ranges::find_if(path, [&](BlockId block) {
     const bool expires = !expires_ms_.empty() && expires_ms_[block] > kUnused && expires_ms_[block] != kNever;
-    return expires || order_.priority(block) == RetentionPriority::Low;
+    // What nobody has used yet counts as of Low priority; its request may be running still.
+    return expires || (order_.priority(block) == RetentionPriority::Low && !writes_->is_lasting(block));
   });
   path.erase(passing, path.end());
   return !path.empty();
+}
+
+void KvCacheState::offer_what_leaves() try {
+  const std::size_t part = std::max<std::size_t>(1, pool_.capacity_blocks() / kLooksAheadPart);
+  if (!tiers_ || !writes_->looks_ahead() || pool_.free_blocks() > part) return;
+  std::array<BlockId, kLooksAhead> leaving;
+  const std::size_t leaves = order_.next_of_policy(std::span(leaving).first(std::min(part, kLooksAhead)));
+  std::vector<BlockId> path;
+  for (const BlockId leaf : std::span(leaving).first(leaves)) {
+    if (writes_->is_offered(leaf) || !path_to_keep(leaf, path)) continue;
+    writes_->on_offered(path);
+    tiers_->offer(path);
+  }
+} catch (const std::bad_alloc&) {
+  // Not written, then.
 }
 
 void KvCacheState::prepare_expiry(const Retention& retention) {

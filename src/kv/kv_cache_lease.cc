@@ -84,9 +84,9 @@ void KvCacheState::share_full_block(LeaseState& lease, std::size_t position, Tie
     if (tier != kNoTier) {
       loaded_from_[own] = tier;
       ++loaded_blocks_;
-      writes_->on_loaded(own);
+      writes_->on_loaded(own, lease.retention);
     } else if (writes_) {
-      writes_->on_computed(own, key, lease.retention.priority);
+      writes_->on_computed(own, key, lease.retention);
     }
   } else {
     hold(equal);
@@ -200,9 +200,7 @@ void KvCacheState::release(LeaseState& lease) {
       lease.trace->output_ids.push_back(trace_id(index_.key_of(lease.blocks[i])));
     }
   }
-  // What will not come back, or must not after its time, has no use for a tier.
-  const bool lasting = lease.retention.ttl_ms == 0 && lease.retention.priority != RetentionPriority::Low;
-  if (tiers_ && lease.load_tier == kNoTier && lasting) {
+  if (tiers_ && lease.load_tier == kNoTier && WriteChoice::is_lasting(lease.retention)) {
     // Without what was invalidated meanwhile.
     const auto end = std::ranges::find_if(lease.blocks, [&](BlockId block) { return !index_.contains(block); });
     const std::span<const BlockId> shared(lease.blocks.begin(), end);
@@ -227,6 +225,7 @@ void KvCacheState::release(LeaseState& lease) {
     }
   }
   pool_.return_promises(lease.promised_blocks);
+  offer_what_leaves();
   if (tenants_) {
     tenants_->on_promise_returned(lease.tenant, lease.promised_blocks);
     tenants_->leave(lease.tenant);

@@ -217,6 +217,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   void note_use_of_loaded(LeaseState& lease, BlockId block, std::size_t tokens);
   // Fills `path` with the leading blocks on the way to `leaf` that may be kept in tiers. False: none.
   bool path_to_keep(BlockId leaf, std::vector<BlockId>& path) const;
+  // Offers the tiers what is next to be evicted, where room is short and they are to have it.
+  void offer_what_leaves();
   // Names a tenant to the tiers.
   std::uint64_t tenant_name(std::string_view salt) const;
   // Makes what is forgotten leave the tiers too, and ends the sharing of loads under way.

@@ -327,18 +327,30 @@ Status TierManager::flush(double timeout_s) try {
     return blocks;
   };
   const std::uint64_t unstored_before = unstored();
+  std::vector<std::shared_ptr<const TierWrite>> writes;
   {
     const std::lock_guard cache_lock(cache_.mutex_);
     std::vector<BlockId> path;
     for (BlockId leaf = 0; leaf < cache_.pool_.capacity_blocks(); ++leaf) {
       if (!cache_.index_.contains(leaf) || !cache_.index_.is_leaf(leaf) || !cache_.path_to_keep(leaf, path)) continue;
-      const auto write = make_write(path);
-      for (TierWorker* worker : durable) worker->write(write, /*whatever_waits=*/true);
+      writes.push_back(make_write(path));
+      for (TierWorker* worker : durable) worker->write(writes.back(), /*whatever_waits=*/true);
     }
   }
   for (TierWorker* worker : durable) TIERCEL_RETURN_IF_ERROR(worker->flush(timeout_s));
   if (const std::uint64_t blocks = unstored() - unstored_before; blocks > 0) {
     return Status::unavailable(fmt::format("{} KV blocks could not be written", blocks));
+  }
+  // A store that is full makes room by giving up what came first, which may be of this flush.
+  std::size_t given_up = 0;
+  for (const TierWorker* worker : durable) {
+    for (const auto& write : writes) {
+      const std::span<const BlockKey> keys = std::span(write->keys).subspan(1);
+      given_up += keys.size() - worker->store().leading(keys);
+    }
+  }
+  if (given_up > 0) {
+    return Status::unavailable(fmt::format("{} KV blocks had no room beside the others; raise the capacity", given_up));
   }
   return {};
 } catch (const std::bad_alloc&) {

@@ -65,7 +65,8 @@ class TierManager {
   // Under the cache's lock. `blocks` are in the index, parents first, and held. Writes them to the first tier that can
   // take them, so soon that this and loading them takes less than computing them; nothing where none can.
   TierDemotion demote(std::span<const BlockId> blocks);
-  // Writes everything that is cached and may be kept to the durable tiers. Takes the cache's lock.
+  // Writes everything that is cached and may be kept to the durable tiers, blocks of running requests too. Takes the
+  // cache's lock.
   Status flush(double timeout_s);
   // Under the cache's lock.
   void erase(const TierErasure& erasure);

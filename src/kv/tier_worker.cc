@@ -159,7 +159,8 @@ bool TierWorker::is_readable() {
   const double now = options_.now_s();
   notice_late(now);
   const bool erased = !erasing_ && (erasures_.empty() || erasures_.front().failed);
-  return !stopping_ && erased && reads_well_.allows(now);
+  // A breaker that would try again knows nothing of the operation that tripped it.
+  return !stopping_ && erased && !hangs() && reads_well_.allows(now);
 }
 
 std::size_t TierWorker::leading(std::span<const BlockKey> keys) { return is_readable() ? store_->leading(keys) : 0; }
@@ -168,7 +169,7 @@ double TierWorker::seconds_to_load(const TierLoad& load, std::size_t first_block
   const std::lock_guard lock(mutex_);
   const double now = options_.now_s();
   notice_late(now);
-  if (late_ && began_s_ != 0) return kNever_s;
+  if (hangs()) return kNever_s;
   const std::size_t blocks = end_block - std::min(end_block, first_block) + blocks_before(&load);
   const double elapsed = began_s_ == 0 ? 0 : now - began_s_;
   const std::size_t bytes = blocks * cache_.layout_.block_bytes();
@@ -197,7 +198,7 @@ TierWorker::Pace TierWorker::pace(const TierLoad* load) {
       const double blocks = static_cast<double>(loading_bytes_) / static_cast<double>(block_bytes);
       pace.block_s = std::max(pace.block_s, elapsed / blocks);
     }
-    if (late_) pace.begin_s = kNever_s;
+    if (hangs()) pace.begin_s = kNever_s;
   }
   pace.begin_s += static_cast<double>(blocks_before(load)) * pace.block_s;
   return pace;
@@ -430,7 +431,7 @@ void TierWorker::write(const std::shared_ptr<const TierWrite>& write, bool whate
     const std::lock_guard lock(mutex_);
     const double now = options_.now_s();
     notice_late(now);
-    const bool well = writes_well_.allows(now) && !(late_ && began_s_ != 0);
+    const bool well = writes_well_.allows(now) && !hangs();
     bool queued = !stopping_ && well && (writes_.size() < kMostWrites || whatever_waits);
     try {
       if (queued) writes_.push_back({.write = write});
@@ -448,7 +449,7 @@ bool TierWorker::write_first(const std::shared_ptr<const TierWrite>& write, doub
     const std::lock_guard lock(mutex_);
     const double now = options_.now_s();
     notice_late(now);
-    if (stopping_ || !writes_well_.allows(now) || (late_ && began_s_ != 0)) return false;
+    if (stopping_ || !writes_well_.allows(now) || hangs()) return false;
     if (capacity_bytes_ != 0 && bytes > capacity_bytes_) return false;
     const double elapsed_s = began_s_ == 0 ? 0 : now - began_s_;  // what goes on may take as long again
     std::size_t bytes_before = 0;

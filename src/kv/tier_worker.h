@@ -134,6 +134,8 @@ class TierWorker : public std::enable_shared_from_this<TierWorker> {
   void end_operation(bool ok, std::size_t loaded_bytes);
   // With mutex_ locked: that the operation under way has passed its deadline is noticed, once.
   void notice_late(double now_s);
+  // With mutex_ locked: it has, and goes on.
+  bool hangs() const { return late_ && began_s_ != 0; }
 
   KvCacheState& cache_;
   const TierId tier_;

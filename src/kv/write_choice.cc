@@ -9,9 +9,15 @@ WriteChoice::WriteChoice(WritePolicy policy, std::size_t capacity_blocks) : poli
   if (policy == WritePolicy::SeenTwice) seen_.resize(std::bit_ceil(kRemembered * capacity_blocks));
 }
 
-void WriteChoice::on_computed(BlockId block, const ContentKey& key, RetentionPriority priority) {
-  const bool worth_it = policy_ == WritePolicy::EveryBlock || priority == RetentionPriority::High || note(key);
-  marks_[block] = worth_it ? kWorthIt : 0;
+void WriteChoice::on_computed(BlockId block, const ContentKey& key, const Retention& retention) {
+  const bool worth_it = policy_ == WritePolicy::EveryBlock || retention.priority == RetentionPriority::High ||
+                        (policy_ == WritePolicy::SeenTwice && note(key));
+  marks_[block] = static_cast<std::uint8_t>((worth_it ? kWorthIt : 0) | (is_lasting(retention) ? kLasting : 0));
+}
+
+void WriteChoice::on_loaded(BlockId block, const Retention& retention) {
+  const std::uint8_t offered = policy_ == WritePolicy::WhenEvicted ? 0 : kOffered;
+  marks_[block] = static_cast<std::uint8_t>(offered | (is_lasting(retention) ? kLasting : 0));
 }
 
 std::size_t WriteChoice::take(std::span<const BlockId> path) {
@@ -21,7 +27,7 @@ std::size_t WriteChoice::take(std::span<const BlockId> path) {
     news = news || (marks_[path[worth_it]] & kOffered) == 0;
   }
   if (!news) return 0;
-  for (const BlockId block : path.first(worth_it)) marks_[block] |= kOffered;
+  on_offered(path.first(worth_it));
   return worth_it;
 }
 

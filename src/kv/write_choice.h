@@ -1,9 +1,10 @@
-// Which blocks are worth writing to the tiers, and which have been offered to them (WritePolicy).
+// Which blocks may be kept in tiers, which are worth writing there, and which have been offered (WritePolicy).
 //
-// Under SeenTwice a block is worth it when a request finds it in the cache, or computes it again after it was evicted.
-// What was computed before is remembered by a part of its key, in a table of fixed size, as a doorkeeper does
-// (Einziger, Friedman and Manes, TinyLFU, 2017): it may be wrong about one block in a million, which is then written
-// too early.
+// Under WhenEvicted a block is worth it when it is among the next to go, each time anew: the tier may have given it up
+// meanwhile. Under SeenTwice a block is worth it when a request finds it in the cache, or computes it again after it
+// was evicted. What was computed before is remembered by a part of its key, in a table of fixed size, as a doorkeeper
+// does (Einziger, Friedman and Manes, TinyLFU, 2017): it may be wrong about one block in a million, which is then
+// written too early.
 //
 // Not synchronised.
 #pragma once
@@ -25,18 +26,37 @@ class WriteChoice {
   WriteChoice(WritePolicy policy, std::size_t capacity_blocks);
 
   // `block` has this content from now on: it was computed, or a tier gave it.
-  void on_computed(BlockId block, const ContentKey& key, RetentionPriority priority);
-  void on_loaded(BlockId block) { marks_[block] = kOffered; }
+  void on_computed(BlockId block, const ContentKey& key, const Retention& retention);
+  void on_loaded(BlockId block, const Retention& retention);
   // A request found it.
-  void on_found(BlockId block) { marks_[block] |= kWorthIt; }
+  void on_found(BlockId block) {
+    if (policy_ == WritePolicy::WhenEvicted) {
+      marks_[block] &= static_cast<std::uint8_t>(~kOffered);
+    } else {
+      marks_[block] |= kWorthIt;
+    }
+  }
   // How many of the leading blocks of a path are to be offered: all that are worth it, where one of them was not
   // offered yet, else none. They count as offered then.
   std::size_t take(std::span<const BlockId> path);
+  // Whether blocks are offered that are next to be evicted.
+  bool looks_ahead() const { return policy_ == WritePolicy::WhenEvicted; }
+  bool is_offered(BlockId block) const { return (marks_[block] & kOffered) != 0; }
+  void on_offered(std::span<const BlockId> path) {
+    for (const BlockId block : path) marks_[block] |= kOffered;
+  }
+
+  // What will not come back, or must not after its time, has no use for a tier.
+  static bool is_lasting(const Retention& retention) {
+    return retention.ttl_ms == 0 && retention.priority != RetentionPriority::Low;
+  }
+  // Whether the request that brought the block has such a retention.
+  bool is_lasting(BlockId block) const { return (marks_[block] & kLasting) != 0; }
 
   std::size_t metadata_bytes() const { return marks_.capacity() + seen_.capacity() * sizeof(seen_[0]); }
 
  private:
-  static constexpr std::uint8_t kWorthIt = 1, kOffered = 2;
+  static constexpr std::uint8_t kWorthIt = 1, kOffered = 2, kLasting = 4;
   // So many blocks are remembered for each of the cache: most of what a disk may have.
   static constexpr std::size_t kRemembered = 16;
 

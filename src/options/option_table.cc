@@ -87,7 +87,7 @@ const OptionField kFields[] = {
     {"cache.disk_codec", "--disk-codec", "CODEC", "Of that directory: raw, lossless, int8 or int4", kCodecs,
      TIERCEL_MEMBER(Codec, cache.disk_codec)},
     {"cache.tier_writes", "--tier-writes", "WHICH",
-     "New blocks that are written to the tiers: every, or those seen twice", "every or twice",
+     "Blocks that are written to the tiers: every, twice (seen), evicted (the next to be)", "every, twice or evicted",
      TIERCEL_MEMBER(WritePolicy, cache.tier_writes)},
     {"cache.tier_deadline_ms", "--tier-deadline-ms", "MS", "Longest that one operation of a tier may take",
      "at least 1", TIERCEL_MEMBER(std::uint64_t, cache.tier_deadline_ms), at_least_one},
@@ -103,8 +103,8 @@ constexpr Named<Compute> kComputeNames[] = {
     {"fast", Compute::Fast}, {"precise", Compute::Precise}, {"turbo", Compute::Turbo}};
 constexpr Named<Codec> kCodecNames[] = {
     {"raw", Codec::Raw}, {"lossless", Codec::Lossless}, {"int8", Codec::Int8}, {"int4", Codec::Int4}};
-constexpr Named<WritePolicy> kWritePolicyNames[] = {{"every", WritePolicy::EveryBlock},
-                                                    {"twice", WritePolicy::SeenTwice}};
+constexpr Named<WritePolicy> kWritePolicyNames[] = {
+    {"every", WritePolicy::EveryBlock}, {"twice", WritePolicy::SeenTwice}, {"evicted", WritePolicy::WhenEvicted}};
 constexpr Named<bool> kBoolNames[] = {{"true", true}, {"false", false}, {"1", true}, {"0", false}};
 constexpr Named<EvictionPolicyFactory (*)()> kPolicyNames[] = {{"adaptive", adaptive}, {"lru", lru}, {"lfu", lfu}};
 

@@ -36,10 +36,10 @@ ChunkArena::ChunkId ChunkArena::put(std::span<const std::byte> bytes) {
   return first;
 }
 
-void ChunkArena::get(ChunkId first, std::span<std::byte> bytes) const {
+void ChunkArena::get(ChunkId first, std::span<std::byte> bytes, CheckedCopy& copy) const {
   for (ChunkId id = first; !bytes.empty(); id = next_[id]) {
     const std::size_t here = std::min(bytes.size(), chunk_bytes_);
-    std::memcpy(bytes.data(), chunk(id), here);
+    copy.add({chunk(id), here}, bytes.first(here));
     bytes = bytes.subspan(here);
   }
 }

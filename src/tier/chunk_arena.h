@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kv/block_arena.h"
+#include "tier/checked_copy.h"
 
 namespace tiercel {
 
@@ -32,7 +33,8 @@ class ChunkArena {
 
   // The caller keeps count of taken_bytes() against the capacity; so there is always room.
   ChunkId put(std::span<const std::byte> bytes);
-  void get(ChunkId first, std::span<std::byte> bytes) const;
+  // Copies what was put there.
+  void get(ChunkId first, std::span<std::byte> bytes, CheckedCopy& copy) const;
   void give_back(ChunkId first);
 
   std::byte* chunk(ChunkId id) const { return arena_.block(id); }

@@ -89,14 +89,22 @@ const DiskIndex::Place* DiskIndex::find(const BlockKey& key, const BlockKey& par
   return (before != nullptr && follows(*place, *before)) || is_complete(*place) ? place : nullptr;
 }
 
+std::optional<std::uint64_t> DiskIndex::sequence_of_lost(const BlockKey& key, const BlockKey& parent) const {
+  const Slot slot = slot_of(key);
+  if (slot == kNone) return std::nullopt;
+  const Place& place = nodes_[slot].place;
+  const bool is_it = place.lost && !place.may_be_erased && place.entry.parent == parent;
+  return is_it ? std::optional(place.entry.sequence) : std::nullopt;
+}
+
 void DiskIndex::lose(const BlockKey& key, std::uint64_t sequence) {
   const Slot slot = slot_of(key);
   if (slot != kNone && nodes_[slot].place.entry.sequence == sequence) lose(slot);
 }
 
-void DiskIndex::lose_from(const Segment& segment, std::uint64_t offset) {
-  for_each([&](const Place& place) { return place.segment.get() == &segment && place.entry.offset() >= offset; },
-           [&](Slot slot) { lose(slot); });
+std::size_t DiskIndex::lose_from(const Segment& segment, std::uint64_t offset) {
+  return for_each([&](const Place& place) { return place.segment.get() == &segment && place.entry.offset() >= offset; },
+                  [&](Slot slot) { lose(slot); });
 }
 
 std::size_t DiskIndex::use_leading(std::span<const BlockKey> keys) const {
@@ -173,17 +181,18 @@ std::size_t DiskIndex::for_each(const Matches& matches, const Visit& visit) {
 std::size_t DiskIndex::lose(std::span<const BlockKey> keys) {
   const std::size_t before = findable_;
   for (const BlockKey& key : keys) {
-    if (const Slot slot = slot_of(key); slot != kNone) lose(slot);
+    if (const Slot slot = slot_of(key); slot != kNone) lose_for_erasure(slot);
   }
   return before - findable_;
 }
 
 std::size_t DiskIndex::lose_tenant(std::uint64_t tenant) {
-  return for_each([&](const Place& place) { return place.entry.tenant == tenant; }, [&](Slot slot) { lose(slot); });
+  return for_each([&](const Place& place) { return place.entry.tenant == tenant; },
+                  [&](Slot slot) { lose_for_erasure(slot); });
 }
 
 std::size_t DiskIndex::lose_all() {
-  return for_each([](const Place&) { return true; }, [&](Slot slot) { lose(slot); });
+  return for_each([](const Place&) { return true; }, [&](Slot slot) { lose_for_erasure(slot); });
 }
 
 void DiskIndex::remove_lost_of_tenant(std::uint64_t tenant) {
@@ -250,6 +259,11 @@ void DiskIndex::link(Slot slot) {
 }
 
 void DiskIndex::lose(Slot slot) { findable_ -= !std::exchange(nodes_[slot].place.lost, true); }
+
+void DiskIndex::lose_for_erasure(Slot slot) {
+  lose(slot);
+  nodes_[slot].place.may_be_erased = true;
+}
 
 void DiskIndex::remove(Slot slot) {
   Node& node = nodes_[slot];

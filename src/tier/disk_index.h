@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -34,6 +35,8 @@ class DiskIndex {
     // Its bytes are not what was written, or may not be when the directory is opened again. Not found any more, but
     // remembered until it is written again: it may come back, so an erasure must name it.
     bool lost = false;
+    // And an erasure of it may be in a file.
+    bool may_be_erased = false;
   };
 
   DiskIndex(const Fingerprint& fingerprint, std::uint32_t encryption_key)
@@ -53,10 +56,13 @@ class DiskIndex {
   // `parent`, where that is known.
   const Place* find(const BlockKey& key, const BlockKey& parent, std::size_t tokens,
                     const Place* before = nullptr) const;
+  // The sequence to write a block with that was lost: its own, so that what is behind it still follows it. Nothing
+  // where it is not known, or where an erasure of that sequence may be in a file.
+  std::optional<std::uint64_t> sequence_of_lost(const BlockKey& key, const BlockKey& parent) const;
   // A block is lost, if it is still the one of that record.
   void lose(const BlockKey& key, std::uint64_t sequence);
-  // All blocks of a segment from that offset on are.
-  void lose_from(const Segment& segment, std::uint64_t offset);
+  // All blocks of a segment from that offset on are; returns how many of them could be found.
+  std::size_t lose_from(const Segment& segment, std::uint64_t offset);
   // Marks the leading keys that are here as used; returns how many these are.
   std::size_t use_leading(std::span<const BlockKey> keys) const;
 
@@ -68,8 +74,8 @@ class DiskIndex {
   std::vector<Place> children_of(const BlockKey& parent) const;
   // `tops` and all that is behind them.
   std::vector<BlockKey> with_descendants(std::vector<BlockKey> tops) const;
-  // Blocks are lost; returns how many of them could be found. Until an erasure of them is in a file: then they are
-  // removed.
+  // Blocks are lost, and about to be erased; returns how many of them could be found. Until the erasure is in a file:
+  // then they are removed.
   std::size_t lose(std::span<const BlockKey> keys);
   std::size_t lose_tenant(std::uint64_t tenant);
   std::size_t lose_all();
@@ -106,6 +112,7 @@ class DiskIndex {
   void link(Slot slot);
   void remove(Slot slot);
   void lose(Slot slot);
+  void lose_for_erasure(Slot slot);
   // Calls visit(slot) for each block for which matches(place) holds; returns by how many fewer can be found then.
   template <class Matches, class Visit>
   std::size_t for_each(const Matches& matches, const Visit& visit);

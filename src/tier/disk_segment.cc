@@ -56,17 +56,25 @@ Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::ui
     }
   }
   AlignedBuffer record_buffer;
-  while (records.end + kPage <= *size) {
-    if (const Status status = read_bytes(files, file, records.end, page); !status.ok()) {
+  for (std::uint64_t offset = kPage; offset + kPage <= *size;) {
+    if (const Status status = read_bytes(files, file, offset, page); !status.ok()) {
       if (status.code() == StatusCode::NotFound) break;  // cut off meanwhile
       return status;
     }
     const RecordHeader header = header_in(page);
-    if (!is_good(header) || header.record_bytes() > *size - records.end) break;
-    const FooterEntry entry = entry_of(header, records.end);
-    if (verify && !read_record(files, file, entry, record_buffer.take(entry.record_bytes())).ok()) break;
+    if (!is_good(header) || header.record_bytes() > *size - offset) {
+      offset += kPage;
+      continue;
+    }
+    const FooterEntry entry = entry_of(header, offset);
+    offset += header.record_bytes();
+    if (verify) {
+      const auto record = read_record(files, file, entry, record_buffer.take(entry.record_bytes()));
+      if (record.status().code() == StatusCode::Corruption) continue;
+      if (!record.ok()) return record.status();
+    }
     records.entries.push_back(entry);
-    records.end += header.record_bytes();
+    records.end = offset;
   }
   if (!records.header_is_good && records.entries.empty()) return Status(StatusCode::Corruption, "it is no segment");
   return records;

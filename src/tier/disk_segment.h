@@ -19,10 +19,10 @@ struct SegmentRecords {
   bool header_is_good = true;        // else its page is damaged, and the records are told by themselves
 };
 
-// The records of a segment: from its footer, else by going from header to header up to the first that is damaged, or
-// that the file does not hold as a whole. With `verify` the latter are read as a whole: what a loss of power tore ends
-// the list. (A footer is written when its records are safe.) Corruption where it is no segment of that number and of
-// this version; other statuses as FileSystem's. May throw std::bad_alloc.
+// The records of a segment: from its footer, else by going from header to header, and from page to page where one is
+// damaged: what follows counts all the same, for it may be an erasure. With `verify` these records are read as a whole,
+// and what a loss of power tore is left out. (A footer is written when its records are safe.) Corruption where it is no
+// segment of that number and of this version; other statuses as FileSystem's. May throw std::bad_alloc.
 Result<SegmentRecords> read_segment(FileSystem& files, const File& file, std::uint64_t number, bool verify);
 
 // Header and tokens of one record, verified by their hashes. `bytes` has entry.head_bytes(). Corruption where they are

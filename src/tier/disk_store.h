@@ -66,17 +66,17 @@ class DiskStore final : public TierStore {
 
   // With write_mutex_ locked.
   Status write_block(const TierRecord& record);
-  // Fills in the rest of the header, encrypts, makes room.
+  // Fills in the rest of the header (a new sequence where it has none), encrypts, makes room.
   Status append(disk::RecordHeader& header, std::span<const std::byte> tokens, std::span<const std::byte> payload);
   Status append_whole(const disk::RecordHeader& header, std::span<const std::byte> tokens,
                       std::span<const std::byte> payload);
   Status give_back_oldest(bool keep_used);
-  // Appends the used ones of those records again, as far as they may; returns how many.
-  std::size_t move_used(const disk::Segment& segment, std::span<const disk::FooterEntry> entries);
+  // Appends the used ones of those records again, as far as they may; returns which.
+  std::vector<disk::FooterEntry> move_used(const disk::Segment& segment, std::span<const disk::FooterEntry> entries);
   Status sync();
   Status append_erasure(disk::RecordKind kind, std::uint64_t tenant, std::span<const BlockKey> keys);
   Status append_erased(disk::RecordHeader& header, std::span<const std::byte> keys);
-  // Whether the block's tokens begin with those, or cannot be read any more.
+  // Whether the block's tokens begin with those, or cannot be read (any more).
   bool may_begin_with(const disk::DiskIndex::Place& place, std::span<const TokenId> tokens);
 
   const DiskTierOptions options_;

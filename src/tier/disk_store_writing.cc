@@ -54,6 +54,10 @@ Status DiskStore::write_block(const TierRecord& record) {
   header.tokens = static_cast<std::uint32_t>(record.tokens.size());
   header.codec = options_.codec;
   header.position = record.position;
+  {
+    const std::lock_guard lock(index_mutex_);
+    header.sequence = index_->sequence_of_lost(record.key, record.parent).value_or(0);
+  }
   TIERCEL_RETURN_IF_ERROR(append(header, std::as_bytes(record.tokens), payload));
   const std::lock_guard lock(index_mutex_);
   ++counts_.written_blocks;
@@ -63,7 +67,7 @@ Status DiskStore::write_block(const TierRecord& record) {
 
 Status DiskStore::append(RecordHeader& header, std::span<const std::byte> tokens, std::span<const std::byte> payload) {
   header.fingerprint = fingerprint_;
-  header.sequence = ++sequence_;
+  if (header.sequence == 0) header.sequence = ++sequence_;
   header.payload_bytes = static_cast<std::uint32_t>(payload.size());
   if (cipher_) {
     auto nonce = cipher_->random_nonce();
@@ -126,30 +130,39 @@ Status DiskStore::give_back_oldest(bool keep_used) {
     auto records = disk::read_segment(files_.system(), **file, segment->number, /*verify=*/false);
     if (records.ok()) entries = std::move(records->entries);
   }
-  const std::size_t moved = keep_used ? move_used(*segment, entries) : 0;
+  std::vector<FooterEntry> moved;
+  if (keep_used) moved = move_used(*segment, entries);
   // What was moved is safe before it goes from here.
-  if (moved > 0) TIERCEL_RETURN_IF_ERROR(sync());
-  {
-    const std::lock_guard lock(index_mutex_);
-    counts_.evicted_blocks +=
-        entries.empty() ? index_->remove_segment(*segment) : index_->remove(index_->keys_in(*segment, entries));
+  if (!moved.empty()) {
+    if (Status failed = sync(); !failed.ok()) {
+      const std::lock_guard lock(index_mutex_);
+      for (const FooterEntry& entry : moved) index_->insert(segment, entry);
+      return failed;
+    }
   }
-  TIERCEL_RETURN_IF_ERROR(log_->drop_oldest());
+  Status dropped = log_->drop_oldest();
   const std::lock_guard lock(index_mutex_);
   counts_.stored_bytes = log_->file_bytes();
-  return {};
+  if (dropped.ok()) {
+    counts_.evicted_blocks +=
+        entries.empty() ? index_->remove_segment(*segment) : index_->remove(index_->keys_in(*segment, entries));
+  } else if (log_->oldest() != segment) {
+    counts_.evicted_blocks += index_->lose_from(*segment, 0);  // its file may come back with the next process
+  }
+  return dropped;
 }
 
-std::size_t DiskStore::move_used(const disk::Segment& segment, std::span<const FooterEntry> entries) {
-  std::vector<FooterEntry> used;
+std::vector<FooterEntry> DiskStore::move_used(const disk::Segment& segment, std::span<const FooterEntry> entries) {
+  std::vector<FooterEntry> used, moved;
   {
     const std::lock_guard lock(index_mutex_);
     used = index_->used_in(segment, entries);
   }
   const auto file = files_.open(segment.number);
-  if (used.empty() || !file.ok()) return 0;
+  if (used.empty() || !file.ok()) return {};
+  moved.reserve(used.size());
   // At most half of it, so that room is made in any case. Parents come before their children, and are kept first.
-  std::size_t moved = 0, room = segment.bytes / 2;
+  std::size_t room = segment.bytes / 2;
   for (const FooterEntry& entry : used) {
     if (entry.record_bytes() > room) break;
     auto record = disk::read_record(files_.system(), **file, entry, copied_.take(entry.record_bytes()));
@@ -158,7 +171,7 @@ std::size_t DiskStore::move_used(const disk::Segment& segment, std::span<const F
     auto appended = log_->append(record->header, tokens, record->payload.first(entry.payload_bytes));
     if (!appended.ok()) break;
     room -= entry.record_bytes();
-    ++moved;
+    moved.push_back(entry);
     const std::lock_guard lock(index_mutex_);
     index_->insert(appended->segment, appended->entry);
   }
@@ -204,7 +217,7 @@ Status DiskStore::erase(const BlockKey& parent, std::span<const TokenId> tokens)
 }
 
 bool DiskStore::may_begin_with(const disk::DiskIndex::Place& place, std::span<const TokenId> tokens) {
-  if (tokens.empty() || place.lost) return true;
+  if (tokens.empty() || !place.segment) return true;
   const FooterEntry& entry = place.entry;
   if (entry.tokens < tokens.size()) return false;
   const auto file = files_.open(place.segment->number);

@@ -7,9 +7,6 @@
 
 #include "tier/reading_team.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 namespace tiercel {
 namespace {
 
@@ -136,10 +133,11 @@ Status MemoryStore::read_block(TierRead& read, Lane& lane) {
   const Block& found = **block;
   const bool is_raw = options_.codec == Codec::Raw;
   const std::span<std::byte> encoded = is_raw ? read.bytes : std::span(lane.encoded).first(found.encoded_bytes);
-  coder_->arena.get(found.place, encoded);
-  // Of the copy: what is handed out is what was checked.
+  // Of what is handed out, while it is copied.
+  CheckedCopy copy(is_raw ? CheckedCopy::Target::PastCaches : CheckedCopy::Target::Cached);
+  coder_->arena.get(found.place, encoded, copy);
   Status status;
-  if (XXH3_64bits(encoded.data(), encoded.size()) != found.checksum) {
+  if (copy.checksum() != found.checksum) {
     status = Status(StatusCode::Corruption, {});
   } else if (!is_raw) {
     status = coder_->codec->decode(encoded, read.bytes, *lane.workspace);
@@ -180,7 +178,7 @@ Status MemoryStore::write_block(const TierRecord& record) {
                    .parent = record.parent,
                    .tenant = record.tenant,
                    .tokens = {record.tokens.begin(), record.tokens.end()},
-                   .checksum = XXH3_64bits(encoded.data(), encoded.size()),
+                   .checksum = checksum_of(encoded),
                    .encoded_bytes = static_cast<std::uint32_t>(encoded.size()),
                    .position = record.position,
                    .sequence = ++sequence_,

@@ -1,7 +1,7 @@
 // Host memory below the hot arena: encoded blocks in chunks of one reservation.
 //
 // Least recently used first; of a path that is used as a whole, the end leaves before the beginning, because a block
-// without those before it is of no use. Each block has an XXH3-64 of its bytes as stored, checked on every read: memory
+// without those before it is of no use. Each block has a checksum of its bytes as stored, checked on every read: memory
 // that is read back hours later is worth the check, and a tier must never answer wrongly.
 //
 // Reads, writes and erasures take turns; the blocks of one read are copied and decoded by two threads. What blocks

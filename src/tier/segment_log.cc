@@ -31,7 +31,7 @@ void SegmentLog::adopt(const std::shared_ptr<Segment>& segment, const SegmentRec
     log().warn("a segment of the disk tier stays without its footer: {}", file.status().message());
     return adopt_unusable(segment);
   }
-  Writing writing{.segment = segment, .file = *std::move(file), .synced_bytes = kPage};
+  Writing writing{.segment = segment, .file = *std::move(file), .synced_bytes = kPage, .is_ours = false};
   // What follows the last good record is of no use, and must not be taken for records behind a footer.
   Status closed = writing.file->truncate(records.end);
   if (closed.ok() && goes_on) {
@@ -179,9 +179,18 @@ Status SegmentLog::sync(std::vector<Lost>& lost) {
       return;
     }
     lost.push_back({.segment = writing.segment, .from = writing.synced_bytes});
+    if (writing.is_ours)
+      static_cast<void>(writing.file->truncate(std::max<std::uint64_t>(writing.synced_bytes, kPage)));
     if (first.ok()) first = std::move(synced);
   };
-  for (; !unsynced_.empty(); unsynced_.pop_front()) sync_one(unsynced_.front());
+  for (; !unsynced_.empty(); unsynced_.pop_front()) {
+    Writing& closed = unsynced_.front();
+    sync_one(closed);
+    if (first.ok()) continue;
+    closed_bytes_ -= closed.segment->bytes;
+    if (const auto size = closed.file->size(); size.ok()) closed.segment->bytes = *size;
+    closed_bytes_ += closed.segment->bytes;
+  }
   if (open_.segment && open_.synced_bytes < end_) {
     sync_one(open_);
     if (!first.ok() && open_.synced_bytes < end_) {

@@ -31,7 +31,8 @@ class SegmentLog {
 
   // Whether a record of that size needs a new segment for which there is no room.
   bool needs_room(std::size_t record_bytes) const;
-  bool is_over_capacity() const { return file_bytes() > capacity_bytes_; }
+  // Whether it may come to take too much: the open one may become as long as they get.
+  bool is_over_capacity() const { return closed_bytes_ + (open_.segment ? segment_bytes_ : 0) > capacity_bytes_; }
   // The next one to give back; null where there is none but the open one.
   std::shared_ptr<Segment> oldest() const { return segments_.empty() ? nullptr : segments_.front(); }
   Status drop_oldest();
@@ -51,7 +52,8 @@ class SegmentLog {
     std::shared_ptr<Segment> segment;
     std::uint64_t from = 0;
   };
-  // What was appended survives the loss of power, but for what is added to `lost`.
+  // What was appended survives the loss of power, but for what is added to `lost`. That is cut off, so that no later
+  // process takes it for safe; not in a segment of an earlier process, which may have synced it.
   Status sync(std::vector<Lost>& lost);
   // Whether so many closed segments wait for it, each with an open file, that it is due.
   bool is_sync_due() const { return unsynced_.size() >= kMostUnsynced; }
@@ -70,6 +72,7 @@ class SegmentLog {
     std::unique_ptr<File> file;
     std::uint64_t synced_bytes = 0;
     bool sync_failed = false;  // since sync()
+    bool is_ours = true;       // all of it was written by this process
   };
 
   // With the footer that it will get.

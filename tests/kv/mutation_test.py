@@ -5,7 +5,7 @@
 
 Each mutant replaces one piece of one file of src/kv, or of src/tier. The mutated file alone is compiled, without assertions, and linked before the
 library, whose own version of it is then not taken. It names the programs that must see it: the cases of tests/kv, the random
-histories of tests/sim, those in which memory runs out, or those with tiers. A mutant that compiles and passes in one of them has survived, and fails
+histories of tests/sim, those in which memory runs out, those with tiers, or the faults of the disk in tests/tier. A mutant that compiles and passes in one of them has survived, and fails
 this test; so does one whose text is not found exactly once, which means that the code went on without it. With TIERCEL_MUTANTS in the
 environment, only those are planted whose description has these words.
 """
@@ -20,7 +20,7 @@ import sys
 import time
 
 CASES, HISTORIES, FAULTS = "kv_test", "sim_test", "sim_fault_test"
-TIERS = "sim_tier_test"
+TIERS, DISK = "sim_tier_test", "disk_test"
 BOTH = (CASES, HISTORIES)
 
 # (what it is, file, text, replacement, programs that must see it)
@@ -205,21 +205,50 @@ MUTANTS = [
      "  TIERCEL_RETURN_IF_ERROR(append_erasure(RecordKind::ErasedKeys, 0, keys));\n", "", TIERS),
     ("a flush syncs nothing", "tier/disk_store_writing.cc", "return log_ ? sync() : Status();", "return Status();", TIERS),
     ("what a sync lost counts as there", "tier/disk_store_writing.cc",
-     "  for (const auto& part : lost) index_->lose_from(*part.segment, part.from);\n", "", TIERS),
-    ("records follow what is not whole", "tier/segment_log.cc",
-     "    if (!open_.file->truncate(end_).ok()) close_open_segment();\n",
-     "    static_cast<void>(open_.file->truncate(end_));\n    end_ += kPage;\n", TIERS),
+     "  for (const auto& part : lost) index_->lose_from(*part.segment, part.from);\n", "", DISK),
+    ("a footer vouches for records that may be lost", "tier/segment_log.cc",
+     "const Status synced = writing.file->sync();", "const Status synced;", DISK),
+    ("a later process trusts what a sync lost", "tier/segment_log.cc", "if (writing.is_ours)", "if (false)", DISK),
+    ("what is moved is not safe before its old place goes", "tier/disk_store_writing.cc",
+     "  if (!moved.empty()) {", "  if (false) {", DISK),
+    ("a file that stays is left out of the index", "tier/disk_store_writing.cc", "  if (dropped.ok()) {", "  if (true) {",
+     DISK),
+    ("what is written again is newer than what follows it", "tier/disk_store_writing.cc",
+     "header.sequence = index_->sequence_of_lost(record.key, record.parent).value_or(0);", "header.sequence = 0;", DISK),
+    ("what is written after a failed erasure is as old as before", "tier/disk_index.cc",
+     "place.lost && !place.may_be_erased &&", "place.lost &&", DISK),
+    ("records end at one that is damaged", "tier/disk_segment.cc",
+     "      offset += kPage;\n      continue;", "      break;", DISK),
+    ("an erasure is forgotten at a restart", "tier/disk_index.cc",
+     "nodes_[slot].place.entry.sequence < sequence) remove(slot);", "sequence == 0) remove(slot);", DISK),
+    ("a parent is not compared", "tier/disk_index.cc", "place->entry.parent != parent ||", "", DISK),
+    ("a block counts though what is before it is newer", "tier/disk_index.cc",
+     " &&\n         block.entry.sequence > before.entry.sequence;", ";", DISK),
+    ("bytes in memory are not checked", "tier/memory_store.cc",
+     "if (copy.checksum() != found.checksum) {", "if (false) {", CASES),
+    ("a breaker never closes", "circuit_breaker.cc", "  open_until_s_ = 0;\n", "", CASES),
+    ("the deadline is ignored", "tier_worker.cc", "now_s - began_s_ <= options_.deadline_s) return;", "true) return;",
+     CASES),
+    ("a tier that hangs is asked", "tier_worker.cc", "erased && !hangs() &&", "erased &&", CASES),
+    ("a tier is read before it has forgotten", "tier_worker.cc", "!stopping_ && erased && ", "!stopping_ && ", CASES),
+    ("flush() leaves out what is running", "kv_cache_eviction.cc", " && !writes_->is_lasting(block)", "", CASES),
+    ("a flush says nothing of what it gave up", "tier_manager.cc", "if (given_up > 0) {", "if (false) {", CASES),
+    ("looking ahead changes the order", "eviction_order.cc",
+     "  for (std::size_t i = found; i-- > 0;) policy_->on_evictable(next[i]);\n",
+     "  for (std::size_t i = found; i-- > 0;) policy_->on_use(next[i]), policy_->on_evictable(next[i]);\n", CASES),
+    ("what is next to go is not written", "kv_cache_lease.cc", "  offer_what_leaves();\n", "", CASES),
 ]
 
 HISTORIES_EACH = {TIERS: "2000"}  # of each configuration of the simulator; otherwise 400
-LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10, TIERS: 60}  # some mutants never end
+LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10, TIERS: 60, DISK: 60}  # some mutants never end
+FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*"}  # without what takes long
 
 
 def run(program, executable):
     """Whether the mutant was seen, and how."""
     try:
         done = subprocess.run(
-            [str(executable), "--gtest_fail_fast", "--gtest_brief=1", "--gtest_filter=-SimulationOfThreads.*"],
+            [str(executable), "--gtest_fail_fast", "--gtest_brief=1", f"--gtest_filter={FILTER.get(program, '-SimulationOfThreads.*')}"],
             capture_output=True, text=True, timeout=LIMIT_S.get(program, 60),
             env={**os.environ, "TIERCEL_SIM_HISTORIES": HISTORIES_EACH.get(program, "400")})
     except subprocess.TimeoutExpired:

@@ -153,6 +153,23 @@ TEST_F(TierChoice, AFailingTierIsLeftAloneAndProbed) {
   EXPECT_TRUE(cache.stats().tiers[0].reads_available);
 }
 
+TEST_F(TierChoice, AHangingTierIsNotAskedHoweverLongItHangs) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 16);
+  run_and_store(cache, tokens);
+  push_out(cache);
+  std::vector<bool> readable;
+  store->before_read = [&](std::size_t) {
+    for (const double seconds : {0.5, 0.6, 1.5, 60.0}) {
+      now_s += seconds;
+      readable.push_back(tiers(cache).worker(0).is_readable());
+    }
+  };
+  const ExpectedPrompt expected = cache.expect(tokens, {});
+  EXPECT_TRUE(tiers(cache).run_one());
+  EXPECT_EQ(readable, (std::vector<bool>{true, false, false, false}));
+}
+
 TEST_F(TierChoice, AFailingWriteHoldsNoBlocks) {
   KvCache cache = open_tiered(64);
   store->fail_write_one_in = 1;
@@ -281,6 +298,46 @@ TEST_F(TierChoice, FlushKeepsWhatIsCachedInDurableTiers) {
   EXPECT_TRUE(expected.in_flight());
 }
 
+TEST_F(TierChoice, FlushKeepsTheBlocksOfRunningRequests) {
+  store->durable = true;
+  KvCache cache = open_tiered(64);
+  const Tokens prompt = numbers(1, 12), turn = prompt + numbers(51, 6);  // the last block is not full
+  run_and_store(cache, prompt);
+  const Lease running = run(cache, turn);
+  const Lease low = run(cache, numbers(201, 8), {.retention = {.priority = RetentionPriority::Low}});
+  const Lease brief = run(cache, numbers(301, 8), {.retention = {.ttl_ms = 1000}});
+  EXPECT_TRUE(cache.flush().ok());
+  EXPECT_EQ(store->stats().stored_blocks, 4u);
+}
+
+TEST_F(TierChoice, FlushKeepsWhatRunningRequestsLoadedFromATierThatDoesNotLast) {
+  const auto memory = std::make_shared<FaultyStore>(tier_bytes(1000));
+  store->durable = true;
+  store->fail_write_one_in = 1;
+  KvCache cache = open_tiered(64, {.tiers = {memory, store}});
+  const Tokens prompt = numbers(1, 12), turn = prompt + numbers(51, 8);
+  run_and_store(cache, prompt);
+  push_out(cache);
+  const ExpectedPrompt expected = cache.expect(turn, {});
+  finish(cache);
+  store->fail_write_one_in = 0;
+  now_s += 5;
+  const Lease running = run(cache, turn);
+  EXPECT_EQ(running.matched_tokens(), prompt.size());
+  EXPECT_TRUE(cache.flush().ok());
+  EXPECT_EQ(store->stats().stored_blocks, 5u);
+}
+
+TEST_F(TierChoice, AFlushThatGivesUpItsOwnBlocksIsNotOk) {
+  store = std::make_shared<FaultyStore>(tier_bytes(8));
+  store->durable = true;
+  KvCache cache = open_tiered(64, {.tier_writes = WritePolicy::SeenTwice});
+  run(cache, numbers(1, 24));
+  EXPECT_TRUE(cache.flush().ok());
+  run(cache, numbers(101, 24));
+  EXPECT_EQ(cache.flush().code(), StatusCode::Unavailable) << "12 blocks where 8 have room";
+}
+
 TEST_F(TierChoice, WhatIsSeenOnceIsNotWritten) {
   store->durable = true;
   KvCache cache = open_tiered(64, {.tier_writes = WritePolicy::SeenTwice});
@@ -299,6 +356,58 @@ TEST_F(TierChoice, WhatIsSeenOnceIsNotWritten) {
   EXPECT_EQ(cache.stats().stored_blocks, 6u);
   EXPECT_TRUE(cache.flush().ok());
   EXPECT_EQ(store->stats().stored_blocks, 8u) << "all that is cached";
+}
+
+TEST_F(TierChoice, WhatIsNextToGoIsWrittenBeforeItGoes) {
+  KvCache cache = open_tiered(64, {.tier_writes = WritePolicy::WhenEvicted});
+  const Tokens first = numbers(1, 40), low = numbers(501, 8);  // 10 blocks, and 2
+  run_and_store(cache, low, {.retention = {.priority = RetentionPriority::Low}});
+  run_and_store(cache, first);
+  for (TokenId i = 1; i < 5; ++i) run_and_store(cache, numbers(1000 * i, 40));
+  EXPECT_EQ(store->stats().stored_blocks, 0u) << "there is room";
+  run_and_store(cache, numbers(6000, 16));  // 8 blocks are free
+  EXPECT_EQ(store->stats().stored_blocks, 54u) << "all but what is not to be kept";
+  const std::uint64_t written = store->stats().written_blocks;
+  run_and_store(cache, first);  // now the last to go
+  EXPECT_EQ(store->stats().written_blocks, written) << "it is there";
+  push_out(cache);
+  const ExpectedPrompt expected = cache.expect(first, {});
+  finish(cache);
+  EXPECT_EQ(found(cache, first), first.size());
+}
+
+TEST_F(TierChoice, WhatATierGaveUpIsWrittenAgainWhenItIsNextToGo) {
+  store = std::make_shared<FaultyStore>(tier_bytes(40));
+  KvCache cache = open_tiered(64, {.tier_writes = WritePolicy::WhenEvicted});
+  const auto document = [](TokenId i) {
+    return numbers(1000 * i, 16);
+  };  // of 4 blocks: 16 in the cache, 10 in the tier
+  const auto load = [&](const Tokens& tokens) {
+    const ExpectedPrompt expected = cache.expect(tokens, {});
+    finish(cache);
+    return found(cache, tokens);
+  };
+  for (TokenId i = 1; i <= 20; ++i) run_and_store(cache, document(i));
+  ASSERT_EQ(found(cache, document(4)), 0u);
+  ASSERT_EQ(load(document(4)), 16u);
+  run_and_store(cache, document(4));
+  for (TokenId i = 21; i <= 36; ++i) run_and_store(cache, document(i));
+  ASSERT_EQ(found(cache, document(4)), 0u);
+  EXPECT_EQ(load(document(4)), 16u);
+}
+
+TEST_F(TierChoice, LookingAheadChangesNoOrder) {
+  const auto evicted_first = [&](WritePolicy policy) {
+    store = std::make_shared<FaultyStore>(tier_bytes(1000));
+    KvCache cache = open_tiered(16, {.tier_writes = policy});
+    for (TokenId i = 1; i <= 4; ++i) run_and_store(cache, numbers(100 * i, 16));
+    run_and_store(cache, numbers(200, 16));
+    run_and_store(cache, numbers(900, 12));
+    std::vector<std::size_t> left;
+    for (TokenId i = 1; i <= 4; ++i) left.push_back(found(cache, numbers(100 * i, 16)));
+    return left;
+  };
+  EXPECT_EQ(evicted_first(WritePolicy::WhenEvicted), evicted_first(WritePolicy::EveryBlock));
 }
 
 TEST_F(TierChoice, WhatComesFromATierIsNotOfferedToItAgain) {

@@ -38,7 +38,7 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.compute = static_cast<Compute>(9); }, "compute", "9", "fast, precise or turbo"},
       {[](EngineOptions& o) { o.cache.tier_deadline_ms = 0; }, "cache.tier_deadline_ms", "0", "at least 1"},
       {[](EngineOptions& o) { o.cache.tier_writes = static_cast<WritePolicy>(9); }, "cache.tier_writes", "9",
-       "every or twice"},
+       "every, twice or evicted"},
       {[](EngineOptions& o) {
          o.deterministic = true;
          o.cache.disk_dir = "kv";

@@ -39,6 +39,8 @@ class SimulatedTiers {
   bool has_snapshot() const { return snapshot_ != nullptr; }
   // The disk is the snapshot, or stays as it is where there is none.
   void restart();
+  // Whether the disk has what a failed sync left out: no later process can know.
+  bool has_given_up() const { return files_->has_given_up(); }
   // Changes bytes of a segment. False: there is none.
   bool damage();
 

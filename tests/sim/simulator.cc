@@ -419,6 +419,7 @@ void Simulator::invalidate() {
   check_end_of_call();
   demand_equal(forgotten, expected, "the blocks forgotten");
   if (!tiers_) return;
+  erasing_ = true;
   forget_flushed();
   for (std::size_t tier = 0; tier < tier_manager().tiers() && (dice < 2 || !prefix.empty()); ++tier) {
     demand(!tier_manager().worker(tier).is_readable(), "a tier is read before it has forgotten");

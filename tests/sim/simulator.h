@@ -174,6 +174,8 @@ class Simulator {
   std::uint64_t evicted_at_flush_ = 0;
   std::uint64_t matched_from_tiers_ = 0;
   bool breaker_is_open_ = false;
+  bool is_unsure_ = false;    // the disk lost, in a process before, what this one takes for safe
+  bool erasing_ = false;      // something was invalidated, and may not have left the disk
   bool was_damaged_ = false;  // the disk, at any time
   bool had_faults_ = false;
 };

@@ -30,6 +30,7 @@ void Simulator::begin_process() {
   KvCacheSeams seams{.key_function = key_function_, .now_ms = [this] { return model_.now_ms; }};
   if (tiers_) {
     options.tiers = tiers_->make_stores();
+    options.tier_writes = static_cast<WritePolicy>(below(3));
     options.tier_deadline_ms = static_cast<std::uint64_t>(1000 * SimulatedTiers::kDeadline_s);
     seams.tier_now_s = [this] { return tiers_->now_s; };
     seams.background_thread = false;
@@ -77,6 +78,7 @@ void Simulator::end_process() {
   cache_.reset();
   note_evictions();
   tiers_->restart();
+  is_unsure_ = tiers_->has_given_up();
   const bool damaged = one_in(8) && tiers_->damage();
   tally_.add(Seen::Damaged, damaged);
   const std::size_t model_number = one_in(4) ? below(kModels) : model_.model_number();
@@ -88,7 +90,7 @@ void Simulator::end_process() {
   was_damaged_ = was_damaged_ || damaged;
   counted_ = {};
   matched_from_tiers_ = 0;
-  breaker_is_open_ = false;
+  breaker_is_open_ = erasing_ = false;
   evicted_at_flush_ = 0;
   say("  the next one is of model " + std::to_string(model_number) + (damaged ? ", the disk is damaged" : ""));
   begin_process();
@@ -140,6 +142,7 @@ void Simulator::step_of_tiers() {
   const TierWorker& disk = tier_manager().worker(SimulatedTiers::kDisk);
   if (disk.counts().errors == 0 && tier_manager().worker(SimulatedTiers::kDisk).is_readable()) {
     model_.forget_for_good();
+    erasing_ = false;
   }
 }
 
@@ -153,12 +156,10 @@ bool Simulator::turn_worker(std::size_t tier) {
   } const meddling{*tiers_};
   tiers_->meanwhile = [this, began_s = tiers_->now_s] { meddle(began_s); };
   model_.begin_call(Call::Kind::Load);
-  const std::uint64_t erased_before = tiers_->disk().stats().erased_blocks;
   const bool worked = tier_manager().worker(tier).run_one();
   settle_load();
   // What cannot be read may be what is to be forgotten, and is.
-  const bool erased = tiers_->disk().stats().erased_blocks != erased_before;
-  if (erased && tiers_->has_faults()) flushed_[model_.model_number()].clear();
+  if (erasing_ && tiers_->has_faults()) flushed_[model_.model_number()].clear();
   const TierWorker::Health health = tier_manager().worker(SimulatedTiers::kDisk).health();
   const bool open = !health.reads || !health.writes;
   if (open != breaker_is_open_) tally_.add(open ? Seen::BreakerOpen : Seen::BreakerClosedAgain);
@@ -264,13 +265,15 @@ void Simulator::flush() {
   say("  flush(): " + flushed.to_string());
   tally_.add(flushed.ok() ? Seen::Flushed : Seen::FlushRefused);
   if (!flushed.ok()) return;
+  if (is_unsure_) return;
   model_.forget_for_good();
+  erasing_ = false;
   note_evictions();
-  // What no request has ended with yet counts as of Low priority, which is not kept; nor is what is behind it.
+  // What was loaded ahead of need counts as of Low priority, which is not kept; nor is what is behind it.
   std::set<Text> passing;
   for (const auto& [path, node] : model_.nodes) {  // a path before those behind it
     const Text parent = path.substr(0, path.size() - model_.shape.block_tokens);
-    const bool passes = node.blocks[0].priority == RetentionPriority::Low || passing.contains(parent);
+    const bool passes = node.blocks[0].may_be_low || passing.contains(parent);
     (passes ? passing : flushed_[model_.model_number()]).insert(path);
   }
 }

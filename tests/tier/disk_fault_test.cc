@@ -50,6 +50,28 @@ TEST_F(DiskFault, WhatIsUsedIsThereWheneverTheProcessIsKilled) {
   }
 }
 
+// Also after a process that died while it moved blocks into the segment kept free for that.
+TEST_F(DiskFault, TheCapacityHoldsWheneverTheProcessIsKilled) {
+  options.segment_bytes = 8 * kRecordBytes;
+  options.capacity_bytes = 40 * kRecordBytes;
+  auto store = open_on(files);
+  for (std::uint64_t i = 1; i <= 4; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
+  std::vector<std::shared_ptr<FaultyFileSystem>> remains;
+  files->set_faults(
+      {.before = [&](FileOperation, const std::string&) { remains.push_back(files->kill(remains.size())); }});
+  for (std::uint64_t path = 2; path <= 80; ++path) {
+    ASSERT_TRUE(write(*store, DiskBlock(path, 1)).ok());
+    ASSERT_EQ(leading(*store, 1, 4), 4u);
+  }
+  for (std::size_t i = 0; i < remains.size(); ++i) {
+    const auto after = open_on(remains[i]);
+    for (std::uint64_t path = 201; path <= 210; ++path) {
+      ASSERT_TRUE(write(*after, DiskBlock(path, 1)).ok());
+      ASSERT_LE(after->stats().stored_bytes, options.capacity_bytes) << "operation " << i << ", block " << path - 200;
+    }
+  }
+}
+
 TEST_F(DiskFault, AFullDiskCostsTheOldestBlocksAndNothingElse) {
   options.segment_bytes = 8 * kRecordBytes;
   auto store = open_on(files);
@@ -84,6 +106,9 @@ TEST_F(DiskFault, WhatASyncLostIsNotCalledSafeByTheNextOne) {
   EXPECT_EQ(store->flush().code(), StatusCode::Unavailable);
   files->set_faults({});
   EXPECT_EQ(read(*store, DiskBlock(2, 1)), StatusCode::NotFound);
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    EXPECT_EQ(read(*open_on(files->kill(seed)), DiskBlock(2, 1)), StatusCode::NotFound) << "nor by a later process";
+  }
   ASSERT_TRUE(write(*store, DiskBlock(3, 1)).ok());
   ASSERT_TRUE(store->flush().ok()) << "what is there now";
   EXPECT_EQ(read(*store, DiskBlock(1, 1)), StatusCode::Ok);
@@ -92,6 +117,118 @@ TEST_F(DiskFault, WhatASyncLostIsNotCalledSafeByTheNextOne) {
     EXPECT_EQ(read(*after, DiskBlock(1, 1)), StatusCode::Ok) << seed;
     EXPECT_EQ(read(*after, DiskBlock(3, 1)), StatusCode::Ok) << seed;
   }
+}
+
+// Or the index, which believes it, counts on what is not there.
+TEST_F(DiskFault, AFooterVouchesForWhatIsSafe) {
+  auto store = open_on(files);
+  for (std::uint64_t path = 1; path <= 40; ++path) ASSERT_TRUE(write(*store, DiskBlock(path, 1)).ok());
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    const auto after = open_on(files->crash(seed));
+    for (std::uint64_t path = 1; path <= 40; ++path) {
+      const StatusCode code = read(*after, DiskBlock(path, 1));
+      ASSERT_TRUE(code == StatusCode::Ok || code == StatusCode::NotFound) << path << ", seed " << seed;
+    }
+  }
+}
+
+// What was flushed by one process survives whatever the next one cannot sync, and writes again because of that.
+TEST_F(DiskFault, ABlockThatIsWrittenAgainKeepsWhatFollowsIt) {
+  {
+    const auto store = open_on(files);
+    for (std::uint64_t i = 1; i <= 2; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
+    ASSERT_TRUE(store->flush().ok());
+  }
+  auto store = open_on(files);
+  files->set_faults({.error_one_in = 1, .error_operations = {FileOperation::Sync}});
+  EXPECT_EQ(store->flush().code(), StatusCode::Unavailable);
+  files->set_faults({});
+  EXPECT_EQ(leading(*store, 1, 2), 0u);
+  ASSERT_TRUE(write(*store, DiskBlock(1, 1)).ok());
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    const auto after = open_on(files->crash(seed));
+    EXPECT_EQ(read(*after, DiskBlock(1, 1)), StatusCode::Ok) << seed;
+    EXPECT_EQ(read(*after, DiskBlock(1, 2)), StatusCode::Ok) << seed;
+  }
+}
+
+// A file that cannot be removed has its blocks still: an erasure must name them.
+TEST_F(DiskFault, WhatCouldNotBeGivenBackIsErased) {
+  for (const FileOperation failing : {FileOperation::Remove, FileOperation::SyncDirectory}) {
+    files = std::make_shared<FaultyFileSystem>();
+    auto store = open_on(files);
+    ASSERT_TRUE(write(*store, DiskBlock(1, 1)).ok());
+    ASSERT_TRUE(store->flush().ok());
+    files->set_faults({.error_one_in = 1, .error_operations = {failing}});
+    Status refused;
+    for (std::uint64_t path = 2; refused.ok() && path <= 200; ++path) refused = write(*store, DiskBlock(path, 1));
+    EXPECT_EQ(refused.code(), StatusCode::Unavailable);
+    EXPECT_EQ(leading(*store, 1, 1), failing == FileOperation::Remove ? 1u : 0u);
+    files->set_faults({.error_one_in = 1, .error_operations = {FileOperation::Remove, FileOperation::SyncDirectory}});
+    static_cast<void>(store->erase(DiskBlock::key_of(1, 0), DiskBlock(1, 1).tokens));
+    files->set_faults({});
+    ASSERT_TRUE(store->erase(DiskBlock::key_of(1, 0), DiskBlock(1, 1).tokens).ok());
+    for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+      EXPECT_EQ(read(*open_on(files->crash(seed)), DiskBlock(1, 1)), StatusCode::NotFound) << seed;
+    }
+  }
+}
+
+// But not where an erasure that failed may be in a file: it would take the new one too, and must take what followed.
+TEST_F(DiskFault, WhatIsWrittenAgainAfterAFailedErasureIsNew) {
+  auto store = open_on(files);
+  for (std::uint64_t i = 1; i <= 2; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
+  ASSERT_TRUE(store->flush().ok());
+  files->set_faults({.error_one_in = 1, .error_operations = {FileOperation::Sync}});
+  EXPECT_FALSE(store->erase(DiskBlock::key_of(1, 0), DiskBlock(1, 1).tokens).ok());
+  files->set_faults({});
+  ASSERT_TRUE(write(*store, DiskBlock(1, 1, 7)).ok());
+  EXPECT_EQ(leading(*store, 1, 2), 1u);
+  ASSERT_TRUE(store->flush().ok());
+  store = open_on(files->kill(1));
+  EXPECT_EQ(read(*store, DiskBlock(1, 1, 7)), StatusCode::Ok);
+  EXPECT_EQ(read(*store, DiskBlock(1, 2)), StatusCode::NotFound);
+}
+
+// A writer goes on behind a damaged record that nobody has read. Without a footer, what it wrote must still be found:
+// that others are to be forgotten, too.
+TEST_F(DiskFault, WhatIsBehindADamagedRecordCounts) {
+  const std::string path = disk::segment_path(options.directory, 1);
+  for (const std::size_t at : {std::size_t{8}, sizeof(disk::RecordHeader) + 3, disk::kPage + 5}) {
+    files = std::make_shared<FaultyFileSystem>();
+    {
+      const auto store = open_on(files);
+      for (std::uint64_t i = 1; i <= 3; ++i) ASSERT_TRUE(write(*store, DiskBlock(i, 1)).ok());
+    }
+    std::vector<std::byte> damaged = files->contents(path);
+    damaged[disk::kPage + kRecordBytes + at] ^= std::byte{4};  // the second record
+    files->set_contents(path, damaged);
+    const auto store = open_on(files);
+    ASSERT_TRUE(store->erase(DiskBlock::key_of(1, 0), DiskBlock(1, 1).tokens).ok());
+    ASSERT_TRUE(write(*store, DiskBlock(4, 1)).ok());
+    ASSERT_TRUE(store->flush().ok());
+    const auto after = open_on(files->crash(1));
+    EXPECT_EQ(read(*after, DiskBlock(1, 1)), StatusCode::NotFound) << at;
+    EXPECT_EQ(read(*after, DiskBlock(2, 1)), StatusCode::NotFound) << at;
+    EXPECT_EQ(read(*after, DiskBlock(3, 1)), StatusCode::Ok) << at;
+    EXPECT_EQ(read(*after, DiskBlock(4, 1)), StatusCode::Ok) << at;
+  }
+}
+
+// Blocks that could not be moved out of the oldest segment are in it still.
+TEST_F(DiskFault, WhatCouldNotBeMovedIsWhereItWas) {
+  auto store = open_on(files);
+  for (std::uint64_t i = 1; i <= 4; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());
+  ASSERT_TRUE(store->flush().ok());
+  files->set_faults({.error_one_in = 1, .error_operations = {FileOperation::Sync}});
+  Status refused;
+  for (std::uint64_t path = 2; refused.ok() && path <= 200; ++path) {
+    ASSERT_EQ(leading(*store, 1, 4), 4u) << path;
+    refused = write(*store, DiskBlock(path, 1));
+  }
+  EXPECT_EQ(refused.code(), StatusCode::Unavailable);
+  EXPECT_EQ(leading(*store, 1, 4), 4u);
+  for (std::uint64_t i = 1; i <= 4; ++i) EXPECT_EQ(read(*store, DiskBlock(1, i)), StatusCode::Ok);
 }
 
 // All of a block may be in its file though its write failed. An erasure reaches that one, and no other.

@@ -245,6 +245,11 @@ std::shared_ptr<FaultyFileSystem> FaultyFileSystem::kill(std::uint64_t seed) con
   return found;
 }
 
+bool FaultyFileSystem::has_given_up() const {
+  const std::lock_guard lock(disk_->mutex);
+  return std::ranges::any_of(disk_->nodes, [](const auto& entry) { return entry.second->file.has_given_up(); });
+}
+
 std::vector<std::byte> FaultyFileSystem::contents(const std::string& path) const {
   const std::lock_guard lock(disk_->mutex);
   const auto node = disk_->find(normal_path(path));

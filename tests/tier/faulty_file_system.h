@@ -69,6 +69,9 @@ class FaultyFileSystem final : public FileSystem {
   // had died within it. What was not synced is not safe from a later crash().
   std::shared_ptr<FaultyFileSystem> kill(std::uint64_t seed) const;
 
+  // Whether there is something that a sync left out which failed: it goes with the power, whatever later syncs say.
+  bool has_given_up() const;
+
   // Past all faults: what is in a file, empty where there is none; and to put it there, created and synced.
   std::vector<std::byte> contents(const std::string& path) const;
   void set_contents(const std::string& path, std::span<const std::byte> bytes);

@@ -65,7 +65,12 @@ void SimulatedFile::sync() {
 }
 
 void SimulatedFile::fail_sync() {
+  overwritten_.clear();
   for (auto& [index, unsynced] : unsynced_) unsynced.given_up = true;
+}
+
+bool SimulatedFile::has_given_up() const {
+  return std::ranges::any_of(unsynced_, [](const auto& entry) { return entry.second.given_up; });
 }
 
 SimulatedFile SimulatedFile::after_crash(std::mt19937_64& random) const {

@@ -28,6 +28,8 @@ class SimulatedFile {
   void truncate(std::uint64_t size);
   void sync();
   void fail_sync();
+  // Whether a sync that failed left something out that was not written anew.
+  bool has_given_up() const;
 
   // As after the loss of power.
   SimulatedFile after_crash(std::mt19937_64& random) const;
