@@ -39,7 +39,7 @@ MUTANTS = [
     ("equals give way", SCHEDULER, "running->request.priority < waiting.request.priority &&",
      "running->request.priority <= waiting.request.priority &&", HISTORIES),
     ("arrivals pass those of their tenant that are held", SCHEDULER,
-     "return other->held_by_quota && other->request.cache_salt", "return false && other->request.cache_salt", HISTORIES),
+     "return other->held_by_quota && other->request.cache_salt", "return false && other->request.cache_salt", CASES),
     ("a quota holds for ever", SCHEDULER,
      "for (const auto& sequence : waiting_) sequence->held_by_quota = false;", "", HISTORIES),
     ("others pass without bound", SCHEDULER, "if (first.given_room || first.overtaken >= kMostOvertaken) return place;", "", CASES),

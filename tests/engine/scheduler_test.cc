@@ -320,7 +320,8 @@ struct TenantsHarness {
       : cache(KvCache::open({.capacity_bytes = 100 * FakeModel::layout().block_bytes(),
                              .tenant_quota_bytes = quota_blocks * FakeModel::layout().block_bytes()},
                             FakeModel::layout(), {})
-                  .value()) {}
+                  .value()),
+        scheduler({.max_sequences = 16, .max_tokens = 1024, .max_logit_rows = 32}, cache) {}
 
   Sequence* enqueue(const std::string& tenant, std::size_t blocks, int priority = 0) {
     Request request{.priority = priority, .max_tokens = 4, .cache_salt = tenant};
@@ -339,7 +340,7 @@ struct TenantsHarness {
   }
 
   KvCache cache;
-  Scheduler scheduler{{.max_sequences = 16, .max_tokens = 1024, .max_logit_rows = 32}, cache};
+  Scheduler scheduler;
   int prompts = 0;
 };
 
@@ -388,6 +389,21 @@ TEST(Scheduler, WhoIsAtItsQuotaDoesNotKeepOthersFromPreempting) {
   for (int i = 0; i < 4; ++i) tenants.step();
   EXPECT_EQ(low->response.preemptions, 1u);
   EXPECT_GT(next->lease.committed_tokens(), 0u);
+}
+
+TEST(Scheduler, WhoComesBehindItsTenantsHeldOneTakesNobodysPlace) {
+  TenantsHarness tenants(90);
+  tenants.enqueue("a", 50, 1);
+  const Sequence* low = tenants.enqueue("b", 45);
+  for (int i = 0; i < 3; ++i) tenants.step();
+  ASSERT_EQ(tenants.scheduler.running(), 2u);
+  const Sequence* large = tenants.enqueue("a", 45, 1);
+  for (int i = 0; i < 3; ++i) tenants.step();
+  ASSERT_TRUE(large->held_by_quota);
+  tenants.enqueue("a", 10, 1);
+  tenants.step();
+  EXPECT_EQ(low->response.preemptions, 0u) << "the small one would fit, in the other tenant's place";
+  EXPECT_EQ(tenants.scheduler.waiting(), 2u);
 }
 
 TEST(Scheduler, OnlyWhoIsAdmittedHasOvertaken) {
