@@ -170,8 +170,8 @@ class Run(ProgramTest):
 
     def test_fields_agree_with_each_other(self):
         answer = self.run_text("--repeat", "2")
-        self.assertEqual(list(answer), ["text", "ids", "tokens_in", "tokens_reused", "reused_by_tier", "tokens_out", "finish_reason",
-                                        "ttft_ms", "total_ms", "stats"])
+        self.assertEqual(list(answer), ["text", "ids", "tokens_in", "tokens_reused", "reused_by_tier", "tokens_out",
+                                        "tokens_drafted", "tokens_accepted", "finish_reason", "ttft_ms", "total_ms", "stats"])
         self.assertEqual(len(answer["ids"]), answer["tokens_out"])
         self.assertEqual((answer["tokens_out"], answer["finish_reason"]), (12, "length"))
         self.assertGreater(answer["tokens_in"], 20)

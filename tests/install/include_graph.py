@@ -49,7 +49,7 @@ LIBRARIES = {
 }
 
 # Headers of the C library and the operating system; not for the public headers.
-SYSTEM = {"cpuid.h", "dirent.h", "fcntl.h", "immintrin.h", "poll.h", "pthread.h", "sched.h", "signal.h", "spawn.h", "unistd.h"}
+SYSTEM = {"cpuid.h", "dirent.h", "fcntl.h", "immintrin.h", "malloc.h", "poll.h", "pthread.h", "sched.h", "signal.h", "spawn.h", "unistd.h"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
 FOREIGN = re.compile(r"\b(?:fmt|spdlog|at|c10|torch|hwy|nlohmann|toml|CLI|testing)::|\b(?:XXH|PCRE2_|cuda)[A-Za-z0-9_]+")
