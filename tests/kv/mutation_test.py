@@ -1,6 +1,6 @@
 """Plants bugs in the KV core and demands that its tests see every one.
 
-    mutation_test.py --source DIR --work DIR --compile "COMPILER FLAGS" --link COMPILER --libraries "FILES" \\
+    mutation_test.py [--part core|tiers] --source DIR --work DIR --compile "COMPILER FLAGS" --link COMPILER --libraries "FILES" \\
                      --objects PROGRAM="FILES" [--objects ...] --again COMMAND
 
 Each mutant replaces one piece of one file of src/kv, or of src/tier. The mutated file alone is compiled, without assertions, and linked before the
@@ -244,6 +244,11 @@ LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10, TIERS: 60, DISK: 60}  # some mu
 FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*"}  # without what takes long
 
 
+def is_of_tiers(mutant):
+    _, file, _, _, programs = mutant
+    return "/" in file or file.startswith("tier") or programs in (TIERS, DISK)
+
+
 def run(program, executable):
     """Whether the mutant was seen, and how."""
     try:
@@ -298,10 +303,13 @@ def main(all_mutants):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in ("source", "work", "compile", "link", "libraries"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--part", default="all", choices=("all", "core", "tiers"))
     parser.add_argument("--objects", required=True, action="append", help="PROGRAM=FILES")
     parser.add_argument("--again", required=True, help="the command that runs this test")
     arguments = parser.parse_args()
-    mutants = [mutant for mutant in all_mutants if os.environ.get("TIERCEL_MUTANTS", "") in mutant[0]]
+    words = os.environ.get("TIERCEL_MUTANTS", "")
+    mutants = [mutant for mutant in all_mutants if words in mutant[0] and
+               arguments.part in ("all", "tiers" if is_of_tiers(mutant) else "core")]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(lambda item: outcome_of(*item, arguments), enumerate(mutants)))
     survivors = [what for (what, *_), (seen, *_) in zip(mutants, outcomes) if not seen]
