@@ -39,7 +39,7 @@ class StepProfile {
   // From now on time belongs to `part`; returns what it belonged to. `bound_s` is the least that the machine allows for
   // the work that begins.
   StepPart enter(StepPart part, double bound_s = 0);
-  // After a step: what is written until now can be read.
+  // What is written until now can be read: before an answer is given, and after a step.
   void publish();
   std::vector<PartTime> parts() const;
 

@@ -168,6 +168,7 @@ void StepLoop::end(std::unique_ptr<Sequence> sequence, Status status) {
                           : status.code() == StatusCode::DeadlineExceeded ? Outcome::TimedOut
                                                                           : Outcome::Failed;
   stats_.on_ended(sequence->endpoint, outcome, was_running, response.total_ms);
+  if (profile_) profile_->publish();  // whoever has the answer finds in it what the answer took
   if (status.ok()) {
     sequence->promise->set(std::move(response));
   } else {
