@@ -22,6 +22,7 @@
 #include "gguf/dequantize.h"
 #include "kernels/group_linear.h"
 #include "kernels/paged_attention.h"
+#include "kernels/product_peak.h"
 
 namespace tiercel {
 namespace {
@@ -77,15 +78,11 @@ struct Layers {
   std::vector<kernels::GroupWeights> layers;
 };
 
-enum class Rows { F32, Bf16, Int8 };
-
-bool supported(Rows kind) {
-  return kind == Rows::F32 || (kind == Rows::Bf16 ? kernels::has_bf16_products() : kernels::has_int8_products());
-}
+using kernels::Products;
 
 // Rows of x, rounded as a kernel takes them.
 struct RoundedInput {
-  RoundedInput(Rows as, std::size_t count, std::size_t columns)
+  RoundedInput(Products as, std::size_t count, std::size_t columns)
       : kind(as),
         rows(count),
         x(normals(rows * columns)),
@@ -95,23 +92,24 @@ struct RoundedInput {
         sums(rows * columns / 32),
         offsets(rows * columns / 32) {
     const std::size_t panels = kernels::panels_of(rows);
-    if (kind == Rows::Bf16) kernels::round_rows(x.get(), rows, columns, 0, panels, values.get(), sums.get());
-    if (kind == Rows::Int8) {
+    if (kind == Products::Bf16) kernels::round_rows(x.get(), rows, columns, 0, panels, values.get(), sums.get());
+    if (kind == Products::Int8) {
       kernels::quantise_rows(x.get(), rows, columns, 0, panels, bytes.get(), scales.get(), sums.get(), offsets.get());
     }
   }
 
   void multiply(const kernels::GroupWeights& w, float* y, std::size_t begin, std::size_t end) const {
     switch (kind) {
-      case Rows::F32: return kernels::group_linear(w, x.get(), w.columns, rows, y, w.outputs, begin, end);
-      case Rows::Bf16: return kernels::group_linear_bf16(w, {values.get(), sums.get()}, rows, y, w.outputs, begin, end);
-      case Rows::Int8:
+      case Products::F32: return kernels::group_linear(w, x.get(), w.columns, rows, y, w.outputs, begin, end);
+      case Products::Bf16:
+        return kernels::group_linear_bf16(w, {values.get(), sums.get()}, rows, y, w.outputs, begin, end);
+      case Products::Int8:
         return kernels::group_linear_int8(w, {bytes.get(), scales.get(), sums.get(), offsets.get()}, rows, y, w.outputs,
                                           begin, end);
     }
   }
 
-  const Rows kind;
+  const Products kind;
   const std::size_t rows;
   const Buffer<float> x;
   const Buffer<std::uint16_t> values;
@@ -120,10 +118,10 @@ struct RoundedInput {
   const Buffer<std::int32_t> offsets;
 };
 
-void linear(benchmark::State& state, TensorType type, Rows kind) {
+void linear(benchmark::State& state, TensorType type, Products kind) {
   const auto rows = static_cast<std::size_t>(state.range(0)), outputs = static_cast<std::size_t>(state.range(1)),
              columns = static_cast<std::size_t>(state.range(2));
-  if (!supported(kind)) return state.SkipWithError("not on this processor");
+  if (!kernels::has_products(kind)) return state.SkipWithError("not on this processor");
   const Layers weights(type, outputs, columns);
   const RoundedInput x(kind, rows, columns);
   Buffer<float> y(rows * outputs);
@@ -209,9 +207,9 @@ void read_memory(benchmark::State& state) {
 }
 
 // Weights of one tile that stay in the nearest cache, by as many rows as a tile takes: what the kernel could reach.
-void peak(benchmark::State& state, Rows kind) {
+void peak(benchmark::State& state, Products kind) {
   constexpr std::size_t kColumns = 128, kOutputs = 16, kRows = 12;
-  if (!supported(kind)) return state.SkipWithError("not on this processor");
+  if (!kernels::has_products(kind)) return state.SkipWithError("not on this processor");
   const Layers weights(TensorType::Q4_1, kOutputs, kColumns, 1);
   const RoundedInput x(kind, kRows, kColumns);
   constexpr std::size_t kTimes = 20'000;
@@ -230,9 +228,9 @@ void peak(benchmark::State& state, Rows kind) {
 }
 
 BENCHMARK(read_memory)->Name("peak/read")->UseRealTime();
-BENCHMARK_CAPTURE(peak, f32, Rows::F32)->Name("peak/near/f32")->UseRealTime();
-BENCHMARK_CAPTURE(peak, bf16, Rows::Bf16)->Name("peak/near/bf16")->UseRealTime();
-BENCHMARK_CAPTURE(peak, int8, Rows::Int8)->Name("peak/near/int8")->UseRealTime();
+BENCHMARK_CAPTURE(peak, f32, Products::F32)->Name("peak/near/f32")->UseRealTime();
+BENCHMARK_CAPTURE(peak, bf16, Products::Bf16)->Name("peak/near/bf16")->UseRealTime();
+BENCHMARK_CAPTURE(peak, int8, Products::Int8)->Name("peak/near/int8")->UseRealTime();
 
 void linear_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t rows : {1, 2, 4, 8, 16, 32, 64, 256, 1024}) bench->Args({rows, 3072, 576});
@@ -244,11 +242,11 @@ void head_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t rows : {1, 8, 32}) bench->Args({rows, 49152, 576});
   bench->UseRealTime();
 }
-BENCHMARK_CAPTURE(linear, int8_Q4, TensorType::Q4_1, Rows::Int8)->Name("linear/int8/Q4")->Apply(linear_shapes);
-BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, Rows::Bf16)->Name("linear/bf16/Q4")->Apply(linear_shapes);
-BENCHMARK_CAPTURE(linear, f32_Q4, TensorType::Q4_1, Rows::F32)->Name("linear/f32/Q4")->Apply(linear_shapes);
-BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Rows::Int8)->Name("linear/int8/Q8")->Apply(head_shapes);
-BENCHMARK_CAPTURE(linear, bf16_Q8, TensorType::Q8_0, Rows::Bf16)->Name("linear/bf16/Q8")->Apply(head_shapes);
+BENCHMARK_CAPTURE(linear, int8_Q4, TensorType::Q4_1, Products::Int8)->Name("linear/int8/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, Products::Bf16)->Name("linear/bf16/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, f32_Q4, TensorType::Q4_1, Products::F32)->Name("linear/f32/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Products::Int8)->Name("linear/int8/Q8")->Apply(head_shapes);
+BENCHMARK_CAPTURE(linear, bf16_Q8, TensorType::Q8_0, Products::Bf16)->Name("linear/bf16/Q8")->Apply(head_shapes);
 
 void attention_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t context : {100, 2000, 8000}) bench->Args({1, context, 9, 3, 64});

@@ -19,7 +19,7 @@ class TierStore;  // tiercel/tier_store.h
 enum class Compute : std::uint8_t {
   Fast,  // bf16 activations and KV, int8 activations in some layers: mean |log-prob deviation| under 0.03 from float32
   Precise,  // float32 activations and KV: agrees with a float32 reference; for checking, about 4 times slower
-  Turbo,    // int8 activations, each 32 with a scale of their own, as llama.cpp has them: about 0.06. As Fast where the
+  Turbo,    // int8 activations, each 32 with a scale of their own, as llama.cpp has them: about 0.05. As Fast where the
             // processor has no AVX512-VNNI
 };
 

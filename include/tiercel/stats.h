@@ -175,7 +175,7 @@ struct EngineInfo {
   std::string cpu = {};   // name as the processor gives it
   std::string simd = {};  // instruction set that the kernels dispatch to
   double load_ms = 0;
-  // Linear layer -> "1-12 rows q4_1 in place, 13+ rows bf16": what the measurement at load chose.
+  // Linear layer -> "Q4_1 groups by int8", or what the measurement at load chose.
   std::vector<std::pair<std::string, std::string>> linear_kernels = {};
 };
 

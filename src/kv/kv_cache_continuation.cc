@@ -31,10 +31,10 @@ std::size_t KvCacheState::continuation(const LeaseState& lease, std::span<const 
     // The children that came last are the first.
     std::size_t left = PrefixIndex::kMostCompared;
     BlockId child = index_.first_child(node);
-    while (child != kNoBlock && (left == 0 || is_expired(child, now) || !fits(index_.tokens(child)))) {
-      child = left == 0 ? kNoBlock : index_.next_sibling(child);
-      left -= left == 0 ? 0 : 1;
+    for (; child != kNoBlock && left > 0 && (is_expired(child, now) || !fits(index_.tokens(child))); --left) {
+      child = index_.next_sibling(child);
     }
+    if (left == 0) child = kNoBlock;
     std::span<const TokenId> tokens;
     if (child != kNoBlock) {
       tokens = index_.tokens(child);

@@ -374,7 +374,7 @@ double LlamaModel::attention_bound_s() const {
     const double keys =
         static_cast<double>(task.tokens) * (static_cast<double>(before) + static_cast<double>(task.tokens + 1) / 2);
     multiplications += 2 * keys * static_cast<double>(config_.group() * layout_.head_dim);
-    // A sequence's KV is read for its first task; those after it find it near.
+    // A sequence's KV is read once, as much as its last task sees; the other tasks find it near.
     if (task.first_token + task.tokens == task.chunk->tokens.size()) {
       bytes += static_cast<double>((before + task.tokens) * layout_.token_bytes()) /
                static_cast<double>(layout_.layers * layout_.kv_heads);

@@ -19,12 +19,9 @@ class MachineSpeed {
     return std::max(multiplications / products_s_[static_cast<std::size_t>(products)], bytes / read_bytes_s_);
   }
   double least_s(double bytes) const { return bytes / read_bytes_s_; }
-  // A second.
-  double products_s(kernels::Products products) const { return products_s_[static_cast<std::size_t>(products)]; }
-  double read_bytes_s() const { return read_bytes_s_; }
 
  private:
-  std::array<double, 3> products_s_ = {};  // infinite where the processor has them not
+  std::array<double, 3> products_s_ = {};  // a second; infinite where the processor has them not
   double read_bytes_s_ = 0;
 };
 
