@@ -209,7 +209,8 @@ double TierManager::seconds_to_split(const TierLoad& load, std::size_t part, std
 bool TierManager::load_from_back(const std::shared_ptr<TierLoad>& load, std::size_t computed_blocks) try {
   if (!load || !load->splits || load->ended) return false;
   const TierLoad::Part& part = load->parts[std::min(load->part.load(), load->parts.size() - 1)];
-  if (part.end_block <= computed_blocks) return false;
+  // What it goes on from may have been evicted: of blocks before its first it has no keys.
+  if (part.end_block <= computed_blocks || computed_blocks < load->first_block) return false;
   TierLoad::Tail& tail = load->tail;
   tail.end = part.end_block;
   tail.tier = part.tier;

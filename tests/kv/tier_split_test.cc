@@ -127,6 +127,33 @@ TEST_F(TierSplit, TakesLessThanLoadingAndThanComputing) {
   }
 }
 
+// The cache had the beginning when the load was planned, and has it no more when the prompt is admitted.
+TEST_F(TierSplit, WhatItGoesOnFromWasEvicted) {
+  const Tokens tokens = numbers(1, 40 * kBlockTokens);
+  store = std::make_shared<FaultyStore>(tier_bytes(1000));
+  KvCache cache = open_tiered(128, {.tier_deadline_ms = 100'000});
+  store_and_measure(cache, tokens, kComputeBlock_s);
+  run_and_store(cache, Tokens(tokens.begin(), tokens.begin() + 8 * kBlockTokens));
+  const AdmitOptions options{.max_tokens = tokens.size(), .splits = true};
+  ExpectedPrompt expected = cache.expect(tokens, options);
+  while (expected.in_flight()) {
+    if (!tiers(cache).run_one()) now_s += 0.001;
+  }
+  push_out(cache);
+  Runner runner{.cache = cache, .tokens = tokens, .now_s = now_s, .lease = {}};
+  runner.lease = cache.admit(tokens, options, &expected).value();
+  ASSERT_EQ(runner.lease.matched_tokens(), 0u);
+  runner.done_s = now_s;
+  run_both(cache, runner, kComputeBlock_s);
+  EXPECT_EQ(runner.computed_tokens, tokens.size());
+  EXPECT_EQ(runner.lease.matched_tokens(), 0u);
+  expect_bytes(cache, runner.lease, tokens);
+  runner.lease = Lease();
+  expected = ExpectedPrompt();
+  finish(cache);
+  expect_all_returned(cache);
+}
+
 TEST_F(TierSplit, FarFromEachOtherOneIsEnough) {
   const Tokens tokens = numbers(1, 40 * kBlockTokens);
   for (const double read_block_s : {0.001, 3.0}) {
