@@ -20,8 +20,8 @@
 
 #include "base/thread_team.h"
 #include "gguf/dequantize.h"
+#include "kernels/attention_plan.h"
 #include "kernels/group_linear.h"
-#include "kernels/paged_attention.h"
 #include "kernels/product_peak.h"
 
 namespace tiercel {
@@ -157,31 +157,25 @@ void attention(benchmark::State& state, DType dtype, bool bf16) {
   for (std::size_t i = 0; i < blocks; ++i) table[i] = static_cast<BlockId>(i);
   const auto q = normals(tokens * heads * dim);
   Buffer<float> out(tokens * heads * dim);
-  constexpr std::size_t kTile = 64;
-  const std::size_t floats = std::max(kernels::attention_scratch_floats(layout, kTile, group),
-                                      kernels::bf16_attention_scratch_floats(layout, kTile, group));
-  Buffer<float> scratch(team().threads() * floats);
-  const std::size_t tiles = (tokens + kTile - 1) / kTile;
+  kernels::AttentionPlan plan(bf16 ? kernels::kBf16Attention : kernels::kAttention, layout, group, team().threads());
+  Buffer<float> workspace(plan.workspace_floats());
+  plan.set_workspace(workspace.get());
+  plan.add({.kv = {arena.get(), layout},
+            .block_table = table.data(),
+            .first_position = context,
+            .tokens = tokens,
+            .group = group,
+            .q = q.get(),
+            .q_stride = heads * dim,
+            .out = out.get(),
+            .out_stride = heads * dim,
+            .scale = 0.125f,
+            .style = tokens > 1 ? kernels::AttentionStyle::Prefill : kernels::AttentionStyle::Decode});
+  plan.finish();
   std::size_t layer = 0;
   for (auto _ : state) {
     layer = (layer + 1) % layout.layers;
-    team().run(tiles * kv_heads, [&](std::size_t i, std::size_t thread) {
-      const std::size_t first = (tiles - 1 - i / kv_heads) * kTile;
-      (bf16 ? kernels::paged_attention_bf16 : kernels::paged_attention)(
-          {.kv = {arena.get(), layout, layer},
-           .block_table = table.data(),
-           .first_position = context + first,
-           .tokens = std::min(kTile, tokens - first),
-           .kv_head = i % kv_heads,
-           .group = group,
-           .q = q.get() + first * heads * dim,
-           .q_stride = heads * dim,
-           .out = out.get() + first * heads * dim,
-           .out_stride = heads * dim,
-           .scale = 0.125f,
-           .style = tokens > 1 ? kernels::AttentionStyle::Prefill : kernels::AttentionStyle::Decode},
-          scratch.get() + thread * floats);
-    });
+    plan.run(team(), layer);
     benchmark::DoNotOptimize(out.get());
   }
   const double seen =

@@ -1,7 +1,10 @@
 #include "kernels/paged_attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
+
+#include "kernels/attention_state.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/paged_attention.cc"
@@ -14,41 +17,42 @@
 #define TIERCEL_PAGED_ATTENTION_SHARED
 namespace tiercel::kernels {
 
-// Scratch of one call. A row is one query head of one query token; its state is kept across spans. A span is the tokens
-// between two updates of that state: one or several whole blocks, the same for every call, so that results do not
+// Scratch of one call. A row is one query head of one query token. A span is the tokens between two updates of its
+// state: one or several whole blocks, and a section so many spans, the same for every call, so that results do not
 // depend on how queries are cut into calls.
 struct AttentionScratch {
   static constexpr std::size_t kSpanTokens = 128;
+  static constexpr std::size_t kSectionTokens = 512;
   static constexpr std::size_t round_up(std::size_t n) { return (n + 15) / 16 * 16; }
+  static std::size_t span_of(const KvLayout& layout) {
+    return std::max<std::size_t>(1, kSpanTokens / layout.block_tokens) * layout.block_tokens;
+  }
+  static std::size_t section_of(const KvLayout& layout) {
+    return std::max<std::size_t>(1, kSectionTokens / span_of(layout)) * span_of(layout);
+  }
 
   AttentionScratch(float* base, const KvLayout& layout, std::size_t row_count)
       : rows(row_count),
-        span_tokens(std::max<std::size_t>(1, kSpanTokens / layout.block_tokens) * layout.block_tokens),
+        span_tokens(span_of(layout)),
         padded_tokens(round_up(span_tokens)),
         padded_dim(round_up(layout.head_dim)) {
     const auto take = [&](std::size_t floats) { return std::exchange(base, base + round_up(floats)); };
     keys = take(padded_tokens * padded_dim);
     values = take(padded_tokens * padded_dim);
     queries = take(rows * padded_dim);
-    sums = take(rows * padded_dim);
     scores = take(rows * padded_tokens);
-    maxima = take(rows);
-    weights = take(rows);
+    for (float*& state : states) state = take(AttentionState::floats(rows, padded_dim));
     end = base;
   }
 
   std::size_t rows, span_tokens, padded_tokens, padded_dim;
-  float* keys;     // Decode: [token][dim]; Prefill: [dim][token]
-  float* values;   // [token][dim]
-  float* queries;  // [row][dim], scaled, zero beyond head_dim
-  float* sums;     // [row][dim]: sum of softmax weight times value so far
-  float* scores;   // [row][token] of the current span
-  float* maxima;   // [row]: largest score so far
-  float* weights;  // [row]: sum of softmax weights so far
+  float* keys;       // Decode: [token][dim]; Prefill: [dim][token]
+  float* values;     // [token][dim]
+  float* queries;    // [row][dim], scaled, zero beyond head_dim
+  float* scores;     // [row][token] of the current span
+  float* states[2];  // AttentionState: of the sections so far, and of the next
   float* end;
 };
-
-constexpr float kMasked = -1e30f;  // a score that exp() turns into 0, and no NaN when two are subtracted
 
 }  // namespace tiercel::kernels
 #endif
@@ -167,11 +171,12 @@ HWY_INLINE void ScoresOfRows(const AttentionScratch& s, std::size_t row, std::si
 
 // Turns the row's scores into softmax weights relative to its running maximum, and rescales what was summed so far.
 // Tokens at and after `visible` get weight 0.
-HWY_INLINE void SoftmaxRow(const AttentionScratch& s, std::size_t row, std::size_t tokens, std::size_t visible) {
+HWY_INLINE void SoftmaxRow(const AttentionScratch& s, const AttentionState& state, std::size_t row, std::size_t tokens,
+                           std::size_t visible) {
   float* scores = s.scores + row * s.padded_tokens;
   const std::size_t padded = (tokens + kLanes - 1) / kLanes * kLanes;
   for (std::size_t t = visible; t < padded; ++t) scores[t] = kMasked;
-  auto largest = hn::Set(DF(), s.maxima[row]);
+  auto largest = hn::Set(DF(), state.maxima[row]);
   for (std::size_t t = 0; t < padded; t += kLanes) largest = hn::Max(largest, hn::Load(DF(), scores + t));
   const float maximum = hn::GetLane(hn::MaxOfLanes(DF(), largest));
   const auto maxima = hn::Set(DF(), maximum);
@@ -182,27 +187,27 @@ HWY_INLINE void SoftmaxRow(const AttentionScratch& s, std::size_t row, std::size
     total = hn::Add(total, weight);
   }
   const float sum = hn::GetLane(hn::SumOfLanes(DF(), total));
-  if (maximum > s.maxima[row]) {
-    const float keep = hn::GetLane(hn::Exp(DF(), hn::Set(DF(), s.maxima[row] - maximum)));
-    s.weights[row] *= keep;
-    float* sums = s.sums + row * s.padded_dim;
+  if (maximum > state.maxima[row]) {
+    const float keep = hn::GetLane(hn::Exp(DF(), hn::Set(DF(), state.maxima[row] - maximum)));
+    state.totals[row] *= keep;
+    float* sums = state.sums + row * s.padded_dim;
     for (std::size_t i = 0; i < s.padded_dim; i += kLanes) {
       hn::Store(hn::Mul(hn::Load(DF(), sums + i), hn::Set(DF(), keep)), DF(), sums + i);
     }
-    s.maxima[row] = maximum;
+    state.maxima[row] = maximum;
   }
-  s.weights[row] += sum;
+  state.totals[row] += sum;
 }
 
 // sums[row] += sum over t of weight[row][first + t] * value[t], kVectors vectors of head_dim at a time, token after
 // token.
 template <int kRows, int kVectors, class LoadValue>
-HWY_INLINE void AccumulateStrip(const AttentionScratch& s, std::size_t row, std::size_t column, std::size_t first,
-                                std::size_t tokens, const LoadValue& load) {
+HWY_INLINE void AccumulateStrip(const AttentionScratch& s, const AttentionState& state, std::size_t row,
+                                std::size_t column, std::size_t first, std::size_t tokens, const LoadValue& load) {
   VF sums[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v)
-      sums[r][v] = hn::Load(DF(), s.sums + (row + r) * s.padded_dim + column + v * kLanes);
+      sums[r][v] = hn::Load(DF(), state.sums + (row + r) * s.padded_dim + column + v * kLanes);
   }
   for (std::size_t t = 0; t < tokens; ++t) {
     VF values[kVectors];
@@ -214,25 +219,25 @@ HWY_INLINE void AccumulateStrip(const AttentionScratch& s, std::size_t row, std:
   }
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kVectors; ++v)
-      hn::Store(sums[r][v], DF(), s.sums + (row + r) * s.padded_dim + column + v * kLanes);
+      hn::Store(sums[r][v], DF(), state.sums + (row + r) * s.padded_dim + column + v * kLanes);
   }
 }
 
 template <int kRows, class LoadValue>
-HWY_INLINE void AccumulateRows(const AttentionScratch& s, std::size_t row, std::size_t dim, std::size_t first,
-                               std::size_t tokens, const LoadValue& load) {
+HWY_INLINE void AccumulateRows(const AttentionScratch& s, const AttentionState& state, std::size_t row, std::size_t dim,
+                               std::size_t first, std::size_t tokens, const LoadValue& load) {
   std::size_t column = 0;
   for (; column + 4 * kLanes <= dim; column += 4 * kLanes)
-    AccumulateStrip<kRows, 4>(s, row, column, first, tokens, load);
-  for (; column < dim; column += kLanes) AccumulateStrip<kRows, 1>(s, row, column, first, tokens, load);
+    AccumulateStrip<kRows, 4>(s, state, row, column, first, tokens, load);
+  for (; column < dim; column += kLanes) AccumulateStrip<kRows, 1>(s, state, row, column, first, tokens, load);
 }
 
 template <class LoadValue>
-HWY_INLINE void Accumulate(const AttentionScratch& s, std::size_t dim, std::size_t first, std::size_t tokens,
-                           const LoadValue& load) {
+HWY_INLINE void Accumulate(const AttentionScratch& s, const AttentionState& state, std::size_t dim, std::size_t first,
+                           std::size_t tokens, const LoadValue& load) {
   std::size_t r = 0;
-  for (; r + 4 <= s.rows; r += 4) AccumulateRows<4>(s, r, dim, first, tokens, load);
-  for (; r < s.rows; ++r) AccumulateRows<1>(s, r, dim, first, tokens, load);
+  for (; r + 4 <= s.rows; r += 4) AccumulateRows<4>(s, state, r, dim, first, tokens, load);
+  for (; r < s.rows; ++r) AccumulateRows<1>(s, state, r, dim, first, tokens, load);
 }
 
 // One block's keys, transposed, and values as float32, from token `first` of the span on.
@@ -249,23 +254,17 @@ HWY_INLINE void WidenBlock(const AttentionScratch& s, const typename T::Type* ke
   }
 }
 
+// Section `section` of the context, for all rows.
 template <class T>
-void Attend(const AttentionArgs& a, float* scratch) {
+void AttendSection(const AttentionArgs& a, const AttentionScratch& s, const AttentionState& state,
+                   std::size_t section) {
   const KvLayout& layout = a.kv.layout;
   const std::size_t dim = layout.head_dim, block_tokens = layout.block_tokens;
-  const AttentionScratch s(scratch, layout, a.tokens * a.group);
-  for (std::size_t r = 0; r < s.rows; ++r) {
-    const float* q = a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim;
-    float* scaled = s.queries + r * s.padded_dim;
-    for (std::size_t i = 0; i < dim; ++i) scaled[i] = q[i] * a.scale;
-    std::fill_n(s.sums + r * s.padded_dim, s.padded_dim, 0.0f);
-    s.maxima[r] = kMasked;
-    s.weights[r] = 0;
-  }
-
   const bool prefill = a.style == AttentionStyle::Prefill;
-  const std::size_t end = a.first_position + a.tokens;
-  for (std::size_t begin = 0; begin < end; begin += s.span_tokens) {
+  const std::size_t section_tokens = AttentionScratch::section_of(layout), first_token = section * section_tokens;
+  const std::size_t end = std::min(a.first_position + a.tokens, first_token + section_tokens);
+  state.clear();
+  for (std::size_t begin = first_token; begin < end; begin += s.span_tokens) {
     const std::size_t tokens = std::min(s.span_tokens, end - begin);
     // Calls f(K, V, first token of the span, tokens) for each block of the span.
     const auto for_each_block = [&](const auto& f) HWY_ATTR {
@@ -289,25 +288,64 @@ void Attend(const AttentionArgs& a, float* scratch) {
     }
     for (std::size_t r = 0; r < s.rows; ++r) {
       const std::size_t position = a.first_position + r / a.group;  // the last one this row sees
-      SoftmaxRow(s, r, tokens, position < begin ? 0 : std::min(tokens, position - begin + 1));
+      SoftmaxRow(s, state, r, tokens, position < begin ? 0 : std::min(tokens, position - begin + 1));
     }
     if (prefill) {
-      Accumulate(s, dim, 0, tokens, [&](std::size_t t, std::size_t i) HWY_ATTR {
+      Accumulate(s, state, dim, 0, tokens, [&](std::size_t t, std::size_t i) HWY_ATTR {
         return hn::Load(DF(), s.values + t * s.padded_dim + i);
       });
     } else {
       for_each_block([&](Pointer, Pointer values, std::size_t first, std::size_t count) HWY_ATTR {
-        Accumulate(s, dim, first, count,
+        Accumulate(s, state, dim, first, count,
                    [&](std::size_t t, std::size_t i) HWY_ATTR { return T::Load(values + t * dim + i); });
       });
     }
   }
+}
 
-  for (std::size_t r = 0; r < s.rows; ++r) {
+float Power(float x) { return std::exp(x); }
+
+void StoreResults(const AttentionArgs& a, const AttentionState& state) {
+  const std::size_t dim = a.kv.layout.head_dim;
+  for (std::size_t r = 0; r < state.rows; ++r) {
     float* out = a.out + r / a.group * a.out_stride + (a.kv_head * a.group + r % a.group) * dim;
-    const float inverse = 1.0f / s.weights[r];
-    for (std::size_t i = 0; i < dim; ++i) out[i] = s.sums[r * s.padded_dim + i] * inverse;
+    const float inverse = 1.0f / state.totals[r];
+    for (std::size_t i = 0; i < dim; ++i) out[i] = state.sums[r * state.padded_dim + i] * inverse;
   }
+}
+
+template <class T>
+void Attend(const AttentionArgs& a, float* scratch) {
+  const KvLayout& layout = a.kv.layout;
+  const std::size_t dim = layout.head_dim;
+  const AttentionScratch s(scratch, layout, a.tokens * a.group);
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    const float* q = a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim;
+    float* scaled = s.queries + r * s.padded_dim;
+    for (std::size_t i = 0; i < dim; ++i) scaled[i] = q[i] * a.scale;
+  }
+  if (a.states != nullptr) {
+    float* own = a.states + a.section * AttentionState::floats(s.rows, s.padded_dim);
+    return AttendSection<T>(a, s, AttentionState(own, s.rows, s.padded_dim), a.section);
+  }
+  const AttentionState state(s.states[0], s.rows, s.padded_dim), next(s.states[1], s.rows, s.padded_dim);
+  AttendSection<T>(a, s, state, 0);
+  const std::size_t sections = kAttention.sections(layout, a.first_position + a.tokens);
+  for (std::size_t section = 1; section < sections; ++section) {
+    AttendSection<T>(a, s, next, section);
+    state.merge(next, Power);
+  }
+  StoreResults(a, state);
+}
+
+void MergeSections(const AttentionArgs& a) {
+  const std::size_t rows = a.tokens * a.group, padded_dim = AttentionScratch::round_up(a.kv.layout.head_dim);
+  const std::size_t floats = AttentionState::floats(rows, padded_dim);
+  const std::size_t sections = kAttention.sections(a.kv.layout, a.first_position + a.tokens);
+  const AttentionState state(a.states, rows, padded_dim);
+  for (std::size_t i = 1; i < sections; ++i)
+    state.merge(AttentionState(a.states + i * floats, rows, padded_dim), Power);
+  StoreResults(a, state);
 }
 
 void PagedAttention(const AttentionArgs& args, float* scratch) {
@@ -322,16 +360,26 @@ namespace tiercel::kernels {
 
 HWY_EXPORT(AppendKv);
 HWY_EXPORT(PagedAttention);
+HWY_EXPORT(MergeSections);
 
 void append_kv(const PagedKv& kv, BlockId block, std::size_t token_in_block, const float* k, const float* v) {
   HWY_DYNAMIC_DISPATCH(AppendKv)(kv, block, token_in_block, k, v);
 }
 
-std::size_t attention_scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group) {
+namespace {
+
+void attend(const AttentionArgs& args, float* scratch) { HWY_DYNAMIC_DISPATCH(PagedAttention)(args, scratch); }
+void merge_sections(const AttentionArgs& args) { HWY_DYNAMIC_DISPATCH(MergeSections)(args); }
+std::size_t scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group) {
   return AttentionScratch(nullptr, layout, tokens * group).end - static_cast<float*>(nullptr);
 }
+std::size_t state_floats(const KvLayout& layout, std::size_t tokens, std::size_t group) {
+  return AttentionState::floats(tokens * group, AttentionScratch::round_up(layout.head_dim));
+}
 
-void paged_attention(const AttentionArgs& args, float* scratch) { HWY_DYNAMIC_DISPATCH(PagedAttention)(args, scratch); }
+}  // namespace
+
+const AttentionKernel kAttention{attend, merge_sections, scratch_floats, state_floats, AttentionScratch::section_of};
 
 }  // namespace tiercel::kernels
 #endif

@@ -1,5 +1,6 @@
 // Causal attention of new tokens over KV blocks, read where they lie (paged attention, Kwon et al. 2023) with an online
 // softmax (Milakov and Gimelshein 2018). CPU, Highway; the block bytes are those of docs/block_format.md.
+// What a context's sections give, and how it becomes one: attention_state.h.
 #pragma once
 
 #include <cstddef>
@@ -40,18 +41,34 @@ struct AttentionArgs {
   std::size_t out_stride = 0;
   float scale = 1;  // of the scores, 1 / sqrt(head_dim)
   AttentionStyle style = AttentionStyle::Decode;
+  // To share one call among threads: compute only section `section` of the context, whose state goes to its place in
+  // `states`, 64-byte aligned, [section][state_floats]; nothing goes to `out`. Then merge_sections() makes the result,
+  // the same bits as those of one call. Null: everything.
+  float* states = nullptr;
+  std::size_t section = 0;
 };
 
-// Floats of scratch that one call needs.
-std::size_t attention_scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group);
+// One way to compute it. The functions take one KV head of one run of queries; `scratch` holds scratch_floats(...),
+// 64-byte aligned, not shared between concurrent calls.
+struct AttentionKernel {
+  void (*attend)(const AttentionArgs& args, float* scratch);
+  // All sections' states are there: `out` from them. They are spoilt.
+  void (*merge_sections)(const AttentionArgs& args);
+  std::size_t (*scratch_floats)(const KvLayout& layout, std::size_t tokens, std::size_t group);
+  std::size_t (*state_floats)(const KvLayout& layout, std::size_t tokens, std::size_t group);
+  std::size_t (*section_tokens)(const KvLayout& layout);
 
-// One KV head of one run of queries. `scratch` holds attention_scratch_floats(...), 64-byte aligned, not shared between
-// concurrent calls.
-void paged_attention(const AttentionArgs& args, float* scratch);
+  // Of a context of so many positions.
+  std::size_t sections(const KvLayout& layout, std::size_t positions) const {
+    const std::size_t tokens = section_tokens(layout);
+    return (positions + tokens - 1) / tokens;
+  }
+};
 
-// The same over bf16 KV, with bf16 queries and softmax weights: for processors with has_bf16_products()
-// (group_linear.h). It has one style, whose result for a query is the same bits whatever others share the call.
-std::size_t bf16_attention_scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group);
-void paged_attention_bf16(const AttentionArgs& args, float* scratch);
+// In float32, for every processor and dtype.
+extern const AttentionKernel kAttention;
+// Over bf16 KV, with bf16 queries and softmax weights: for processors with has_bf16_products() (group_linear.h). It has
+// one style, whose result for a query is the same bits whatever others share the call.
+extern const AttentionKernel kBf16Attention;
 
 }  // namespace tiercel::kernels

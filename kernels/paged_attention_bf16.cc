@@ -6,32 +6,35 @@
 // does not see has weight zero.
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
+#include "kernels/attention_state.h"
 #include "kernels/paged_attention.h"
 
 namespace tiercel::kernels {
 namespace {
 
 constexpr std::size_t kSpanTokens = 128;
+constexpr std::size_t kSectionTokens = 4 * kSpanTokens;
 constexpr std::size_t kLanes = 16;
 
 std::size_t round_up(std::size_t n, std::size_t unit) { return (n + unit - 1) / unit * unit; }
+std::size_t padded_dim_of(const KvLayout& layout) { return round_up(layout.head_dim, 2 * kLanes); }
+std::size_t section_tokens(const KvLayout&) { return kSectionTokens; }
 
 // Scratch of one call. A row is one query head of one query token.
 struct Scratch {
   static constexpr std::size_t kRowsAtOnce = 6;
 
   Scratch(float* base, const KvLayout& layout, std::size_t row_count)
-      : rows(row_count), padded_dim(round_up(layout.head_dim, 2 * kLanes)) {
+      : rows(row_count), padded_dim(padded_dim_of(layout)) {
     const auto take = [&](std::size_t floats) { return std::exchange(base, base + round_up(floats, kLanes)); };
     keys = take(padded_dim / 2 * kSpanTokens);
     values = take(kSpanTokens / 2 * padded_dim);
     queries = reinterpret_cast<std::uint16_t*>(take(rows * padded_dim / 2));
-    sums = take(rows * padded_dim);
-    maxima = take(rows);
-    totals = take(rows);
+    for (float*& state : states) state = take(AttentionState::floats(rows, padded_dim));
     scores = take(kRowsAtOnce * kSpanTokens);
     weights = reinterpret_cast<std::uint16_t*>(take(kRowsAtOnce * kSpanTokens / 2));
     end = base;
@@ -41,21 +44,21 @@ struct Scratch {
   float* keys;             // [pair of dims][token]: two bf16
   float* values;           // [pair of tokens][dim]: two bf16; dims of 32 in the order that unpacking leaves
   std::uint16_t* queries;  // [row][dim], scaled, zero beyond head_dim
-  float* sums;             // [row][dim], as in values: sum of weight times value so far
-  float* maxima;           // [row]: largest score so far, in powers of two
-  float* totals;           // [row]: sum of weights so far
+  float* states[2];        // AttentionState: of the sections so far, and of the next
   float* scores;           // [row of a few][token]
   std::uint16_t* weights;  // [row of a few][token]
   float* end;
 };
 
-constexpr float kMasked = -1e30f;  // a score whose power is 0, and no NaN when two are subtracted
-
-}  // namespace
-
-std::size_t bf16_attention_scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group) {
+std::size_t scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group) {
   return Scratch(nullptr, layout, tokens * group).end - static_cast<float*>(nullptr);
 }
+
+std::size_t state_floats(const KvLayout& layout, std::size_t tokens, std::size_t group) {
+  return AttentionState::floats(tokens * group, padded_dim_of(layout));
+}
+
+}  // namespace
 
 }  // namespace tiercel::kernels
 
@@ -235,11 +238,12 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t toke
 
 // Turns scores into bf16 weights relative to the row's running maximum, up to `padded` tokens, a multiple of 32. Tokens
 // at and after `visible` get weight 0. Returns what earlier sums are multiplied with.
-HWY_INLINE float SoftmaxRow(const Scratch& s, std::size_t row, std::size_t r, std::size_t visible, std::size_t padded) {
+HWY_INLINE float SoftmaxRow(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t r,
+                            std::size_t visible, std::size_t padded) {
   float* scores = s.scores + r * kSpanTokens;
   std::uint16_t* weights = s.weights + r * kSpanTokens;
   const __m512 masked = _mm512_set1_ps(kMasked);
-  __m512 largest = _mm512_set1_ps(s.maxima[row]);
+  __m512 largest = _mm512_set1_ps(state.maxima[row]);
   for (std::size_t t = 0; t < padded; t += kLanes) {
     const std::size_t seen = std::min(kLanes, visible - std::min(visible, t));
     const __m512 score = _mm512_mask_loadu_ps(masked, static_cast<__mmask16>((1u << seen) - 1), scores + t);
@@ -258,25 +262,25 @@ HWY_INLINE float SoftmaxRow(const Scratch& s, std::size_t row, std::size_t r, st
     total = _mm512_dpbf16_ps(total, both, ones);
   }
   float keep = 1;
-  if (maximum > s.maxima[row]) {
-    keep = _mm512_cvtss_f32(PowerOfTwo(_mm512_set1_ps(std::max(s.maxima[row] - maximum, -200.0f))));
-    s.maxima[row] = maximum;
+  if (maximum > state.maxima[row]) {
+    keep = _mm512_cvtss_f32(PowerOfTwo(_mm512_set1_ps(std::max(state.maxima[row] - maximum, -200.0f))));
+    state.maxima[row] = maximum;
   }
-  s.totals[row] = s.totals[row] * keep + _mm512_reduce_add_ps(total);
+  state.totals[row] = state.totals[row] * keep + _mm512_reduce_add_ps(total);
   return keep;
 }
 
 // sums[row + r] = sums[row + r] * keep[r] + sum over tokens of weight * value, kVectors vectors of dims from `column`
 // on.
 template <std::size_t kRows, std::size_t kVectors>
-HWY_INLINE void AccumulateStrip(const Scratch& s, std::size_t row, std::size_t column, std::size_t tokens,
-                                const float* keep) {
+HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t column,
+                                std::size_t tokens, const float* keep) {
   __m512 sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kVectors; ++v) {
-      sums[r][v] = _mm512_mul_ps(_mm512_load_ps(s.sums + (row + r) * s.padded_dim + column + v * kLanes),
+      sums[r][v] = _mm512_mul_ps(_mm512_load_ps(state.sums + (row + r) * s.padded_dim + column + v * kLanes),
                                  _mm512_set1_ps(keep[r]));
     }
   }
@@ -297,14 +301,15 @@ HWY_INLINE void AccumulateStrip(const Scratch& s, std::size_t row, std::size_t c
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kVectors; ++v) {
-      _mm512_store_ps(s.sums + (row + r) * s.padded_dim + column + v * kLanes, sums[r][v]);
+      _mm512_store_ps(state.sums + (row + r) * s.padded_dim + column + v * kLanes, sums[r][v]);
     }
   }
 }
 
 // A span's tokens, for kRows rows from `row` on, of which the last sees most.
 template <std::size_t kRows>
-void AttendRows(const AttentionArgs& a, const Scratch& s, std::size_t row, std::size_t begin, std::size_t tokens) {
+void AttendRows(const AttentionArgs& a, const Scratch& s, const AttentionState& state, std::size_t row,
+                std::size_t begin, std::size_t tokens) {
   const auto visible = [&](std::size_t r) {
     const std::size_t position = a.first_position + r / a.group;  // the last one this row sees
     return position < begin ? 0 : std::min(tokens, position - begin + 1);
@@ -318,11 +323,11 @@ void AttendRows(const AttentionArgs& a, const Scratch& s, std::size_t row, std::
   }
   const std::size_t padded = round_up(most, 2 * kLanes);
   float keep[kRows];
-  for (std::size_t r = 0; r < kRows; ++r) keep[r] = SoftmaxRow(s, row + r, r, visible(row + r), padded);
+  for (std::size_t r = 0; r < kRows; ++r) keep[r] = SoftmaxRow(s, state, row + r, r, visible(row + r), padded);
   std::size_t column = 0;
   for (; column + 4 * kLanes <= s.padded_dim; column += 4 * kLanes)
-    AccumulateStrip<kRows, 4>(s, row, column, padded, keep);
-  for (; column < s.padded_dim; column += 2 * kLanes) AccumulateStrip<kRows, 2>(s, row, column, padded, keep);
+    AccumulateStrip<kRows, 4>(s, state, row, column, padded, keep);
+  for (; column < s.padded_dim; column += 2 * kLanes) AccumulateStrip<kRows, 2>(s, state, row, column, padded, keep);
 }
 
 // Scaled by 1 / sqrt(dim) and log2(e): scores are powers of two.
@@ -352,22 +357,13 @@ HWY_INLINE void StoreResult(const float* sums, float total, std::size_t dim, flo
   }
 }
 
-}  // namespace
-
-void paged_attention_bf16(const AttentionArgs& a, float* scratch) {
-  const KvLayout& layout = a.kv.layout;
-  assert(layout.dtype == DType::BF16);
-  const std::size_t dim = layout.head_dim;
-  const Scratch s(scratch, layout, a.tokens * a.group);
-  for (std::size_t r = 0; r < s.rows; ++r) {
-    RoundQuery(a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim, a.scale, dim, s.padded_dim,
-               s.queries + r * s.padded_dim);
-    std::fill_n(s.sums + r * s.padded_dim, s.padded_dim, 0.0f);
-    s.maxima[r] = kMasked;
-    s.totals[r] = 0;
-  }
-  const std::size_t end = a.first_position + a.tokens;
-  for (std::size_t begin = 0; begin < end; begin += kSpanTokens) {
+// Section `section` of the context, for all rows.
+void AttendSection(const AttentionArgs& a, const Scratch& s, const AttentionState& state, std::size_t section) {
+  state.clear();
+  const std::size_t first_token = section * kSectionTokens;
+  const std::size_t end = std::min(a.first_position + a.tokens, first_token + kSectionTokens);
+  for (std::size_t ahead = 0; ahead < kTokensAhead; ahead += kLanes) Prefetch(a, first_token + ahead, end);
+  for (std::size_t begin = first_token; begin < end; begin += kSpanTokens) {
     const std::size_t tokens = std::min(kSpanTokens, end - begin);
     // As far as vectors reach beyond the last token, with zeros.
     const std::size_t padded = round_up(tokens, 4 * kLanes);
@@ -384,15 +380,58 @@ void paged_attention_bf16(const AttentionArgs& a, float* scratch) {
       }
     }
     std::size_t r = 0;
-    for (; r + 6 <= s.rows; r += 6) AttendRows<6>(a, s, r, begin, tokens);
-    for (; r + 3 <= s.rows; r += 3) AttendRows<3>(a, s, r, begin, tokens);
-    for (; r < s.rows; ++r) AttendRows<1>(a, s, r, begin, tokens);
+    for (; r + 6 <= s.rows; r += 6) AttendRows<6>(a, s, state, r, begin, tokens);
+    for (; r + 3 <= s.rows; r += 3) AttendRows<3>(a, s, state, r, begin, tokens);
+    for (; r < s.rows; ++r) AttendRows<1>(a, s, state, r, begin, tokens);
   }
-  for (std::size_t r = 0; r < s.rows; ++r) {
-    StoreResult(s.sums + r * s.padded_dim, s.totals[r], dim,
+}
+
+float Power(float x) { return std::exp2(x); }
+
+void StoreResults(const AttentionArgs& a, const AttentionState& state) {
+  const std::size_t dim = a.kv.layout.head_dim;
+  for (std::size_t r = 0; r < state.rows; ++r) {
+    StoreResult(state.sums + r * state.padded_dim, state.totals[r], dim,
                 a.out + r / a.group * a.out_stride + (a.kv_head * a.group + r % a.group) * dim);
   }
 }
+
+void Attend(const AttentionArgs& a, float* scratch) {
+  const KvLayout& layout = a.kv.layout;
+  assert(layout.dtype == DType::BF16);
+  const std::size_t dim = layout.head_dim;
+  const Scratch s(scratch, layout, a.tokens * a.group);
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    RoundQuery(a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim, a.scale, dim, s.padded_dim,
+               s.queries + r * s.padded_dim);
+  }
+  if (a.states != nullptr) {
+    float* own = a.states + a.section * AttentionState::floats(s.rows, s.padded_dim);
+    return AttendSection(a, s, AttentionState(own, s.rows, s.padded_dim), a.section);
+  }
+  const AttentionState state(s.states[0], s.rows, s.padded_dim), next(s.states[1], s.rows, s.padded_dim);
+  AttendSection(a, s, state, 0);
+  const std::size_t sections = kBf16Attention.sections(layout, a.first_position + a.tokens);
+  for (std::size_t section = 1; section < sections; ++section) {
+    AttendSection(a, s, next, section);
+    state.merge(next, Power);
+  }
+  StoreResults(a, state);
+}
+
+void MergeSections(const AttentionArgs& a) {
+  const std::size_t rows = a.tokens * a.group, padded_dim = padded_dim_of(a.kv.layout);
+  const std::size_t floats = AttentionState::floats(rows, padded_dim);
+  const std::size_t sections = kBf16Attention.sections(a.kv.layout, a.first_position + a.tokens);
+  const AttentionState state(a.states, rows, padded_dim);
+  for (std::size_t i = 1; i < sections; ++i)
+    state.merge(AttentionState(a.states + i * floats, rows, padded_dim), Power);
+  StoreResults(a, state);
+}
+
+}  // namespace
+
+const AttentionKernel kBf16Attention{Attend, MergeSections, scratch_floats, state_floats, section_tokens};
 
 }  // namespace tiercel::kernels
 HWY_POP_ATTRIBUTES
@@ -400,7 +439,7 @@ HWY_POP_ATTRIBUTES
 #else
 
 namespace tiercel::kernels {
-void paged_attention_bf16(const AttentionArgs&, float*) { assert(false); }
+const AttentionKernel kBf16Attention{nullptr, nullptr, scratch_floats, state_floats, section_tokens};
 }  // namespace tiercel::kernels
 
 #endif

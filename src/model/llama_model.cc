@@ -22,7 +22,7 @@
 #include "base/step_profile.h"
 #include "base/thread_team.h"
 #include "gguf/dequantize.h"
-#include "kernels/paged_attention.h"
+#include "kernels/attention_plan.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
@@ -33,15 +33,13 @@
 namespace tiercel {
 namespace {
 
-// Queries of one attention task in prefill: keys are transposed once per block for all of them.
-constexpr std::size_t kAttentionTile = 64;
 // From how many new tokens on a chunk's attention is worth transposing keys.
 constexpr std::size_t kPrefillAttentionTokens = 8;
 // Rows that one task normalises, rotates or activates.
 constexpr std::size_t kRowGrain = 8;
 
 // Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
-constexpr std::uint32_t kArithmeticVersion = 3;
+constexpr std::uint32_t kArithmeticVersion = 4;
 
 Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout,
                            const LlamaOptions& options) {
@@ -80,15 +78,6 @@ struct RowGroup {
   Arithmetic arithmetic = Arithmetic::Any;
 };
 
-struct AttentionTask {
-  const SequenceChunk* chunk;
-  std::size_t first_row;    // of the step
-  std::size_t first_token;  // of the chunk
-  std::size_t tokens;
-  std::size_t kv_head;
-  kernels::AttentionStyle style;
-};
-
 // Nothing measured, so that every process computes alike.
 LinearPlan deterministic_plan(const Linear& layer) {
   if (!layer.needs_product()) return {};
@@ -104,6 +93,8 @@ class LlamaModel final : public ModelRunner {
         options_(options),
         layout_(llama_kv_layout(config_.shape, options)),
         bf16_attention_(layout_.dtype == DType::BF16 && kernels::has_bf16_products()),
+        attention_(bf16_attention_ ? kernels::kBf16Attention : kernels::kAttention, layout_, config_.group(),
+                   options.threads),
         team_(options.threads, use_one_libtorch_thread) {
     fingerprint_ = fingerprint_of(file_, config_, layout_, options_);
     choose_kernels();
@@ -128,10 +119,10 @@ class LlamaModel final : public ModelRunner {
   void allocate_workspace();
   float* allocate(std::size_t floats);
 
-  void plan_step(std::span<const SequenceChunk> chunks);
+  void plan_step(std::span<const SequenceChunk> chunks, std::byte* arena);
   void embed(std::span<const SequenceChunk> chunks);
   void rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer);
-  void attend(std::byte* arena, std::size_t layer);
+  void attend(std::size_t layer);
   void activate();
   void norm(const float* residual, const std::vector<float>& weight);
   void linear(StepPart part, const Linear& layer, const float* x, float* y);
@@ -148,6 +139,7 @@ class LlamaModel final : public ModelRunner {
   LlamaOptions options_;
   KvLayout layout_;
   bool bf16_attention_;
+  kernels::AttentionPlan attention_;  // of the current step
   ThreadTeam team_;
   Fingerprint fingerprint_;
   ModelMemory memory_;
@@ -164,8 +156,6 @@ class LlamaModel final : public ModelRunner {
   float* active_;    // [rows][feed_forward]
   float* angles_;    // [rows][pairs][cos, sin]
   float* logits_;    // [max_logit_rows][vocabulary]
-  float* scratch_;   // [threads] of attention
-  std::size_t scratch_floats_ = 0;
   RoundedRows rounded_;
 
   std::optional<MachineSpeed> speed_;  // where there is a profile
@@ -176,7 +166,6 @@ class LlamaModel final : public ModelRunner {
   // The current step.
   std::size_t rows_ = 0;
   std::vector<RowGroup> groups_;
-  std::vector<AttentionTask> tasks_;
   std::vector<std::size_t> chunk_rows_;  // first row of each chunk
 };
 
@@ -231,17 +220,15 @@ void LlamaModel::allocate_workspace() {
   active_ = allocate(rows * shape.feed_forward);
   angles_ = allocate(rows * 2 * config_.rope_frequencies.size());
   logits_ = allocate(options_.max_logit_rows * shape.vocabulary);
-  const auto scratch_floats =
-      bf16_attention_ ? kernels::bf16_attention_scratch_floats : kernels::attention_scratch_floats;
-  scratch_floats_ = scratch_floats(layout_, kAttentionTile, config_.group());
-  scratch_ = allocate(options_.threads * scratch_floats_);
+  attention_.set_workspace(allocate(attention_.workspace_floats()));
 }
 
-// Numbers the rows, groups those of one arithmetic, and cuts attention into tasks, longest first.
-void LlamaModel::plan_step(std::span<const SequenceChunk> chunks) {
+// Numbers the rows, groups those of one arithmetic, and plans attention.
+void LlamaModel::plan_step(std::span<const SequenceChunk> chunks, std::byte* arena) {
+  const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
   rows_ = 0;
   groups_.clear();
-  tasks_.clear();
+  attention_.clear();
   chunk_rows_.clear();
   for (const SequenceChunk& chunk : chunks) {
     chunk_rows_.push_back(rows_);
@@ -251,17 +238,20 @@ void LlamaModel::plan_step(std::span<const SequenceChunk> chunks) {
     groups_.back().end = rows_ + tokens;
     const bool prefill = chunk.arithmetic == Arithmetic::Any ? tokens >= kPrefillAttentionTokens
                                                              : chunk.arithmetic == Arithmetic::Prefill;
-    for (std::size_t first = 0; first < tokens; first += kAttentionTile) {
-      for (std::size_t head = 0; head < config_.shape.kv_heads; ++head) {
-        tasks_.push_back({&chunk, rows_ + first, first, std::min(kAttentionTile, tokens - first), head,
-                          prefill ? kernels::AttentionStyle::Prefill : kernels::AttentionStyle::Decode});
-      }
-    }
+    attention_.add({.kv = {arena, layout_},
+                    .block_table = chunk.block_table.data(),
+                    .first_position = chunk.first_position,
+                    .tokens = tokens,
+                    .group = config_.group(),
+                    .q = qkv_ + rows_ * stride,
+                    .q_stride = stride,
+                    .out = attended_ + rows_ * query_width,
+                    .out_stride = query_width,
+                    .scale = 1.0f / std::sqrt(static_cast<float>(layout_.head_dim)),
+                    .style = prefill ? kernels::AttentionStyle::Prefill : kernels::AttentionStyle::Decode});
     rows_ += tokens;
   }
-  std::ranges::stable_sort(tasks_, std::greater(), [](const AttentionTask& task) {
-    return task.tokens * (task.chunk->first_position + task.first_token + task.tokens);
-  });
+  attention_.finish();
 }
 
 void LlamaModel::embed(std::span<const SequenceChunk> chunks) {
@@ -306,27 +296,9 @@ void LlamaModel::rotate_and_append(std::span<const SequenceChunk> chunks, std::b
   });
 }
 
-void LlamaModel::attend(std::byte* arena, std::size_t layer) {
+void LlamaModel::attend(std::size_t layer) {
   const PartTimer timer(profile_.get(), StepPart::Attention, attention_bound_s());
-  const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
-  const auto attend_one = bf16_attention_ ? kernels::paged_attention_bf16 : kernels::paged_attention;
-  team_.run(tasks_.size(), [&](std::size_t i, std::size_t thread) {
-    const AttentionTask& task = tasks_[i];
-    float* out = attended_ + task.first_row * query_width;
-    attend_one({.kv = {arena, layout_, layer},
-                .block_table = task.chunk->block_table.data(),
-                .first_position = task.chunk->first_position + task.first_token,
-                .tokens = task.tokens,
-                .kv_head = task.kv_head,
-                .group = config_.group(),
-                .q = qkv_ + task.first_row * stride,
-                .q_stride = stride,
-                .out = out,
-                .out_stride = query_width,
-                .scale = 1.0f / std::sqrt(static_cast<float>(layout_.head_dim)),
-                .style = task.style},
-               scratch_ + thread * scratch_floats_);
-  });
+  attention_.run(team_, layer);
 }
 
 void LlamaModel::norm(const float* residual, const std::vector<float>& weight) {
@@ -369,16 +341,10 @@ double LlamaModel::linear_bound_s(const Linear& layer, std::size_t rows) const {
 double LlamaModel::attention_bound_s() const {
   if (!profile_) return 0;
   double multiplications = 0, bytes = 0;
-  for (const AttentionTask& task : tasks_) {
-    const std::size_t before = task.chunk->first_position + task.first_token;
-    const double keys =
-        static_cast<double>(task.tokens) * (static_cast<double>(before) + static_cast<double>(task.tokens + 1) / 2);
-    multiplications += 2 * keys * static_cast<double>(config_.group() * layout_.head_dim);
-    // A sequence's KV is read once, as much as its last task sees; the other tasks find it near.
-    if (task.first_token + task.tokens == task.chunk->tokens.size()) {
-      bytes += static_cast<double>((before + task.tokens) * layout_.token_bytes()) /
-               static_cast<double>(layout_.layers * layout_.kv_heads);
-    }
+  for (const kernels::AttentionArgs& run : attention_.runs()) {
+    const auto before = static_cast<double>(run.first_position), tokens = static_cast<double>(run.tokens);
+    multiplications += 2 * tokens * (before + (tokens + 1) / 2) * static_cast<double>(config_.query_width());
+    bytes += (before + tokens) * static_cast<double>(layout_.token_bytes()) / layout_.layers;
   }
   return speed_->least_s(bf16_attention_ ? kernels::Products::Bf16 : kernels::Products::F32, multiplications, bytes);
 }
@@ -393,7 +359,7 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     use_one_libtorch_thread();
     step_thread_ = std::this_thread::get_id();
   }
-  plan_step(chunks);
+  plan_step(chunks, arena);
   embed(chunks);
   const float* residual = nullptr;
   for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
@@ -401,7 +367,7 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     norm(residual, layer.attention_norm);
     linear(StepPart::Qkv, layer.qkv, h_, qkv_);
     rotate_and_append(chunks, arena, i);
-    attend(arena, i);
+    attend(i);
     linear(StepPart::AttentionOutput, layer.attention_output, attended_, delta_);
     norm(delta_, layer.feed_forward_norm);
     linear(StepPart::GateUp, layer.gate_up, h_, gate_up_);

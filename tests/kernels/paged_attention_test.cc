@@ -5,19 +5,33 @@
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "base/thread_team.h"
 #include "gguf/dequantize.h"
+#include "kernels/attention_plan.h"
 #include "kernels/group_linear.h"
 #include "tests/kernels/every_target.h"
 
 namespace tiercel {
 namespace {
 
+using kernels::AttentionKernel;
 using kernels::AttentionStyle;
-using Attend = void (*)(const kernels::AttentionArgs&, float*);
+
+// Aligned to 64 bytes, of values that are none.
+struct Floats {
+  explicit Floats(std::size_t count) : memory(count + 16, std::nanf("")) {
+    start = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64 / 4;
+  }
+  Floats(const Floats&) = delete;
+  Floats& operator=(const Floats&) = delete;
+  std::vector<float> memory;
+  float* start;
+};
 
 // A sequence whose KV lies in blocks scattered over an arena that is full of large garbage elsewhere.
 struct Case {
@@ -60,27 +74,36 @@ struct Case {
     return value;
   }
 
+  kernels::AttentionArgs args(std::size_t first, std::size_t tokens, AttentionStyle style, float* out) const {
+    return {.kv = {base, layout, 1},
+            .block_table = table.data(),
+            .first_position = first,
+            .tokens = tokens,
+            .group = group,
+            .q = q.data() + first * q_stride,
+            .q_stride = q_stride,
+            .out = out + first * q_stride,
+            .out_stride = q_stride,
+            .scale = scale(),
+            .style = style};
+  }
+
+  // `in_sections`: one call for each section of the context, the last first.
   std::vector<float> run(std::size_t first, std::size_t tokens, AttentionStyle style,
-                         Attend attend = kernels::paged_attention) {
+                         const AttentionKernel& kernel = kernels::kAttention, bool in_sections = false) {
     std::vector<float> out(length * q_stride, 77.0f);
-    std::vector<float> scratch(std::max(kernels::attention_scratch_floats(layout, tokens, group),
-                                        kernels::bf16_attention_scratch_floats(layout, tokens, group)) +
-                               16);
-    float* aligned = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64 / 4;
-    for (std::size_t head = 0; head < layout.kv_heads; ++head) {
-      attend({.kv = {base, layout, 1},
-              .block_table = table.data(),
-              .first_position = first,
-              .tokens = tokens,
-              .kv_head = head,
-              .group = group,
-              .q = q.data() + first * q_stride,
-              .q_stride = q_stride,
-              .out = out.data() + first * q_stride,
-              .out_stride = q_stride,
-              .scale = scale(),
-              .style = style},
-             aligned);
+    const std::size_t sections = kernel.sections(layout, first + tokens);
+    const Floats scratch(kernel.scratch_floats(layout, tokens, group));
+    const Floats states(sections * kernel.state_floats(layout, tokens, group));
+    kernels::AttentionArgs call = args(first, tokens, style, out.data());
+    for (call.kv_head = 0; call.kv_head < layout.kv_heads; ++call.kv_head) {
+      if (!in_sections) {
+        kernel.attend(call, scratch.start);
+        continue;
+      }
+      call.states = states.start;
+      for (call.section = sections; call.section-- > 0;) kernel.attend(call, scratch.start);
+      kernel.merge_sections(call);
     }
     return out;
   }
@@ -174,7 +197,7 @@ TEST(Bf16Attention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCallIsCut) {
                           {DType::BF16, 256, 1, 2, 32, 40},  {DType::BF16, 112, 1, 7, 32, 129}};
   for (const Shape& s : shapes) {
     Case c(s.dtype, s.head_dim, s.kv_heads, s.group, s.block_tokens, s.length, 5);
-    const auto out = c.run(0, s.length, AttentionStyle::Prefill, kernels::paged_attention_bf16);
+    const auto out = c.run(0, s.length, AttentionStyle::Prefill, kernels::kBf16Attention);
     double squares = 0;
     std::size_t elements = 0;
     for (std::size_t position = 0; position < s.length; ++position) {
@@ -192,13 +215,99 @@ TEST(Bf16Attention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCallIsCut) {
     EXPECT_LT(std::sqrt(squares / static_cast<double>(elements)), 2e-3) << "head_dim " << s.head_dim;
     for (std::size_t first = 0; first < s.length;) {
       const std::size_t tokens = std::min<std::size_t>(1 + c.random() % 9, s.length - first);
-      const auto part = c.run(first, tokens, AttentionStyle::Decode, kernels::paged_attention_bf16);
+      const auto part = c.run(first, tokens, AttentionStyle::Decode, kernels::kBf16Attention);
       ASSERT_EQ(std::memcmp(&out[first * c.q_stride], &part[first * c.q_stride], tokens * c.q_stride * sizeof(float)),
                 0)
           << "queries " << first << " to " << first + tokens;
       first += tokens;
     }
   }
+}
+
+// A context of several sections: right, and the same bits whether one call computes it, or one for each section, for
+// queries that see all sections and for those that see only the first.
+void expect_sections_merge(const Shape& s, const AttentionKernel& kernel, double tolerance) {
+  Case c(s.dtype, s.head_dim, s.kv_heads, s.group, s.block_tokens, s.length, 9);
+  const std::size_t section = kernel.section_tokens(c.layout);
+  ASSERT_GT(s.length, 2 * section);
+  ASSERT_EQ(section % s.block_tokens, 0u);
+  for (const AttentionStyle style : {AttentionStyle::Decode, AttentionStyle::Prefill}) {
+    for (const auto& [first, tokens] : {std::pair<std::size_t, std::size_t>{s.length - 1, 1},
+                                        {section - 3, 7},
+                                        {2 * section - 1, 1},
+                                        {2 * section, 2},
+                                        {s.length - 40, 40}}) {
+      const auto whole = c.run(first, tokens, style, kernel);
+      for (const std::size_t position : {first, first + tokens - 1}) {
+        const auto expected = c.reference(position, 0);
+        for (std::size_t i = 0; i < s.head_dim; ++i) {
+          ASSERT_NEAR(whole[position * c.q_stride + i], expected[i], tolerance) << "position " << position;
+        }
+      }
+      ASSERT_EQ(c.run(first, tokens, style, kernel, true), whole) << "queries from " << first;
+      for (std::size_t i = 0; i < tokens; ++i) {
+        const auto alone = c.run(first + i, 1, style, kernel, i % 2 == 0);
+        const std::size_t at = (first + i) * c.q_stride;
+        ASSERT_EQ(std::memcmp(&alone[at], &whole[at], c.q_stride * sizeof(float)), 0) << "query " << first + i;
+      }
+    }
+  }
+}
+
+TEST(PagedAttention, SectionsOfAContextMergeToTheSameBits) {
+  for_every_target([] {
+    expect_sections_merge({DType::F32, 64, 2, 3, 32, 1100}, kernels::kAttention, 2e-5);
+    expect_sections_merge({DType::F16, 48, 1, 2, 24, 1300}, kernels::kAttention, 2e-5);
+  });
+}
+
+TEST(Bf16Attention, SectionsOfAContextMergeToTheSameBits) {
+  if (!kernels::has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  expect_sections_merge({DType::BF16, 64, 2, 3, 32, 1100}, kernels::kBf16Attention, 0.01);
+  expect_sections_merge({DType::BF16, 80, 1, 1, 8, 1200}, kernels::kBf16Attention, 0.01);
+}
+
+// Whatever a step has, and however many threads: what each query gets is what one call gives. One long context beside
+// short ones is cut.
+TEST(AttentionPlan, GivesWhatOneCallGives) {
+  Case c(DType::F32, 32, 2, 2, 32, 1500, 10);
+  std::mt19937 random(11);
+  for (int round = 0; round < 30; ++round) {
+    const std::size_t threads = 1 + random() % 4;
+    ThreadTeam team(threads);
+    kernels::AttentionPlan plan(kernels::kAttention, c.layout, c.group, threads);
+    const Floats workspace(plan.workspace_floats());
+    plan.set_workspace(workspace.start);
+    plan.add(c.args(3, 1, AttentionStyle::Decode, nullptr));  // forgotten
+    plan.clear();
+    std::vector<std::pair<std::size_t, std::size_t>> runs;
+    std::vector<std::vector<float>> outs;
+    for (std::size_t i = 0; i <= random() % 4; ++i) {
+      const std::size_t tokens = 1 + random() % (random() % 2 ? 150 : 4);
+      runs.emplace_back(random() % (c.length - tokens), tokens);
+      outs.emplace_back(c.length * c.q_stride, 77.0f);
+    }
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      plan.add(c.args(runs[i].first, runs[i].second, AttentionStyle::Decode, outs[i].data()));
+    }
+    plan.finish();
+    plan.run(team, 1);
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      ASSERT_EQ(outs[i], c.run(runs[i].first, runs[i].second, AttentionStyle::Decode)) << "round " << round;
+    }
+  }
+}
+
+TEST(AttentionPlan, CutsALongContextForAllThreadsToShare) {
+  Case c(DType::F32, 32, 1, 1, 32, 3000, 12);
+  std::vector<float> out(c.length * c.q_stride);
+  kernels::AttentionPlan plan(kernels::kAttention, c.layout, 1, 3);
+  const Floats workspace(plan.workspace_floats());
+  plan.set_workspace(workspace.start);
+  plan.add(c.args(2900, 1, AttentionStyle::Decode, out.data()));
+  plan.add(c.args(10, 1, AttentionStyle::Decode, out.data()));
+  plan.finish();
+  EXPECT_EQ(plan.tasks(), kernels::kAttention.sections(c.layout, 2901) + 1);
 }
 
 TEST(PagedAttention, LargeScoresDoNotOverflow) {

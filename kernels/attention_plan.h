@@ -1,0 +1,65 @@
+// A step's attention as tasks for a team of threads: each is one KV head of a tile of queries. What would keep one
+// thread busy while others are done, a long context seen by few queries, is cut further, into sections of the context.
+//
+// Results have the same bits however it is cut. Not thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "kernels/paged_attention.h"
+
+namespace tiercel::kernels {
+
+class AttentionPlan {
+ public:
+  // `group`: query heads of a KV head. `kernel` outlives the plan.
+  AttentionPlan(const AttentionKernel& kernel, const KvLayout& layout, std::size_t group, std::size_t threads);
+
+  // What run() needs, 64-byte aligned; untouched but where it is used.
+  std::size_t workspace_floats() const { return threads_ * (scratch_floats_ + kStateFloats); }
+  void set_workspace(float* workspace) { workspace_ = workspace; }
+
+  void clear();
+  // A run of queries, all its KV heads: kv_head and what follows `style` are the plan's own.
+  void add(const AttentionArgs& run);
+  // After the last one.
+  void finish();
+  // One layer of them all. team.run(count, task) calls task(index, thread) for each index, and returns when all are
+  // done.
+  template <class Team>
+  void run(Team& team, std::size_t layer) const {
+    team.run(tasks_.size(), [&](std::size_t i, std::size_t thread) {
+      AttentionArgs args = tasks_[i].args;
+      args.kv.layer = layer;
+      kernel_.attend(args, workspace_ + thread * scratch_floats_);
+    });
+    team.run(cut_.size(), [&](std::size_t i, std::size_t) { kernel_.merge_sections(cut_[i]); });
+  }
+
+  const std::vector<AttentionArgs>& runs() const { return runs_; }
+  std::size_t tasks() const { return tasks_.size(); }
+
+ private:
+  // Queries of one task: keys are transposed once per block for all of them.
+  static constexpr std::size_t kTile = 64;
+  // A task is cut where it is more than this part of a thread's share.
+  static constexpr std::size_t kTasksPerThread = 4;
+  // For states of sections, each thread. What does not fit is not cut: it is long enough for all to have work.
+  static constexpr std::size_t kStateFloats = 1 << 19;
+
+  struct Task {
+    AttentionArgs args;
+    std::size_t cost = 0;  // keys, for each query
+  };
+
+  const AttentionKernel& kernel_;
+  KvLayout layout_;
+  std::size_t group_, threads_, scratch_floats_;
+  float* workspace_ = nullptr;  // [threads] of scratch, then states
+  std::vector<AttentionArgs> runs_;
+  std::vector<Task> whole_, tasks_;  // tasks_: as they are run, longest first
+  std::vector<AttentionArgs> cut_;   // whose sections are to be merged
+};
+
+}  // namespace tiercel::kernels
