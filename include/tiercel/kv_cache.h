@@ -262,6 +262,11 @@ class KvCache {
   // tiers. Unavailable: a tier failed, needed longer, or has no room for all of it.
   Status flush(std::uint64_t timeout_ms = 60'000);
 
+  // Has the system back the next piece (at most 2 MiB) of the arena's memory, as far as KvCacheOptions::prefault_bytes
+  // goes, so that nobody who writes a block waits for that. For moments when nothing else is to be done; false: nothing
+  // is left to do. May run beside every other call.
+  bool prefault();
+
   // Start of a block's bytes in the arena, 64-byte aligned (4096 where the block size allows).
   std::byte* block(BlockId id) const;
   const KvLayout& layout() const;

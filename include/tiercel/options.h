@@ -37,8 +37,13 @@ enum class WritePolicy : std::uint8_t {
 
 struct KvCacheOptions {
   // Bytes of KV in the hot arena, running sequences and cached prefixes together. Reserved as address space when the
-  // engine opens; the system backs a page when it is first written. At least one block. Default 1 GiB.
+  // engine opens; the system backs a page when it is first written, or shortly before (prefault_bytes). At least one
+  // block. Default 1 GiB.
   std::size_t capacity_bytes = std::size_t{1} << 30;
+  // So many bytes of the arena, beyond what was ever used, are backed by memory as soon as the engine has a moment
+  // without requests: the system takes milliseconds to clear what a step writes first. A server that is to be at its
+  // best from the first request on gives the arena's size; one that must stay small gives 0. Default 256 MiB.
+  std::size_t prefault_bytes = std::size_t{256} << 20;
   // Tokens per block, the unit of sharing, eviction and transfer: 8, 16, 32, 64 or 128. Default 32.
   std::uint32_t block_tokens = 32;
   // False: every request computes its whole prompt and leaves nothing behind.

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cassert>
 #include <cerrno>
 #include <system_error>
 #include <utility>
@@ -23,6 +24,16 @@ Result<PageMemory> PageMemory::reserve(std::size_t bytes) {
   memory.start_ = static_cast<std::byte*>(start);
   memory.bytes_ = bytes;
   return memory;
+}
+
+bool PageMemory::populate(std::size_t offset, std::size_t bytes) const {
+#ifndef MADV_POPULATE_WRITE
+  constexpr int MADV_POPULATE_WRITE = 23;  // Linux 5.14, which may be newer than the headers
+#endif
+  constexpr std::size_t kPage = 4096;  // where pages are larger, the system refuses what is not at one
+  assert(offset <= bytes_ && bytes <= bytes_ - offset);
+  const std::size_t first = offset / kPage * kPage;
+  return madvise(start_ + first, offset + bytes - first, MADV_POPULATE_WRITE) == 0;
 }
 
 PageMemory::PageMemory(PageMemory&& other) noexcept

@@ -20,6 +20,10 @@ class PageMemory {
   PageMemory& operator=(PageMemory&& other) noexcept;
   ~PageMemory();
 
+  // Has the system back these bytes now, at whole pages, as a first write would; what is in them stays, and others may
+  // write them meanwhile. False: the system cannot, or has no memory.
+  bool populate(std::size_t offset, std::size_t bytes) const;
+
   std::byte* start() const { return start_; }
   std::size_t bytes() const { return bytes_; }
 

@@ -62,36 +62,37 @@ Result<double> decode_speed(Engine& engine, int number) {
 
 Result<StreamGaps> measure_stream_gaps(Engine& engine, std::size_t streams) {
   constexpr int kPrompts = 6;
+  constexpr std::uint32_t kAnswerTokens = 256;
+  std::atomic<bool> ending = false;
   std::vector<std::vector<double>> gaps_ms(streams);
-  std::vector<Clock::time_point> last(streams);
-  std::vector<ResponseFuture> futures;
+  std::vector<Status> failures(streams + 1);
+  std::vector<std::thread> readers;
   for (std::size_t i = 0; i < streams; ++i) {
-    Request request = completion(fmt::format("Stream {} begins:", i), 4000);
-    request.on_token = [&gap_ms = gaps_ms[i], &before = last[i]](const TokenEvent&) {
-      const auto now = Clock::now();
-      if (before != Clock::time_point()) {
-        gap_ms.push_back(std::chrono::duration<double, std::milli>(now - before).count());
+    readers.emplace_back([&, i] {
+      for (int answer = 0; !ending && failures[i].ok(); ++answer) {
+        Request request = completion(fmt::format("Stream {} of {}, answer {}:", i, streams, answer), kAnswerTokens);
+        request.on_token = [&, before = Clock::time_point()](const TokenEvent&) mutable {
+          const auto now = Clock::now();
+          if (before != Clock::time_point()) {
+            gaps_ms[i].push_back(std::chrono::duration<double, std::milli>(now - before).count());
+          }
+          before = now;
+        };
+        failures[i] = engine.process_request(std::move(request)).get().status();
       }
-      before = now;
-    };
-    futures.push_back(engine.process_request(std::move(request)));
+    });
   }
   std::vector<double> ttfts_ms;
-  Status failure;
-  for (int i = 0; i < kPrompts && failure.ok(); ++i) {
+  for (int i = 0; i < kPrompts && failures.back().ok(); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1500));
-    auto response = engine.process_request(completion(fmt::format("Arrival {} of {}. {}", i, streams, document()), 1)).get();
-    if (response.ok()) {
-      ttfts_ms.push_back(response->ttft_ms);
-    } else {
-      failure = response.status();
-    }
+    auto response =
+        engine.process_request(completion(fmt::format("Arrival {} of {}. {}", i, streams, document()), 1)).get();
+    failures.back() = response.status();
+    if (response.ok()) ttfts_ms.push_back(response->ttft_ms);
   }
-  for (ResponseFuture& future : futures) {
-    future.cancel();
-    static_cast<void>(future.get());
-  }
-  TIERCEL_RETURN_IF_ERROR(failure);
+  ending = true;
+  for (std::thread& reader : readers) reader.join();
+  for (Status& failure : failures) TIERCEL_RETURN_IF_ERROR(failure);
   std::vector<double> all_ms;
   for (const auto& of_stream : gaps_ms) all_ms.insert(all_ms.end(), of_stream.begin(), of_stream.end());
   return StreamGaps{

@@ -6,7 +6,9 @@
 
 namespace tiercel::cli {
 
-// Gaps between the tokens of running streams while prompts of 2,000 tokens arrive, half of the time.
+// Gaps between the tokens of running streams while prompts of 2,000 tokens arrive, half of the time. A stream is one
+// answer of 256 tokens after another: in one that grew for all that time, the first gap and the last have little in
+// common.
 struct StreamGaps {
   double p50_ms = 0;
   double p99_ms = 0;

@@ -31,7 +31,7 @@ class StepBudget {
   // foreseen.
   static constexpr double kAutomaticShare = 0.75;
   static constexpr double kLongestAutomatic_s = 0.2;
-  static constexpr std::size_t kLeastTokens = 8;     // of a prompt, however slow: it must end some day
+  static constexpr std::size_t kLeastTokens = 4;     // of a prompt, however slow: it must end some day
   static constexpr std::size_t kFirstTokens = 32;    // before anything is known
   static constexpr std::size_t kStepsToTrust = 128;  // with prompts, after which streams are measured alone again
 

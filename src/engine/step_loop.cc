@@ -105,6 +105,8 @@ bool StepLoop::take_arrivals(bool waits) {
     std::unique_lock lock(mutex_);
     const auto has_work = [&] { return closing_ || !arrivals_.empty(); };
     if (waits && scheduler_.idle()) {
+      while (!has_work() && prefaults(lock)) {
+      }
       arrived_.wait(lock, has_work);
     } else if (waits && waits_for_cache_) {
       arrived_.wait_for(lock, kCachePoll, has_work);
@@ -116,6 +118,13 @@ bool StepLoop::take_arrivals(bool waits) {
   for (auto& sequence : taken_) scheduler_.enqueue(std::move(sequence));
   taken_.clear();
   return go_on;
+}
+
+bool StepLoop::prefaults(std::unique_lock<std::mutex>& lock) {
+  lock.unlock();
+  const bool more = cache_.prefault();
+  lock.lock();
+  return more;
 }
 
 void StepLoop::end_cancelled() {

@@ -61,6 +61,8 @@ class StepLoop {
   void run();
   // First waits for work where it `waits`. False when closing.
   bool take_arrivals(bool waits);
+  // Makes use of a moment without work; `lock`, of mutex_, is open meanwhile. False: there is nothing left to do.
+  bool prefaults(std::unique_lock<std::mutex>& lock);
   void end_cancelled();
   void end_all();
   // False if there was nothing to compute.

@@ -27,6 +27,9 @@ class BlockArena {
   static Result<BlockArena> reserve(std::size_t blocks, std::size_t block_bytes);
 
   std::byte* block(BlockId id) const;
+  std::size_t bytes() const { return memory_.bytes(); }
+  // PageMemory::populate()
+  bool populate(std::size_t offset, std::size_t bytes) const { return memory_.populate(offset, bytes); }
   std::size_t stride() const { return stride_; }
 
  private:

@@ -1,5 +1,6 @@
 #include "kv/block_pool.h"
 
+#include <algorithm>
 #include <cassert>
 
 namespace tiercel {
@@ -28,6 +29,7 @@ BlockId BlockPool::take_promised() {
   assert(promised_ > 0 && free_ > 0);
   const BlockId block = first_free_;
   first_free_ = references_[block] == kEnd ? kEnd : references_[block] & ~kFree;
+  used_ = std::max<std::size_t>(used_, std::size_t{block} + 1);
   --free_;
   references_[block] = 1;
   ++leased_;

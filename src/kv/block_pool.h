@@ -32,6 +32,9 @@ class BlockPool {
   // Blocks that may still be promised or, if cached, referenced.
   std::size_t claimable_blocks() const { return capacity_blocks() - leased_ - promised_; }
 
+  // All that were ever taken are below it: fresh ones are taken in order.
+  std::size_t used_blocks() const { return used_; }
+
   bool is_free(BlockId block) const { return (references_[block] & kFree) != 0; }
   // References of a block that is not free.
   std::uint32_t references(BlockId block) const;
@@ -60,6 +63,7 @@ class BlockPool {
   std::size_t free_ = 0;
   std::size_t leased_ = 0;
   std::size_t promised_ = 0;
+  std::size_t used_ = 0;
 };
 
 }  // namespace tiercel

@@ -152,6 +152,7 @@ std::size_t KvCache::missing_blocks(const ExpectedPrompt& expected, std::size_t 
                                     std::span<const Lease* const> ended) const {
   return state_->missing_blocks(expected.state_.get(), max_tokens, ended);
 }
+bool KvCache::prefault() { return state_->prefault(); }
 KvCacheStats KvCache::stats() const { return state_->stats(); }
 
 }  // namespace tiercel

@@ -108,6 +108,7 @@ KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout
       fingerprint_(fingerprint),
       seams_(std::move(seams)),
       arena_(std::move(arena)),
+      prefault_bytes_(options.prefault_bytes),
       recorder_(std::move(recorder)),
       pool_(capacity_blocks),
       index_(capacity_blocks, layout.block_tokens, fingerprint, seams_.key_function, groups_.size()),
@@ -221,6 +222,22 @@ KvCacheStats KvCacheState::stats() {
           .unstored_blocks = unstored,
           .store_errors = errors,
           .tiers = std::move(tiers)};
+}
+
+bool KvCacheState::prefault() {
+  constexpr std::size_t kPiece = std::size_t{2} << 20;  // a large page
+  std::size_t used;
+  {
+    const std::lock_guard lock(mutex_);
+    used = pool_.used_blocks() * arena_.stride();
+  }
+  const std::size_t begin = std::max(used, prefaulted_bytes_.load(std::memory_order_relaxed));
+  const std::size_t end = used + std::min(arena_.bytes() - used, prefault_bytes_);
+  if (begin >= end) return false;
+  const std::size_t bytes = std::min(kPiece - begin % kPiece, end - begin);
+  const bool backed = arena_.populate(begin, bytes);
+  prefaulted_bytes_.store(backed ? begin + bytes : arena_.bytes(), std::memory_order_relaxed);
+  return backed;
 }
 
 }  // namespace tiercel

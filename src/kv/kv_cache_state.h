@@ -15,6 +15,7 @@
 // Thread-safety: every public method may be called from any thread; calls for one lease come one at a time.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -150,6 +151,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   void report_prefill(std::size_t tokens, std::size_t position, double seconds);
   KvCacheStats stats();
   KvRoom room();
+  bool prefault();
   std::byte* block(BlockId id) const { return arena_.block(id); }
   const KvLayout& layout() const { return layout_; }
 
@@ -285,6 +287,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   const Fingerprint fingerprint_;
   const KvCacheSeams seams_;
   const BlockArena arena_;
+  const std::size_t prefault_bytes_;
+  std::atomic<std::size_t> prefaulted_bytes_ = 0;  // of the arena, from its start on; all of it once the system refused
   const std::unique_ptr<TraceRecorder> recorder_;  // null: nothing is recorded
 
   mutable std::mutex mutex_;  // guards everything below

@@ -65,6 +65,8 @@ const OptionField kFields[] = {
 
     {"cache.capacity_bytes", "--cache-bytes", "SIZE", "Memory for KV", "a size such as 2GiB, at least one block",
      TIERCEL_MEMBER(std::size_t, cache.capacity_bytes), at_least_one},
+    {"cache.prefault_bytes", "--prefault", "SIZE", "Memory for KV made ready ahead of its use, while idle", kSize,
+     TIERCEL_MEMBER(std::size_t, cache.prefault_bytes)},
     {"cache.block_tokens", "--block-tokens", "N", "Tokens per block of KV", "8, 16, 32, 64 or 128",
      TIERCEL_MEMBER(std::uint32_t, cache.block_tokens), is_block_size},
     {"cache.prefix_reuse", "--no-prefix-cache", "", "Reuse of computed prefixes", kYesOrNo,

@@ -1,4 +1,6 @@
 // What requests are answered, whatever runs beside them.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <coroutine>
 #include <future>
@@ -78,6 +80,22 @@ TEST(StepLoop, AloneACachedPromptIsComputedAsAnUncachedOne) {
     reused += with->reused_tokens;
   }
   EXPECT_GT(reused, 3000u);
+}
+
+TEST(StepLoop, AnIdleOneMakesTheMemoryOfBlocksReady) {
+  Harness h({.blocks = 4000});
+  const KvCacheStats stats = h.cache.stats();
+  const std::size_t bytes = stats.capacity_blocks * stats.block_bytes;
+  const auto resident = [&] {
+    std::vector<unsigned char> pages((bytes + 4095) / 4096);
+    EXPECT_EQ(mincore(h.cache.block(0), bytes, pages.data()), 0);
+    return std::ranges::all_of(pages, [](unsigned char page) { return (page & 1) != 0; });
+  };
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!resident() && std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_TRUE(resident() || !h.cache.prefault()) << "where the system can";
 }
 
 TEST(StepLoop, StreamsEveryTokenInOrder) {

@@ -1,7 +1,11 @@
 // KvCache and Lease, behaviour by behaviour.
 #include "tiercel/kv_cache.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -103,6 +107,47 @@ TEST(KvCache, BlocksOfAnOddSizeStayAligned) {
   EXPECT_EQ(cache.stats().block_bytes, 128u);
   EXPECT_EQ(cache.stats().capacity_blocks, 5u);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(cache.block(3)) % 64, 0u);
+}
+
+// Bytes of the arena that the system has backed.
+std::size_t resident_bytes(const KvCache& cache, std::size_t capacity_bytes) {
+  constexpr std::size_t kPage = 4096;
+  std::vector<unsigned char> pages(capacity_bytes / kPage);
+  EXPECT_EQ(mincore(cache.block(0), capacity_bytes, pages.data()), 0);
+  return kPage * static_cast<std::size_t>(std::ranges::count_if(pages, [](unsigned char page) { return page & 1; }));
+}
+
+TEST(KvCache, PrefaultBacksWhatIsUsedNextAndNoMore) {
+  constexpr std::size_t kLargePage = std::size_t{2} << 20, kAhead = 3 * kLargePage, kCapacity = 12 * kLargePage;
+  const KvLayout large{.layers = 8, .kv_heads = 4, .head_dim = 64, .block_tokens = 32, .dtype = DType::F16};
+  ASSERT_EQ(kCapacity % large.block_bytes(), 0u);
+  auto cache = KvCache::open({.capacity_bytes = kCapacity, .prefault_bytes = kAhead}, large, {}).value();
+  const Tokens prompt = numbers(0, 32);
+  Lease lease = cache.admit(prompt, {.max_tokens = kCapacity / large.block_bytes() * 32}).value();
+  ASSERT_TRUE(lease.grow(32).ok());
+  std::memset(cache.block(lease.block_table()[0]), 0x5a, large.block_bytes());
+  std::size_t pieces = 0;
+  while (cache.prefault()) ++pieces;
+  if (pieces == 0) GTEST_SKIP() << "this system cannot back memory ahead of its use";
+  const std::size_t ahead = resident_bytes(cache, kCapacity);
+  EXPECT_GE(ahead, kAhead);
+  EXPECT_LE(ahead, large.block_bytes() + kAhead + 2 * kLargePage) << "with large pages at both ends";
+  EXPECT_FALSE(cache.prefault());
+  for (std::size_t i = 0; i < large.block_bytes(); ++i) {
+    ASSERT_EQ(cache.block(lease.block_table()[0])[i], std::byte{0x5a}) << "byte " << i;
+  }
+
+  // What is used goes on, and what is ahead of it; at the arena's end there is no more.
+  ASSERT_TRUE(lease.grow(kCapacity / large.block_bytes() / 2 * 32).ok());
+  while (cache.prefault()) {
+  }
+  EXPECT_GE(resident_bytes(cache, kCapacity), kAhead + kAhead / 2);
+  ASSERT_TRUE(lease.grow(kCapacity / large.block_bytes() * 32).ok());
+  EXPECT_FALSE(cache.prefault());
+
+  auto none = KvCache::open({.capacity_bytes = kCapacity, .prefault_bytes = 0}, large, {}).value();
+  EXPECT_FALSE(none.prefault());
+  EXPECT_EQ(resident_bytes(none, kCapacity), 0u);
 }
 
 TEST(KvCache, ASecondRequestFindsTheFirstOnesBlocks) {

@@ -43,6 +43,7 @@ const std::map<std::string, std::string>& other_values() {
       {"stats_window_ms", "61"},
       {"profile_steps", "true"},
       {"cache.capacity_bytes", "1000001"},
+      {"cache.prefault_bytes", "1000002"},
       {"cache.block_tokens", "128"},
       {"cache.prefix_reuse", "false"},
       {"cache.eviction", "lfu"},
@@ -66,8 +67,9 @@ TEST(OptionTable, HasEveryMemberOfTheStructs) {
   auto& [model, cache, compute, deterministic, threads, context_tokens, max_batch_sequences, max_batch_tokens,
          max_queued_requests, target_step_ms, speculation, max_draft_tokens, aging_ms, memory_limit_bytes,
          stats_window_ms, profile_steps, cpus] = options;
-  auto& [capacity_bytes, block_tokens, prefix_reuse, eviction, tenant_quota_bytes, record_trace, memory_tier_bytes,
-         memory_tier_codec, disk_dir, disk_capacity_bytes, disk_codec, tiers, tier_writes, tier_deadline_ms] = cache;
+  auto& [capacity_bytes, prefault_bytes, block_tokens, prefix_reuse, eviction, tenant_quota_bytes, record_trace,
+         memory_tier_bytes, memory_tier_codec, disk_dir, disk_capacity_bytes, disk_codec, tiers, tier_writes,
+         tier_deadline_ms] = cache;
   static_cast<void>(tiers);  // from code alone
   const std::set<const void*> members = {&model,
                                          &compute,
@@ -86,6 +88,7 @@ TEST(OptionTable, HasEveryMemberOfTheStructs) {
                                          &profile_steps,
                                          &cpus,
                                          &capacity_bytes,
+                                         &prefault_bytes,
                                          &block_tokens,
                                          &prefix_reuse,
                                          &eviction,
