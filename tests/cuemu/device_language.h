@@ -9,6 +9,9 @@
 #include <source_location>
 #include <type_traits>
 
+// Before the names of indices become macros.
+#include <cuda_runtime_api.h>
+
 #include "tests/cuemu/grid.h"
 
 #define __global__
