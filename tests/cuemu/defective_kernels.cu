@@ -1,4 +1,5 @@
 // Kernels with defects. defects_test.cc names the lines that are marked here.
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 
 #include "tests/cuemu/test_kernels.h"
@@ -66,6 +67,12 @@ __global__ void defective(const Defect defect, float* all_values) {
   if (defect == Defect::BlocksShareGlobal) all_values[thread] = static_cast<float>(blockIdx.x);  // BlocksShareGlobal
   if (defect == Defect::Misaligned && thread == 0) {
     values[0] = reinterpret_cast<const float4*>(values + 1)->x;  // Misaligned
+  }
+  if (defect == Defect::CopyWithoutWait || defect == Defect::CopyWithoutBarrier) {
+    __pipeline_memcpy_async(&dynamic[thread], &values[thread], sizeof(float));
+    __pipeline_commit();
+    if (defect != Defect::CopyWithoutWait) __pipeline_wait_prior(0);
+    shared[thread] = dynamic[thread ^ 1u];  // CopyWithoutBarrier
   }
 }
 

@@ -72,6 +72,12 @@ TEST_F(CudaDefectsDeathTest, BadMasks) {
   }
 }
 
+TEST_F(CudaDefectsDeathTest, CopiesThatNobodyWaitsFor) {
+#if !defined(__SANITIZE_THREAD__)  // which may find the read first
+  EXPECT_DEATH(run(Defect::CopyWithoutWait, 1), "it returned while copies to shared memory were under way");
+#endif
+}
+
 TEST_F(CudaDefectsDeathTest, UninitialisedSharedMemoryIsNaN) {
   cuemu::reset_device({});
   const DeviceMemory<float> values(std::vector<float>(64, 2.0f));
@@ -94,7 +100,8 @@ TEST_F(CudaDefectsDeathTest, OverflowsUnderAddressSanitizer) {
 TEST_F(CudaDefectsDeathTest, RacesUnderThreadSanitizer) {
   for (const auto& [defect, name] :
        {std::pair(Defect::MissingBarrier, "MissingBarrier"), std::pair(Defect::MissingWarpSync, "MissingWarpSync"),
-        std::pair(Defect::BlocksShareGlobal, "BlocksShareGlobal")}) {
+        std::pair(Defect::BlocksShareGlobal, "BlocksShareGlobal"),
+        std::pair(Defect::CopyWithoutBarrier, "CopyWithoutBarrier")}) {
     EXPECT_DEATH(run(defect, 1), "data race.*\n(.*\n)*.*defective.*" + line_of(name)) << name;
   }
 }

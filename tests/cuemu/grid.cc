@@ -45,6 +45,9 @@ struct Thread {
   // Of the warp operation that it waits for, or that has just been done.
   std::uint64_t value = 0, result = 0;
   int source = 0;
+  std::vector<AsyncCopy> copies;  // those from first_copy on are under way
+  std::size_t first_copy = 0;
+  unsigned commits = 0;
 };
 
 // Lanes of a warp that are to meet at one operation.
@@ -108,6 +111,7 @@ class Grid {
   void* shared_variable(std::size_t bytes, const std::source_location& where);
   void* dynamic_shared() const { return dynamic_shared_; }
   void fence();
+  Thread& running() { return *running_; }
 
  private:
   void run_block(const LaunchShape& shape, uint3 block, std::vector<std::unique_ptr<Fiber>>& fibers);
@@ -209,6 +213,7 @@ void Grid::leave() {
   Thread& t = *running_;
   t.state = ThreadState::Returned;
   ++returned_;
+  if (t.first_copy < t.copies.size()) defect(t, "it returned while copies to shared memory were under way");
   if (at_barrier_ > 0) {
     defect(t, "divergent barrier: it returned, but " + text(*first_at_barrier_) + " waits for it at __syncthreads of " +
                   text(first_at_barrier_->where));
@@ -409,5 +414,25 @@ void* shared_variable(std::size_t bytes, const std::source_location& where) {
 void* dynamic_shared_memory() { return grid().dynamic_shared(); }
 
 void thread_fence() { grid().fence(); }
+
+void begin_async_copy(const AsyncCopy& copy) {
+  const Unseen unseen;
+  Thread& t = grid().running();
+  if (t.first_copy == t.copies.size()) {
+    t.copies.clear();
+    t.first_copy = 0;
+  }
+  t.copies.push_back(copy);
+  t.copies.back().group = t.commits;
+}
+
+void commit_async_copies() { ++grid().running().commits; }
+
+bool take_async_copy(unsigned groups_left, AsyncCopy& copy) {
+  Thread& t = grid().running();
+  if (t.first_copy == t.copies.size() || t.copies[t.first_copy].group + groups_left >= t.commits) return false;
+  copy = t.copies[t.first_copy++];
+  return true;
+}
 
 }  // namespace cuemu

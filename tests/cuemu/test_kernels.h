@@ -42,6 +42,8 @@ enum class Defect {
   UninitialisedShared,
   BlocksShareGlobal,
   Misaligned,
+  CopyWithoutWait,
+  CopyWithoutBarrier,
 };
 // One block of 64 threads, two for BlocksShareGlobal; `values` has as many floats.
 cudaError_t run_defect(Defect defect, float* values, cudaStream_t stream);
