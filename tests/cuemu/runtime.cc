@@ -62,6 +62,12 @@ cudaError_t call(const char* function, const Body& body) {
   return note(error);
 }
 
+// Of a broken device memory is still taken back, so that a test can end.
+bool is_broken(cudaError_t error) {
+  const Lock lock;
+  return error != cudaSuccess && error == device().broken;
+}
+
 bool capturing(const Device& d, cudaStream_t stream) {
   return stream != nullptr && d.knows(stream) && stream->capture != nullptr;
 }
@@ -293,8 +299,7 @@ cudaError_t cudaFree(void* memory) {
     d.finish_all();  // as a device does
     return d.free(memory) ? d.broken : cudaErrorInvalidValue;
   });
-  // Of a broken device memory is still taken back, so that a test can end.
-  if (error != cudaSuccess && error != cudaErrorInvalidValue) {
+  if (cuemu::is_broken(error)) {
     const cuemu::Unseen unseen;
     const cuemu::Lock lock;
     cuemu::device().free(memory);
@@ -326,6 +331,10 @@ cudaError_t cudaFreeHost(void* memory) {
     d.finish_all();
     return d.unpin(memory) ? d.broken : cudaErrorInvalidValue;
   });
+  if (cuemu::is_broken(error)) {
+    const cuemu::Lock lock;
+    cuemu::device().unpin(memory);
+  }
   if (error != cudaErrorInvalidValue) std::free(memory);
   return error;
 }
@@ -336,10 +345,15 @@ cudaError_t cudaHostRegister(void* memory, std::size_t bytes, unsigned) {
 }
 
 cudaError_t cudaHostUnregister(void* memory) {
-  return call(__func__, [&](Device& d) {
+  const cudaError_t error = call(__func__, [&](Device& d) {
     d.finish_all();
     return d.unpin(memory) ? cudaSuccess : cudaErrorHostMemoryNotRegistered;
   });
+  if (cuemu::is_broken(error)) {
+    const cuemu::Lock lock;
+    cuemu::device().unpin(memory);
+  }
+  return error;
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
