@@ -112,6 +112,7 @@ class Grid {
   void* dynamic_shared() const { return dynamic_shared_; }
   void fence();
   Thread& running() { return *running_; }
+  unsigned draw(unsigned bound) { return random_.below(bound); }
 
  private:
   void run_block(const LaunchShape& shape, uint3 block, std::vector<std::unique_ptr<Fiber>>& fibers);
@@ -415,7 +416,8 @@ void* dynamic_shared_memory() { return grid().dynamic_shared(); }
 
 void thread_fence() { grid().fence(); }
 
-void begin_async_copy(const AsyncCopy& copy) {
+bool begin_async_copy(const AsyncCopy& copy) {
+  if (grid().draw(2) == 0) return true;
   const Unseen unseen;
   Thread& t = grid().running();
   if (t.first_copy == t.copies.size()) {
@@ -424,6 +426,7 @@ void begin_async_copy(const AsyncCopy& copy) {
   }
   t.copies.push_back(copy);
   t.copies.back().group = t.commits;
+  return false;
 }
 
 void commit_async_copies() { ++grid().running().commits; }

@@ -68,14 +68,15 @@ T* dynamic_shared() {
 
 void thread_fence();
 
-// Copies to shared memory that a thread has begun (cp.async). None is done before the thread waits for it.
+// Copies to shared memory that a thread has begun (cp.async). The seed draws whether one is done at once or when the
+// thread waits for it: nothing may rely on either.
 struct AsyncCopy {
   void* to = nullptr;
   const void* from = nullptr;
   std::size_t bytes = 0, zeros = 0;  // zeros: of these, at the end, that are not read but filled with zeros
   unsigned group = 0;                // commits before it
 };
-void begin_async_copy(const AsyncCopy& copy);
+bool begin_async_copy(const AsyncCopy& copy);  // true: the caller is to do it at once
 void commit_async_copies();
 // Whether there is a copy left that must be done before all but the last `groups_left` commits are; the oldest is in
 // `copy` then, and taken off.
