@@ -22,3 +22,26 @@ if(TIERCEL_CUDA_ENABLED)
 else()
   message(STATUS "CUDA: off (TIERCEL_CUDA=${cuda_choice})")
 endif()
+
+# tiercel_cuda_objects(TARGET FILE.cu...): compiles them for the GPUs that tiercel is for, A100 (sm_80) and H100/H200 (sm_90). Beside each
+# object, FILE.resources is what ptxas says of each kernel: registers, shared memory, spills. By commands of its own rather than CMake's
+# CUDA language: CMake 3.25 knows no C++20 for nvcc 13.
+set(TIERCEL_CUDA_FLAGS -std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-fPIC
+  -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90 -gencode=arch=compute_90,code=compute_90)
+function(tiercel_cuda_objects target)
+  set(includes -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/src -I${PROJECT_SOURCE_DIR}/include)
+  set(objects)
+  foreach(source ${ARGN})
+    get_filename_component(name ${source} NAME_WE)
+    set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.cu.o)
+    add_custom_command(OUTPUT ${object} ${name}.resources
+      COMMAND ${CMAKE_COMMAND} -DOBJECT=${object} -DRESOURCES=${CMAKE_CURRENT_BINARY_DIR}/${name}.resources
+        -P ${PROJECT_SOURCE_DIR}/cmake/CompileCuda.cmake -- ${TIERCEL_CCACHE} ${CUDAToolkit_NVCC_EXECUTABLE} ${TIERCEL_CUDA_FLAGS}
+        -ccbin ${CMAKE_CXX_COMPILER} ${includes} -Xptxas=-v -MD -MF ${object}.d -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
+      DEPENDS ${source} ${PROJECT_SOURCE_DIR}/cmake/CompileCuda.cmake DEPFILE ${object}.d
+      COMMENT "Compiling ${name}.cu for GPUs" VERBATIM)
+    list(APPEND objects ${object})
+  endforeach()
+  add_custom_target(${target} ALL DEPENDS ${objects})
+  set_property(TARGET ${target} PROPERTY TIERCEL_OBJECTS ${objects})
+endfunction()

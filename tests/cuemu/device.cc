@@ -1,0 +1,212 @@
+// Compiled without instrumentation, like grid.cc.
+#include "tests/cuemu/device_state.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "tests/cuemu/fiber.h"
+
+namespace cuemu {
+namespace {
+
+enum class Pace { Eager, Lazy, Any };
+Pace pace_of(std::uint64_t seed) { return static_cast<Pace>(seed % 3); }
+
+}  // namespace
+
+Device::Device(const DeviceOptions& options) : options_(options), random_state_(options.seed * 2 + 1) {
+  create_stream();
+}
+
+Device::~Device() {
+  for (const auto& stream : streams_) destroy_sanitizer_thread(stream->sanitizer_thread);
+}
+
+std::uint64_t Device::random(std::uint64_t bound) {
+  std::uint64_t x = random_state_ += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return (x ^ (x >> 31)) % bound;
+}
+
+Stream* Device::create_stream() {
+  streams_.push_back(std::make_unique<Stream>());
+  streams_.back()->sanitizer_thread = create_sanitizer_thread();
+  return streams_.back().get();
+}
+
+void Device::destroy_stream(Stream* stream) {
+  stream->destroyed = true;
+  remove_finished();
+}
+
+bool Device::knows(const Stream* stream) const {
+  return stream == nullptr ||
+         std::ranges::any_of(streams_, [&](const auto& each) { return each.get() == stream && !each->destroyed; });
+}
+
+Stream& Device::stream(cudaStream_t handle) { return handle == nullptr ? *streams_.front() : *handle; }
+
+void Device::queue(Stream& stream, std::function<void()> run) {
+  if (stream.capture != nullptr) {
+    stream.capture->operations.push_back(std::move(run));
+    return;
+  }
+  stream.queue.push_back(std::make_unique<Operation>());
+  stream.queue.back()->run = std::move(run);
+  release(&stream.queue.back()->order);
+}
+
+void Device::record(Stream& stream, Event& event) {
+  event.last = std::make_shared<Completion>();
+  event.last->stream = &stream;
+  if (stream.capture != nullptr) return;
+  stream.queue.push_back(std::make_unique<Operation>());
+  stream.queue.back()->completes = event.last;
+  release(&stream.queue.back()->order);
+}
+
+void Device::wait(Stream& stream, const Event& event) {
+  if (event.last == nullptr || (event.last->done && stream.capture != nullptr)) return;  // nothing to wait for
+  Graph* capture = event.last->done ? nullptr : event.last->stream->capture;
+  if (capture != nullptr) {  // the waiting stream joins the capture
+    stream.capture = capture;
+    return;
+  }
+  stream.queue.push_back(std::make_unique<Operation>());
+  stream.queue.back()->wait_for = event.last;
+  release(&stream.queue.back()->order);
+}
+
+bool Device::can_run(const Stream& stream) const {
+  return !stream.queue.empty() && (stream.queue.front()->wait_for == nullptr || stream.queue.front()->wait_for->done);
+}
+
+void Device::run_front(Stream& stream) {
+  const std::unique_ptr<Operation> operation = std::move(stream.queue.front());
+  stream.queue.pop_front();
+  ++operations_run_;
+  if (operation->run && operations_until_failure > 0 && --operations_until_failure == 0) broken = failing;
+  {
+    const AsSanitizerThread as_stream(stream.sanitizer_thread);
+    acquire(&operation->order);
+    if (operation->wait_for != nullptr) acquire(&operation->wait_for->order);
+    if (operation->run && broken == cudaSuccess) operation->run();
+    if (operation->completes != nullptr) release(&operation->completes->order);
+    release(&stream.order);
+  }
+  if (operation->completes != nullptr) {
+    operation->completes->done = true;
+    operation->completes->at = operations_run_;
+  }
+}
+
+void Device::run_towards(Stream& stream) {
+  if (stream.queue.empty()) return;
+  Stream* next = &stream;
+  while (!can_run(*next)) next = next->queue.front()->wait_for->stream;
+  run_front(*next);
+}
+
+void Device::end_capture(const Graph* graph) {
+  for (const auto& stream : streams_) {
+    if (stream->capture == graph) stream->capture = nullptr;
+  }
+}
+
+void Device::drift() {
+  const Pace pace = pace_of(options_.seed);
+  if (pace == Pace::Lazy) return;
+  std::uint64_t left = pace == Pace::Eager ? ~std::uint64_t{0} : random(4);
+  while (left-- > 0) {
+    std::vector<Stream*> able;
+    for (const auto& stream : streams_) {
+      if (can_run(*stream)) able.push_back(stream.get());
+    }
+    if (able.empty()) break;
+    run_front(*able[random(able.size())]);
+  }
+  remove_finished();
+}
+
+void Device::finish(Stream& stream) {
+  drift();
+  while (!stream.queue.empty()) run_towards(stream);
+  acquire(&stream.order);
+}
+
+void Device::finish(Completion& completion) {
+  drift();
+  while (!completion.done) run_towards(*completion.stream);
+  acquire(&completion.order);
+}
+
+void Device::finish_all() {
+  for (const auto& stream : streams_) {
+    while (!stream->queue.empty()) run_towards(*stream);
+    acquire(&stream->order);
+  }
+  remove_finished();
+}
+
+void Device::remove_finished() {
+  std::erase_if(streams_, [](const auto& stream) {
+    if (!stream->destroyed || !stream->queue.empty()) return false;
+    destroy_sanitizer_thread(stream->sanitizer_thread);
+    return true;
+  });
+}
+
+bool Device::contains(const Ranges& ranges, const void* memory, std::size_t bytes) {
+  const auto* begin = static_cast<const char*>(memory);
+  auto range = ranges.upper_bound(begin);
+  if (range == ranges.begin()) return false;
+  --range;
+  return begin + bytes <= range->first + range->second;
+}
+
+void* Device::allocate(std::size_t bytes) {
+  if (bytes > free_bytes()) return nullptr;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 256, bytes) != 0) return nullptr;
+  allocations_[static_cast<const char*>(memory)] = bytes;
+  allocated_ += bytes;
+  return memory;
+}
+
+bool Device::free(void* memory) {
+  const auto allocation = allocations_.find(static_cast<const char*>(memory));
+  if (allocation == allocations_.end()) return false;
+  allocated_ -= allocation->second;
+  allocations_.erase(allocation);
+  std::free(memory);
+  return true;
+}
+
+bool Device::pin(void* memory, std::size_t bytes) {
+  const auto* begin = static_cast<const char*>(memory);
+  for (const auto& [other, size] : pinned_) {
+    if (begin < other + size && other < begin + bytes) return false;
+  }
+  pinned_[begin] = bytes;
+  return true;
+}
+
+bool Device::unpin(void* memory) { return pinned_.erase(static_cast<const char*>(memory)) == 1; }
+
+std::string Device::leftovers() const {
+  std::string text;
+  const auto add = [&](std::size_t count, const char* what) {
+    if (count > 0) text += (text.empty() ? "" : ", ") + std::to_string(count) + " " + what;
+  };
+  add(allocations_.size(), "allocations");
+  add(pinned_.size(), "pinned ranges");
+  add(static_cast<std::size_t>(std::ranges::count_if(streams_, [](const auto& each) { return !each->destroyed; })) - 1,
+      "streams");
+  add(static_cast<std::size_t>(events), "events");
+  add(static_cast<std::size_t>(graphs), "graphs");
+  return text;
+}
+
+}  // namespace cuemu

@@ -1,0 +1,121 @@
+// Streams, events and memory of the emulated device. One mutex guards all of it; ThreadSanitizer does not see it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/cuemu/device.h"
+#include "tests/cuemu/grid.h"
+
+namespace cuemu {
+
+// One record of an event: whether the stream has come there.
+struct Completion {
+  Stream* stream = nullptr;
+  bool done = false;
+  std::uint64_t at = 0;  // operations that had run before it
+  char order = 0;        // its address orders memory for ThreadSanitizer
+};
+
+struct Operation {
+  std::function<void()> run;              // what it does; empty for a wait or a record
+  std::shared_ptr<Completion> wait_for;   // runs after this
+  std::shared_ptr<Completion> completes;  // said to be done when it has run
+  char order = 0;                         // from whoever queued it
+};
+
+struct Graph {
+  std::vector<std::function<void()>> operations;  // in the order of their capture, in which they also run
+};
+
+struct Stream {
+  std::deque<std::unique_ptr<Operation>> queue;
+  void* sanitizer_thread = nullptr;
+  Graph* capture = nullptr;
+  bool destroyed = false;  // by the program; it goes when its queue has run
+  char order = 0;          // from its operations to whoever waits for it
+};
+
+struct Event {
+  std::shared_ptr<Completion> last;
+};
+
+class Device {
+ public:
+  explicit Device(const DeviceOptions& options);
+  ~Device();
+
+  Stream* create_stream();
+  void destroy_stream(Stream* stream);
+  bool knows(const Stream* stream) const;
+  Stream& stream(cudaStream_t handle);  // the default one for null
+
+  // An operation at the end of a stream, or of the graph that it captures.
+  void queue(Stream& stream, std::function<void()> run);
+  void record(Stream& stream, Event& event);
+  void wait(Stream& stream, const Event& event);
+  // Runs what must run until the stream is empty, or the event has come.
+  void finish(Stream& stream);
+  void finish(Completion& completion);
+  void finish_all();
+  // The stream's next operation, or, while that waits, one of the stream that it waits for; nothing where it is empty.
+  void run_towards(Stream& stream);
+  void end_capture(const Graph* graph);
+  // Runs as much as the seed likes.
+  void drift();
+
+  void* allocate(std::size_t bytes);
+  bool free(void* memory);
+  std::size_t free_bytes() const { return options_.memory_bytes - allocated_; }
+  std::size_t allocated() const { return allocated_; }
+  // Whether all of it lies within one allocation, or one pinned range.
+  bool is_device(const void* memory, std::size_t bytes) const { return contains(allocations_, memory, bytes); }
+  bool is_pinned(const void* memory, std::size_t bytes) const { return contains(pinned_, memory, bytes); }
+  bool pin(void* memory, std::size_t bytes);
+  bool unpin(void* memory);
+  std::size_t allocation_count() const { return allocations_.size(); }
+  std::string leftovers() const;
+
+  const DeviceOptions& options() const { return options_; }
+  std::uint64_t random(std::uint64_t bound);
+
+  DeviceCounts counts;
+  int events = 0, graphs = 0;
+  cudaError_t broken = cudaSuccess;  // from here on every call returns it
+  cudaError_t failing = cudaSuccess;
+  int operations_until_failure = 0;  // 0: none is planned
+  struct PlannedFailure {
+    std::string function;
+    int calls_left;
+    cudaError_t error;
+  };
+  std::vector<PlannedFailure> planned_failures;
+  std::map<const void*, int> dynamic_shared_limits;  // by kernel, where raised
+
+ private:
+  using Ranges = std::map<const char*, std::size_t>;
+  static bool contains(const Ranges& ranges, const void* memory, std::size_t bytes);
+  bool can_run(const Stream& stream) const;
+  void run_front(Stream& stream);
+  void remove_finished();
+
+  DeviceOptions options_;
+  std::uint64_t random_state_;
+  std::vector<std::unique_ptr<Stream>> streams_;  // the first is the default one
+  Ranges allocations_, pinned_;
+  std::size_t allocated_ = 0;
+  std::uint64_t operations_run_ = 0;
+};
+
+// Behind the templates of <cuda_runtime.h>, which this cannot include: its names of indices are macros.
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread);
+cudaError_t set_function_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
+
+}  // namespace cuemu

@@ -1,0 +1,553 @@
+// The CUDA runtime's functions on the emulated device. Compiled without instrumentation, like grid.cc.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "tests/cuemu/device_state.h"
+#include "tests/cuemu/fiber.h"
+
+namespace cuemu {
+namespace {
+
+// Not a std::mutex, which ThreadSanitizer would see: its order is none that a device gives.
+class Lock {
+ public:
+  Lock() {
+    while (taken.test_and_set(std::memory_order_acquire)) taken.wait(true, std::memory_order_relaxed);
+  }
+  ~Lock() {
+    taken.clear(std::memory_order_release);
+    taken.notify_one();
+  }
+
+ private:
+  static inline std::atomic_flag taken;
+};
+
+Device& device() {
+  static auto* const only = new std::unique_ptr<Device>(new Device({}));  // not destroyed: threads may outlive main()
+  return **only;
+}
+
+void replace_device(const DeviceOptions& options) {
+  Device& old = device();
+  old.~Device();
+  new (&old) Device(options);
+}
+
+thread_local cudaError_t last_error = cudaSuccess;
+
+cudaError_t note(cudaError_t error) {
+  if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+  return error;
+}
+
+// One call into the runtime: alone with the device, unless it is broken or the call is to fail.
+template <class Body>
+cudaError_t call(const char* function, const Body& body) {
+  const Unseen unseen;
+  const Lock lock;
+  Device& d = device();
+  if (d.options().devices == 0) return note(cudaErrorNoDevice);
+  for (auto planned = d.planned_failures.begin(); planned != d.planned_failures.end(); ++planned) {
+    if (planned->function != function || --planned->calls_left > 0) continue;
+    const cudaError_t error = planned->error;
+    d.planned_failures.erase(planned);
+    return note(error);
+  }
+  if (d.broken != cudaSuccess) return note(d.broken);
+  const cudaError_t error = body(d);
+  d.drift();
+  return note(error);
+}
+
+// Of a broken device memory is still taken back, so that a test can end.
+bool is_broken(cudaError_t error) {
+  const Lock lock;
+  return error != cudaSuccess && error == device().broken;
+}
+
+bool capturing(const Device& d, cudaStream_t stream) {
+  return stream != nullptr && d.knows(stream) && stream->capture != nullptr;
+}
+
+struct Copy {
+  bool valid = false, from_pageable = false, to_pageable = false;
+};
+
+Copy look_at(const Device& d, const void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  const bool to_device = d.is_device(to, bytes), from_device = d.is_device(from, bytes);
+  const bool wants_to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  const bool wants_from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  Copy copy;
+  copy.valid = kind == cudaMemcpyDefault || (to_device == wants_to && from_device == wants_from);
+  copy.from_pageable = !from_device && !d.is_pinned(from, bytes);
+  copy.to_pageable = !to_device && !d.is_pinned(to, bytes);
+  return copy;
+}
+
+// Memory that is not pinned is read by the caller, before this returns.
+std::shared_ptr<char[]> staged(const void* from, std::size_t bytes) {
+  std::shared_ptr<char[]> staging(new char[bytes]);
+  std::memcpy(staging.get(), from, bytes);
+  return staging;
+}
+
+cudaError_t copy(const char* function, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
+                 cudaStream_t stream, bool counts_as_call) {
+  return call(function, [&](Device& d) {
+    if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    const Copy what = look_at(d, to, from, bytes, kind);
+    if (!what.valid) return cudaErrorInvalidValue;
+    const bool pageable = what.from_pageable || what.to_pageable;
+    if (pageable && capturing(d, stream)) return cudaErrorStreamCaptureUnsupported;
+    d.counts.copies += 1;
+    d.counts.pageable_copies += pageable ? 1 : 0;
+    d.counts.copy_calls += counts_as_call ? 1 : 0;
+    if (what.from_pageable) {
+      d.queue(d.stream(stream), [to, staging = staged(from, bytes), bytes] { std::memcpy(to, staging.get(), bytes); });
+    } else {
+      d.queue(d.stream(stream), [=] { std::memcpy(to, from, bytes); });
+    }
+    if (what.to_pageable) d.finish(d.stream(stream));
+    return d.broken;
+  });
+}
+
+}  // namespace
+
+void reset_device(const DeviceOptions& options) {
+  const Unseen unseen;
+  const Lock lock;
+  device().finish_all();
+  const std::string left = device().leftovers();
+  if (!left.empty()) {
+    std::fprintf(stderr, "cuemu: the device was not given back: %s\n", left.c_str());
+    std::abort();
+  }
+  replace_device(options);
+  last_error = cudaSuccess;
+}
+
+void fail_call(std::string_view function, int nth, cudaError_t error) {
+  const Lock lock;
+  device().planned_failures.push_back({std::string(function), nth, error});
+}
+
+void fail_operation(int nth, cudaError_t error) {
+  const Lock lock;
+  device().operations_until_failure = nth;
+  device().failing = error;
+}
+
+DeviceCounts device_counts() {
+  const Lock lock;
+  return device().counts;
+}
+
+std::size_t allocated_bytes() {
+  const Lock lock;
+  return device().allocated();
+}
+
+cudaError_t set_function_attribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  return call("cudaFuncSetAttribute", [&](Device& d) {
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+    const int most = d.options().compute_major >= 9 ? 232448 : 166912;  // 227 and 163 KiB
+    if (value < 0 || value > most) return cudaErrorInvalidValue;
+    d.dynamic_shared_limits[kernel] = value;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread) {
+  return call("cudaLaunchKernelEx", [&](Device& d) {
+    if (!d.knows(config.stream)) return cudaErrorInvalidResourceHandle;
+    const dim3 g = config.gridDim, b = config.blockDim;
+    const auto within = [](unsigned value, unsigned most) { return value >= 1 && value <= most; };
+    if (!within(g.x, 0x7fffffffu) || !within(g.y, 65535) || !within(g.z, 65535) || !within(b.x, 1024) ||
+        !within(b.y, 1024) || !within(b.z, 64) || b.x * b.y * b.z > 1024) {
+      return cudaErrorInvalidConfiguration;
+    }
+    const auto limit = d.dynamic_shared_limits.find(kernel);
+    if (config.dynamicSmemBytes >
+        static_cast<std::size_t>(limit == d.dynamic_shared_limits.end() ? 48 * 1024 : limit->second)) {
+      return cudaErrorInvalidValue;
+    }
+    ++d.counts.launches;
+    d.queue(d.stream(config.stream),
+            [&d, shape = LaunchShape{g, b, config.dynamicSmemBytes}, thread = std::move(thread)]() mutable {
+              shape.seed = d.random(~std::uint64_t{0});
+              run_kernel(shape, thread);
+            });
+    return cudaSuccess;
+  });
+}
+
+}  // namespace cuemu
+
+using cuemu::call;
+using cuemu::capturing;
+using cuemu::Device;
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = cuemu::last_error;
+  cuemu::last_error = cudaSuccess;
+  return error;
+}
+cudaError_t cudaPeekAtLastError() { return cuemu::last_error; }
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
+    case cudaErrorNoDevice: return "cudaErrorNoDevice";
+    case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
+    case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    default: return "another CUDA error";
+  }
+}
+const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 0;
+  return call(__func__, [&](Device& d) {
+    *count = d.options().devices;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return call(__func__, [](Device&) { return cudaSuccess; });
+}
+
+cudaError_t cudaSetDevice(int device) {
+  return call(__func__, [&](Device&) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; });
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  return call(__func__, [&](Device& d) {
+    if (device != 0) return cudaErrorInvalidDevice;
+    *properties = {
+        "Emulated GPU", d.options().memory_bytes, 232448, d.options().compute_major, d.options().compute_minor, 132};
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  return call(__func__, [&](Device& d) {
+    if (device != 0) return cudaErrorInvalidDevice;
+    switch (attribute) {
+      case cudaDevAttrMultiProcessorCount: *value = 132; break;
+      case cudaDevAttrComputeCapabilityMajor: *value = d.options().compute_major; break;
+      case cudaDevAttrComputeCapabilityMinor: *value = d.options().compute_minor; break;
+      case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 232448; break;
+      default: return cudaErrorInvalidValue;
+    }
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  *least = 0;
+  *greatest = -5;
+  return call(__func__, [](Device&) { return cudaSuccess; });
+}
+
+cudaError_t cudaDeviceSynchronize() {
+  return call(__func__, [](Device& d) {
+    d.finish_all();
+    return d.broken;
+  });
+}
+
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  return call(__func__, [&](Device& d) {
+    *free = d.free_bytes();
+    *total = d.options().memory_bytes;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  return call(__func__, [&](Device& d) {
+    *memory = bytes == 0 ? nullptr : d.allocate(bytes);
+    return *memory == nullptr && bytes > 0 ? cudaErrorMemoryAllocation : cudaSuccess;
+  });
+}
+
+cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t stream) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    *memory = bytes == 0 ? nullptr : d.allocate(bytes);
+    return *memory == nullptr && bytes > 0 ? cudaErrorMemoryAllocation : cudaSuccess;
+  });
+}
+
+cudaError_t cudaFree(void* memory) {
+  if (memory == nullptr) return cudaSuccess;
+  const cudaError_t error = call(__func__, [&](Device& d) {
+    d.finish_all();  // as a device does
+    return d.free(memory) ? d.broken : cudaErrorInvalidValue;
+  });
+  if (cuemu::is_broken(error)) {
+    const cuemu::Unseen unseen;
+    const cuemu::Lock lock;
+    cuemu::device().free(memory);
+  }
+  return error;
+}
+
+cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    if (!d.is_device(memory, 1)) return cudaErrorInvalidValue;
+    d.queue(d.stream(stream), [&d, memory] { d.free(memory); });
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
+  return call(__func__, [&](Device& d) {
+    *memory = nullptr;
+    if (posix_memalign(memory, 4096, bytes) != 0) return cudaErrorMemoryAllocation;
+    d.pin(*memory, bytes);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaFreeHost(void* memory) {
+  if (memory == nullptr) return cudaSuccess;
+  const cudaError_t error = call(__func__, [&](Device& d) {
+    d.finish_all();
+    return d.unpin(memory) ? d.broken : cudaErrorInvalidValue;
+  });
+  if (cuemu::is_broken(error)) {
+    const cuemu::Lock lock;
+    cuemu::device().unpin(memory);
+  }
+  if (error != cudaErrorInvalidValue) std::free(memory);
+  return error;
+}
+
+cudaError_t cudaHostRegister(void* memory, std::size_t bytes, unsigned) {
+  return call(__func__,
+              [&](Device& d) { return d.pin(memory, bytes) ? cudaSuccess : cudaErrorHostMemoryAlreadyRegistered; });
+}
+
+cudaError_t cudaHostUnregister(void* memory) {
+  const cudaError_t error = call(__func__, [&](Device& d) {
+    d.finish_all();
+    return d.unpin(memory) ? cudaSuccess : cudaErrorHostMemoryNotRegistered;
+  });
+  if (cuemu::is_broken(error)) {
+    const cuemu::Lock lock;
+    cuemu::device().unpin(memory);
+  }
+  return error;
+}
+
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  const cudaError_t error = cuemu::copy(__func__, to, from, bytes, kind, nullptr, true);
+  return error != cudaSuccess ? error : cudaStreamSynchronize(nullptr);
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  return cuemu::copy(__func__, to, from, bytes, kind, stream, true);
+}
+
+cudaError_t cudaMemcpyBatchAsync(void* const* to, const void* const* from, const std::size_t* bytes, std::size_t count,
+                                 cudaMemcpyAttributes* attributes, std::size_t* attribute_begins,
+                                 std::size_t attribute_count, cudaStream_t stream) {
+  // CUDA refuses the default stream and captures here, and wants attributes that cover every copy.
+  if (stream == nullptr || count == 0 || attribute_count == 0 || attributes == nullptr || attribute_begins[0] != 0) {
+    return cuemu::note(cudaErrorInvalidValue);
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const cudaError_t error = cuemu::copy(__func__, to[i], from[i], bytes[i], cudaMemcpyDefault, stream, i == 0);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void* memory, int value, std::size_t bytes) {
+  const cudaError_t error = cudaMemsetAsync(memory, value, bytes, nullptr);
+  return error != cudaSuccess ? error : cudaStreamSynchronize(nullptr);
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    if (!d.is_device(memory, bytes)) return cudaErrorInvalidValue;
+    d.queue(d.stream(stream), [=] { std::memset(memory, value, bytes); });
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return call(__func__, [&](Device& d) {
+    *stream = d.create_stream();
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
+  return cudaStreamCreateWithFlags(stream, flags);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const cuemu::Unseen unseen;
+  const cuemu::Lock lock;
+  Device& d = cuemu::device();
+  if (stream == nullptr || !d.knows(stream)) return cuemu::note(cudaErrorInvalidResourceHandle);
+  d.destroy_stream(stream);
+  return cuemu::note(d.broken);
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    if (capturing(d, stream)) return cudaErrorStreamCaptureUnsupported;
+    d.finish(d.stream(stream));
+    return d.broken;
+  });
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    if (d.stream(stream).queue.empty()) {
+      cuemu::acquire(&d.stream(stream).order);
+      return cudaSuccess;
+    }
+    d.run_towards(d.stream(stream));
+    return cudaErrorNotReady;
+  });
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream) || event == nullptr) return cudaErrorInvalidResourceHandle;
+    d.wait(d.stream(stream), *event);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return call(__func__, [&](Device& d) {
+    *event = new cuemu::Event;
+    ++d.events;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  if (event == nullptr) return cuemu::note(cudaErrorInvalidResourceHandle);
+  const cuemu::Unseen unseen;
+  const cuemu::Lock lock;
+  delete event;
+  --cuemu::device().events;
+  return cuemu::note(cuemu::device().broken);
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream) || event == nullptr) return cudaErrorInvalidResourceHandle;
+    d.record(d.stream(stream), *event);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return call(__func__, [&](Device& d) {
+    if (event == nullptr) return cudaErrorInvalidResourceHandle;
+    if (event->last != nullptr) d.finish(*event->last);
+    return d.broken;
+  });
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return call(__func__, [&](Device& d) {
+    if (event == nullptr) return cudaErrorInvalidResourceHandle;
+    if (event->last == nullptr) return cudaSuccess;
+    if (event->last->done) {
+      cuemu::acquire(&event->last->order);
+      return d.broken;
+    }
+    d.run_towards(*event->last->stream);
+    return cudaErrorNotReady;
+  });
+}
+
+// Operations are the device's only clock: a millisecond each.
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  return call(__func__, [&](Device&) {
+    if (begin == nullptr || end == nullptr || begin->last == nullptr || end->last == nullptr)
+      return cudaErrorInvalidResourceHandle;
+    if (!begin->last->done || !end->last->done) return cudaErrorNotReady;
+    *milliseconds = static_cast<float>(end->last->at) - static_cast<float>(begin->last->at);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  return call(__func__, [&](Device& d) {
+    if (stream == nullptr || !d.knows(stream)) return cudaErrorStreamCaptureUnsupported;
+    if (stream->capture != nullptr) return cudaErrorIllegalState;
+    stream->capture = new cuemu::Graph;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  return call(__func__, [&](Device& d) {
+    if (!capturing(d, stream)) return cudaErrorIllegalState;
+    *graph = stream->capture;
+    ++d.graphs;
+    d.end_capture(stream->capture);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  return call(__func__, [&](Device& d) {
+    *status = capturing(d, stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  return call(__func__, [&](Device& d) {
+    *executable = new cuemu::Graph(*graph);
+    ++d.graphs;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    ++d.counts.graph_launches;
+    for (const auto& operation : executable->operations) d.queue(d.stream(stream), operation);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const cuemu::Unseen unseen;
+  const cuemu::Lock lock;
+  delete graph;
+  --cuemu::device().graphs;
+  return cuemu::note(cuemu::device().broken);
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return cudaGraphDestroy(executable); }

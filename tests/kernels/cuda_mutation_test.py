@@ -1,0 +1,115 @@
+"""Plants bugs in the CUDA kernels and in the device layer, and demands that their tests see every one.
+
+    cuda_mutation_test.py --source DIR --work DIR --compile "COMPILER FLAGS" --link COMPILER --libraries "FILES" \\
+                          --objects PROGRAM="FILES" [--objects ...]
+
+Each mutant replaces one piece of one file. The mutated file alone is compiled, for the emulator, and linked before the library, whose own
+version of it is then not taken. A mutant that passes its program has survived, and fails this test; so does one whose text is not
+found exactly once, which means that the code went on without it.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+# (what it is, file, text, replacement, program that must see it, its cases)
+KERNELS, SAMPLING, DEVICE = "cuda_kernels_test", "cuda_sampling_test", "device_test"
+MUTANTS = [
+    ("decode: warps' results are read before they are written", "kernels/decode_attention.cu",
+     "  __syncthreads();\n\n  for (int i = thread", "  for (int i = thread", KERNELS, "CudaDecode*"),
+    ("decode: splits are not weighed", "kernels/decode_attention.cu",
+     "const float factor = exp2f(partials", "const float factor = 1.0f + 0.0f * exp2f(partials", KERNELS, "CudaDecode*"),
+    ("decode: the last token of a split is seen by nobody", "kernels/decode_attention.cu",
+     "* kSlots + slot >= end) scores", "* kSlots + slot >= end - 1) scores", KERNELS, "CudaDecode*"),
+    ("decode: rows read each other's tables", "kernels/decode_attention.cu",
+     "(a.row_sequences == nullptr ? row : a.row_sequences[row])", "row", KERNELS, "CudaDecode*"),
+    ("decode: the upper half of int4 has the lower one's scale", "kernels/decode_attention.cu",
+     "reinterpret_cast<const unsigned*>(scales)[upper_half]", "reinterpret_cast<const unsigned*>(scales)[upper_half && false]", KERNELS, "CudaDecode*"),
+    ("prefill: a query does not see itself", "kernels/prefill_attention.cu",
+     "<= rows.position(own[r])", "< rows.position(own[r])", KERNELS, "CudaPrefill*"),
+    ("prefill: keys are read before they have come", "kernels/prefill_attention.cu",
+     "__pipeline_wait_prior(1);  // for the keys", "__pipeline_wait_prior(2);  // for the keys", KERNELS, "CudaPrefill*"),
+    ("prefill: values are overwritten while they are read", "kernels/prefill_attention.cu",
+     "    __syncthreads();\n    if (begin + kTile < end) begin_tile<T, kHeadDim>(values",
+     "    if (begin + kTile < end) begin_tile<T, kHeadDim>(values", KERNELS, "CudaPrefill*"),
+    ("prefill: sums keep the scale of an older maximum", "kernels/prefill_attention.cu",
+     "sums[n][2 * r + 1] *= factor;", "", KERNELS, "CudaPrefill*"),
+    ("append: one pair too many is rotated", "kernels/kv_append.cu",
+     "pair < static_cast<int>(a.pairs)", "pair <= static_cast<int>(a.pairs)", KERNELS, "CudaKvAppend*"),
+    ("append: values are rotated too", "kernels/kv_append.cu", "!is_value && pair", "pair", KERNELS, "CudaKvAppend*"),
+    ("append: int4 scales are rounded down", "kernels/kv_append.cu",
+     "(__float_as_uint(value) + 0xffffu) >> 16", "__float_as_uint(value) >> 16", KERNELS, "CudaKvAppend*"),
+    ("norm: warps' sums are read before they are written", "kernels/rms_norm.cu", "  __syncthreads();\n", "", KERNELS, "CudaRmsNorm*"),
+    ("SwiGLU: rows read the first one's second half", "kernels/swiglu.cu", "gates + a.width", "gates + a.width * (row == 0)", KERNELS, "CudaSwiglu*"),
+    ("copy: the last 16 bytes stay behind", "kernels/block_copy.cu",
+     "< units) to[", "+ 1 < units) to[", KERNELS, "CudaBlockCopy*"),
+    ("sampling: equal logits rank by id upwards", "kernels/sampling.cu", "(0xffffffffu - static_cast<unsigned>(i))", "static_cast<unsigned>(i)",
+     SAMPLING, "*"),
+    ("sampling: top-p counts what top-k left out", "kernels/sampling.cu", "row.key(i) >= last ? row.units(i) : 0", "row.units(i)", SAMPLING, "*"),
+    ("sampling: a digit is counted before it is cleared", "kernels/sampling.cu",
+     "shared.digits[d] = 0;\n    __syncthreads();", "shared.digits[d] = 0;", SAMPLING, "*"),
+    ("copies: a load does not wait for kernels that read its blocks", "src/device/copy_engine.cc",
+     "TIERCEL_RETURN_IF_ERROR(stream.wait(computed_));", "", DEVICE, "*"),
+    ("copies: a ticket's end does not wait", "src/device/copy_engine.cc", "(void)finish();", "", DEVICE, "*"),
+    ("copies: a layer is waited for by the first one's event", "src/device/copy_engine.cc", "layer / layers_per_event_", "0 * layer", DEVICE, "*"),
+    ("copies: a failed load goes on behind the caller's back", "src/device/copy_engine.cc", "(void)stream.synchronize();", "", DEVICE, "*"),
+    ("status: an error surfaces in a later call", "src/device/cuda_status.cc", "cudaGetLastError();", "", DEVICE, "*"),
+]
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    for name in ("source", "work", "compile", "link", "libraries"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--objects", action="append", required=True)
+    return parser.parse_args()
+
+
+def run(command, **options):
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options)
+
+
+class Test:
+    def __init__(self, args):
+        self.args = args
+        self.source, self.work = pathlib.Path(args.source), pathlib.Path(args.work)
+        self.objects = dict(pair.split("=", 1) for pair in args.objects)
+
+    def problem(self, number):
+        """What is wrong with a mutant, or None where its program sees it."""
+        what, file, text, replacement, program, cases = MUTANTS[number]
+        original = (self.source / file).read_text()
+        if original.count(text) != 1:
+            return f"{what}: the text is in {file} {original.count(text)} times"
+        directory = self.work / str(number)
+        directory.mkdir(parents=True, exist_ok=True)
+        mutant, code, binary = directory / pathlib.Path(file).name, directory / "mutant.cc", directory / program
+        mutant.write_text(original.replace(text, replacement))
+        run(["cmake", f"-DIN={mutant}", f"-DOUT={code}", "-P", self.source / "tests/cuemu/shared_memory.cmake"])
+        built = run([*shlex.split(self.args.compile), "-c", code, "-o", directory / "mutant.o"])
+        if built.returncode == 0:
+            built = run([self.args.link, directory / "mutant.o", *self.objects[program].split(), *self.args.libraries.split(), "-o", binary])
+        if built.returncode != 0:
+            return f"{what}: does not build\n{built.stdout[-2000:]}"
+        try:
+            passed = run([binary, f"--gtest_filter={cases}"], timeout=120).returncode == 0
+        except subprocess.TimeoutExpired:
+            passed = False
+        binary.unlink()
+        return f"{what}: survived {program}" if passed else None
+
+
+def main():
+    test = Test(arguments())
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        problems = [problem for problem in pool.map(test.problem, range(len(MUTANTS))) if problem]
+    print("\n".join(problems) or f"{len(MUTANTS)} mutants, each seen")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()
