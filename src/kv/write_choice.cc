@@ -20,6 +20,11 @@ void WriteChoice::on_loaded(BlockId block, const Retention& retention) {
   marks_[block] = static_cast<std::uint8_t>((looks_ahead() ? 0 : kOffered) | (is_lasting(retention) ? kLasting : 0));
 }
 
+void WriteChoice::on_found(BlockId block) {
+  marks_[block] |= kSeenTwice;
+  if (looks_ahead()) marks_[block] &= static_cast<std::uint8_t>(~kOffered);
+}
+
 std::size_t WriteChoice::take(std::span<const BlockId> path) {
   std::size_t worth_it = 0;
   bool news = false;

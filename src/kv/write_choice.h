@@ -29,10 +29,7 @@ class WriteChoice {
   void on_computed(BlockId block, const ContentKey& key, const Retention& retention);
   void on_loaded(BlockId block, const Retention& retention);
   // A request found it.
-  void on_found(BlockId block) {
-    marks_[block] |= kSeenTwice;
-    if (looks_ahead()) marks_[block] &= static_cast<std::uint8_t>(~kOffered);
-  }
+  void on_found(BlockId block);
   // How many of the leading blocks of a path are to be offered: all that are worth it, where one of them was not
   // offered yet, else none. They count as offered then.
   std::size_t take(std::span<const BlockId> path);

@@ -238,7 +238,7 @@ MUTANTS = [
      "if (!writes_->is_valued(path.back())) continue;", CASES),
     ("what is computed again when it was evicted is of no value", "write_choice.cc",
      "policy_ != WritePolicy::EveryBlock && note(key)", "policy_ == WritePolicy::SeenTwice && note(key)", CASES),
-    ("what is found is of no value", "write_choice.h", "marks_[block] |= kSeenTwice;", "", CASES),
+    ("what is found is of no value", "write_choice.cc", "marks_[block] |= kSeenTwice;", "", CASES),
     ("nobody is told that a load is done", "tier_worker.cc",
      "    load->ended = true;\n    cache_.on_transferred();\n", "    load->ended = true;\n", CASES),
     ("nobody is told that a demotion is done", "tier_worker.cc",
