@@ -415,6 +415,7 @@ std::vector<TierRead> TierWorker::read(const TierLoad& load, std::size_t first, 
   for (std::size_t i = first; i < last; ++i) {
     reads.push_back({.key = load.keys[i + 1 - load.first_block],
                      .parent = load.keys[i - load.first_block],
+                     .tenant = load.tenant,
                      .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
                      .bytes = {cache_.block(into[i - first]), block_bytes}});
   }

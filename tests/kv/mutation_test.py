@@ -222,6 +222,7 @@ MUTANTS = [
     ("an erasure is forgotten at a restart", "tier/disk_index.cc",
      "nodes_[slot].place.entry.sequence < sequence) remove(slot);", "sequence == 0) remove(slot);", DISK),
     ("a parent is not compared", "tier/disk_index.cc", "place->entry.parent != parent ||", "", DISK),
+    ("a tenant is not compared", "tier/disk_index.cc", "place->entry.tenant != tenant ||", "", DISK),
     ("a block counts though what is before it is newer", "tier/disk_index.cc",
      " &&\n         block.entry.sequence > before.entry.sequence;", ";", DISK),
     ("bytes in memory are not checked", "tier/memory_store.cc",
