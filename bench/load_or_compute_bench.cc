@@ -146,7 +146,7 @@ BENCHMARK(ttft_from_tier)
     ->Arg(500)
     ->Arg(1000)
     ->Arg(0)
-    ->Iterations(3)
+    ->Iterations(5)
     ->UseManualTime()
     ->Unit(benchmark::kMillisecond);
 

@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -256,6 +257,11 @@ class KvCache {
   // Says that computing `tokens` prompt tokens, the first of them at `position`, took so long. The cache loads from a
   // tier only what would take longer to compute. Without it, it loads whatever a tier has.
   void report_prefill(std::size_t tokens, std::size_t position, double seconds);
+  // Calls `notify` on a thread of the cache's own whenever a tier has read something, or taken something whose room is
+  // waited for: in_flight(), extend() and room() may say something else then. For a scheduler that has nothing else to
+  // do; without it, it asks again. `notify` is quick and calls nothing of this cache. Takes the place of the one
+  // before, which is not called any more when this returns; an empty one: nothing is called.
+  void notify_transfers(std::function<void()> notify);
   // Writes what is cached, of Normal or High priority and without a ttl, to the durable tiers, to survive the loss of
   // power; what was invalidated does not come back then. All full blocks that can be found count as cached, those of
   // running requests too. The destructor does so as well, for a few seconds. Ok: all of it is there, also without

@@ -30,8 +30,8 @@ enum class WritePolicy : std::uint8_t {
   EveryBlock,   // each, when its request ends: what was evicted comes back from a tier the first time it is asked for
   SeenTwice,    // those of High priority, those that a second request finds in the cache, and those that are computed a
                 // second time: fewer bytes written, fewer blocks that nobody asks for again
-  WhenEvicted,  // those that are next to be evicted, ahead of it, and those of High priority: a tier does not hold what
-                // the hot arena still does, so a small one finds more. What leaves faster than that, or because its
+  WhenEvicted,  // of those that SeenTwice has, the ones that are next to be evicted, ahead of it; of High priority at
+                // once: a tier holds little that the hot arena still does. What leaves faster than that, or because its
                 // tenant is at its quota, is not written.
 };
 

@@ -45,6 +45,7 @@ struct TierRecord {
 struct TierRead {
   BlockKey key;
   BlockKey parent;                  // must be what was written
+  std::uint64_t tenant = 0;         // must be what was written
   std::span<const TokenId> tokens;  // must be what was written
   std::span<std::byte> bytes;       // filled where status is Ok, else unspecified
   // Out. NotFound: not here, or of other content. Corruption: not the bytes that were written, and forgotten now. Other

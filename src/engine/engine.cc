@@ -51,22 +51,32 @@ IoStats io_of(const std::vector<KvTierStats>& tiers, TierMedium medium) {
   return io;
 }
 
-// What computing costs, so that the cache knows from the first prompt on whether loading is faster.
-Status measure_prefill(ModelRunner& model, KvCache& cache) {
-  constexpr std::size_t kTokens = 64;
-  const std::vector<TokenId> tokens(kTokens, 1);
-  auto lease = cache.admit(tokens, {.max_tokens = kTokens, .max_matched_tokens = 0, .max_shared_tokens = 0});
+// What computing costs, at a prompt's beginning and where many tokens come before, so that the cache knows from the
+// first prompt on whether loading is faster.
+Status measure_prefill(ModelRunner& model, KvCache& cache, std::size_t most_tokens, std::size_t context_tokens) {
+  constexpr std::size_t kTokens = 64, kDeep = 2048;
+  const std::vector<TokenId> tokens(std::min({kTokens, most_tokens, context_tokens}), 1);
+  auto lease = cache.admit(tokens, {.max_tokens = tokens.size(), .max_matched_tokens = 0, .max_shared_tokens = 0});
   if (!lease.ok()) return {};  // the cache is smaller than that
-  TIERCEL_RETURN_IF_ERROR(lease->grow(kTokens));
-  const SequenceChunk chunk{.tokens = tokens, .block_table = lease->block_table(), .arithmetic = Arithmetic::Prefill};
-  // The second time: the first one also reads the weights from their file.
-  double seconds = 0;
-  for (int i = 0; i < 2; ++i) {
+  TIERCEL_RETURN_IF_ERROR(lease->grow(tokens.size()));
+  const std::span<const BlockId> own = lease->block_table();
+  const auto compute = [&](std::size_t position) {
+    // What comes before is the same few blocks again and again.
+    std::vector<BlockId> table;
+    while (table.size() < cache.layout().blocks_for(position + tokens.size())) {
+      table.push_back(own[table.size() % own.size()]);
+    }
+    const SequenceChunk chunk{
+        .tokens = tokens, .first_position = position, .block_table = table, .arithmetic = Arithmetic::Prefill};
+    return model.step({&chunk, 1}, cache.block(0)).status();
+  };
+  TIERCEL_RETURN_IF_ERROR(compute(0));  // which also reads the weights from their file
+  for (const std::size_t position : {std::size_t{0}, std::min(context_tokens, kDeep) - tokens.size()}) {
     const auto start = std::chrono::steady_clock::now();
-    if (auto computed = model.step({&chunk, 1}, cache.block(0)); !computed.ok()) return computed.status();
-    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    TIERCEL_RETURN_IF_ERROR(compute(position));
+    cache.report_prefill(tokens.size(), position,
+                         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  cache.report_prefill(kTokens, 0, seconds);
   return {};
 }
 
@@ -181,7 +191,10 @@ Result<Engine> Engine::open(const EngineOptions& options) {
   if (!cache.ok()) return cache.status();
   std::vector<std::string> tier_names;
   for (const KvTierStats& tier : cache->stats().tiers) tier_names.push_back(tier.name);
-  if (!tier_names.empty()) TIERCEL_RETURN_IF_ERROR(measure_prefill(**model, *cache));
+  const std::uint32_t context_tokens = options.context_tokens ? options.context_tokens : shape.context_tokens;
+  if (!tier_names.empty()) {
+    TIERCEL_RETURN_IF_ERROR(measure_prefill(**model, *cache, options.max_batch_tokens, context_tokens));
+  }
 
   EngineInfo info{.model_path = options.model,
                   .model_name = shape.name,
@@ -193,7 +206,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                   .kv_heads = shape.kv_heads,
                   .head_dim = shape.head_dim,
                   .vocabulary = shape.vocabulary,
-                  .context_tokens = options.context_tokens ? options.context_tokens : shape.context_tokens,
+                  .context_tokens = context_tokens,
                   .has_chat_template = chat_template.has_value(),
                   .kv_dtype = std::string(to_string(layout.dtype)),
                   .block_tokens = layout.block_tokens,

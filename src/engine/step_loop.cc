@@ -12,7 +12,7 @@
 namespace tiercel {
 namespace {
 
-// How often to look whether what waiting requests wait for, a prefix that a tier loads or room that it takes, is there.
+// How often to look whether what a tier reads or takes is still worth waiting for. When it is done, the cache says so.
 constexpr std::chrono::milliseconds kCachePoll{1};
 
 }  // namespace
@@ -33,10 +33,21 @@ StepLoop::StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& 
          options.limits.max_logit_rows <= model.max_logit_rows());
   chunks_.reserve(2 * options.limits.max_sequences);
   finished_.reserve(options.limits.max_sequences);
-  if (!options_.by_hand) thread_ = std::thread([this] { run(); });
+  if (options_.by_hand) return;
+  cache_.notify_transfers([this] {
+    {
+      const std::lock_guard lock(mutex_);
+      transferred_ = true;
+    }
+    arrived_.notify_one();
+  });
+  thread_ = std::thread([this] { run(); });
 }
 
-StepLoop::~StepLoop() { close(); }
+StepLoop::~StepLoop() {
+  close();
+  if (!options_.by_hand) cache_.notify_transfers({});
+}
 
 void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices) {
   const EndpointId endpoint = stats_.endpoint(choices.front()->request.endpoint);
@@ -109,8 +120,9 @@ bool StepLoop::take_arrivals(bool waits) {
       }
       arrived_.wait(lock, has_work);
     } else if (waits && waits_for_cache_) {
-      arrived_.wait_for(lock, kCachePoll, has_work);
+      arrived_.wait_for(lock, kCachePoll, [&] { return has_work() || transferred_; });
     }
+    transferred_ = false;
     taken_.swap(arrivals_);
     go_on = !closing_;
   }

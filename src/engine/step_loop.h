@@ -103,6 +103,7 @@ class StepLoop {
   std::vector<std::unique_ptr<Sequence>> arrivals_;
   std::size_t queued_ = 0;  // sequences that have not entered the batch: arrivals and waiting ones
   bool closing_ = false;
+  bool transferred_ = false;        // a tier has, since the last step
   double start_interval_s_ = 0;     // between two that enter the batch, lately; 0: not known
   std::size_t rejected_since_ = 0;  // the last one did
 

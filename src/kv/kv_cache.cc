@@ -140,6 +140,8 @@ void KvCache::report_prefill(std::size_t tokens, std::size_t position, double se
   state_->report_prefill(tokens, position, seconds);
 }
 
+void KvCache::notify_transfers(std::function<void()> notify) { state_->notify_transfers(std::move(notify)); }
+
 Status KvCache::flush(std::uint64_t timeout_ms) { return state_->flush(timeout_ms); }
 
 std::byte* KvCache::block(BlockId id) const { return state_->block(id); }

@@ -144,6 +144,9 @@ void KvCacheState::offer_what_leaves() try {
   std::vector<BlockId> path;
   for (const BlockId leaf : std::span(leaving).first(leaves)) {
     if (writes_->is_offered(leaf) || !path_to_keep(leaf, path)) continue;
+    // What is of value before a leaf that is not may go in the same moment.
+    while (!path.empty() && !writes_->is_valued(path.back())) path.pop_back();
+    if (path.empty() || writes_->is_offered(path.back())) continue;
     writes_->on_offered(path);
     tiers_->offer(path);
   }

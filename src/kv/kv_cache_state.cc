@@ -150,6 +150,16 @@ void KvCacheState::report_prefill(std::size_t tokens, std::size_t position, doub
   if (tiers_) tiers_->computed(tokens, position, seconds);
 }
 
+void KvCacheState::notify_transfers(std::function<void()> notify) {
+  const std::lock_guard lock(notify_mutex_);
+  notify_.swap(notify);
+}
+
+void KvCacheState::on_transferred() {
+  const std::lock_guard lock(notify_mutex_);
+  if (notify_) notify_();
+}
+
 std::vector<KvTierStats> KvCacheState::tier_stats() const try {
   std::vector<KvTierStats> tiers(tiers_ ? tiers_->tiers() : 0);
   for (std::size_t i = 0; i < tiers.size(); ++i) {

@@ -149,6 +149,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   Status set_tenant_quota(std::string_view salt, std::size_t quota_bytes);
   Status flush(std::uint64_t timeout_ms);
   void report_prefill(std::size_t tokens, std::size_t position, double seconds);
+  void notify_transfers(std::function<void()> notify);
   KvCacheStats stats();
   KvRoom room();
   bool prefault();
@@ -161,6 +162,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::size_t continuation(const LeaseState& lease, std::span<const TokenId> next, std::span<TokenId> out);
   Result<Lease> fork(const LeaseState& source, std::size_t max_tokens);
   void release(LeaseState& lease);
+  // A tier has read, or taken, what somebody may wait for. Not under a lock.
+  void on_transferred();
 
   std::size_t cached_tokens(const ExpectedState& expected) const;
   bool in_flight(const ExpectedState& expected) const;
@@ -321,6 +324,9 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::vector<std::uint64_t> tier_hits_;  // tokens, by tier
   std::vector<Demotion> demotions_;
   std::size_t demoting_blocks_ = 0;  // that they hold
+
+  std::mutex notify_mutex_;  // guards notify_; nothing is locked under it
+  std::function<void()> notify_;
 
   std::unique_ptr<TierManager> tiers_;  // null: none. Has a lock of its own
 };

@@ -78,6 +78,7 @@ std::shared_ptr<TierLoad> TierManager::make_load(std::span<const TokenId> tokens
   const auto wanted = tokens.first(plan.parts.back().end_block * cache_.layout_.block_tokens);
   auto load = std::make_shared<TierLoad>();
   load->salt = options.scope.salt;
+  load->tenant = cache_.tenant_name(options.scope.salt);
   load->adapter_id = options.scope.adapter_id;
   load->retention = options.retention;
   load->tokens.assign(wanted.begin(), wanted.end());

@@ -29,6 +29,7 @@ struct TierLoad {
   };
 
   std::string salt;
+  std::uint64_t tenant = 0;  // what stores know of it
   std::uint64_t adapter_id = 0;
   Retention retention;
   std::vector<TokenId> tokens;  // whole blocks, up to the last part's end

@@ -109,8 +109,12 @@ void TierWorker::work() {
 }
 
 bool TierWorker::run_one() try {
-  return run_erase() || run_write(demotions_) || run_load(loads_) || run_write(writes_) || run_load(prefetches_) ||
-         run_flush();
+  if (run_erase()) return true;
+  if (run_write(demotions_)) {
+    cache_.on_transferred();
+    return true;
+  }
+  return run_load(loads_) || run_write(writes_) || run_load(prefetches_) || run_flush();
 } catch (const std::bad_alloc&) {
   return true;  // what it was is given up: it is needed for nothing but speed
 }
@@ -318,7 +322,10 @@ bool TierWorker::run_load(std::deque<std::shared_ptr<TierLoad>>& loads) {
   } catch (const std::bad_alloc&) {
     // It is needed for nothing but speed.
   }
-  if (goes_on) return true;
+  if (goes_on) {
+    if (load->from_back) cache_.on_transferred();
+    return true;
+  }
   {
     const std::lock_guard lock(mutex_);
     std::erase(loads, load);
@@ -328,6 +335,7 @@ bool TierWorker::run_load(std::deque<std::shared_ptr<TierLoad>>& loads) {
     hand_over_(std::move(load));
   } else {
     load->ended = true;
+    cache_.on_transferred();
   }
   return true;
 }
@@ -407,6 +415,7 @@ std::vector<TierRead> TierWorker::read(const TierLoad& load, std::size_t first, 
   for (std::size_t i = first; i < last; ++i) {
     reads.push_back({.key = load.keys[i + 1 - load.first_block],
                      .parent = load.keys[i - load.first_block],
+                     .tenant = load.tenant,
                      .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
                      .bytes = {cache_.block(into[i - first]), block_bytes}});
   }

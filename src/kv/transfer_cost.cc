@@ -26,21 +26,36 @@ double LoadCost::seconds_for(std::size_t bytes) const { return seconds_per_byte_
 
 void PrefillCost::measured(std::size_t tokens, std::size_t position, double seconds) {
   if (tokens == 0) return;
-  double& mean = seconds_per_token_[std::min(depth_of(position + tokens / 2), kDepths - 1)];
-  const double value = std::max(seconds, 1e-9) / static_cast<double>(tokens);
-  mean = mean == 0 ? value : mix(mean, value);
+  const std::size_t middle = position + tokens / 2;
+  const Mean value = {.position = static_cast<double>(middle),
+                      .seconds_per_token = std::max(seconds, 1e-9) / static_cast<double>(tokens)};
+  Mean& mean = means_[std::min(depth_of(middle), kDepths - 1)];
+  mean = mean.seconds_per_token == 0 ? value
+                                     : Mean{.position = mix(mean.position, value.position),
+                                            .seconds_per_token = mix(mean.seconds_per_token, value.seconds_per_token)};
   known_ = true;
 }
 
-double PrefillCost::seconds_per_token(std::size_t depth) const {
-  // The nearest depth that was measured; a shallower one before a deeper one.
-  for (std::size_t distance = 0; distance < kDepths; ++distance) {
-    if (distance <= depth && seconds_per_token_[depth - distance] > 0) return seconds_per_token_[depth - distance];
-    if (depth + distance < kDepths && seconds_per_token_[depth + distance] > 0) {
-      return seconds_per_token_[depth + distance];
+double PrefillCost::seconds_per_token(double position) const {
+  const Mean *shallowest = nullptr, *before = nullptr, *behind = nullptr;
+  for (const Mean& mean : means_) {
+    if (mean.seconds_per_token == 0) continue;
+    if (shallowest == nullptr) shallowest = &mean;
+    if (mean.position > position) {
+      behind = &mean;
+      break;
     }
+    before = &mean;
   }
-  return 0;
+  if (shallowest == nullptr) return 0;
+  if (before == nullptr) return shallowest->seconds_per_token;
+  const Mean& from = behind == nullptr ? *shallowest : *before;
+  const Mean& to = behind == nullptr ? *before : *behind;
+  if (from.position == to.position) return to.seconds_per_token;
+  const double slope = (to.seconds_per_token - from.seconds_per_token) / (to.position - from.position);
+  if (behind != nullptr) return from.seconds_per_token + slope * (position - from.position);
+  // What the first token costs is not less than nothing, and a deeper one not less than it.
+  return to.seconds_per_token + std::clamp(slope, 0., to.seconds_per_token / to.position) * (position - to.position);
 }
 
 double PrefillCost::seconds_for(std::size_t tokens, std::size_t position) const {
@@ -49,7 +64,7 @@ double PrefillCost::seconds_for(std::size_t tokens, std::size_t position) const 
     const std::size_t depth = std::min(depth_of(position), kDepths - 1);
     const std::size_t end = depth + 1 < kDepths ? (std::size_t{1} << (depth + 1)) - 1 : position + tokens;
     const std::size_t here = std::min(tokens, end - position);
-    seconds += static_cast<double>(here) * seconds_per_token(depth);
+    seconds += static_cast<double>(here) * seconds_per_token(static_cast<double>(position) + here / 2.0);
     position += here;
     tokens -= here;
   }

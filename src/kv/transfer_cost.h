@@ -23,7 +23,8 @@ class LoadCost {
   bool known_ = false;
 };
 
-// Of computing a prompt's tokens, which cost more the more come before them.
+// Of computing a prompt's tokens, which cost more the more come before them: a line from each depth that was measured
+// to the next one, and as from the shallowest to the deepest beyond.
 class PrefillCost {
  public:
   // Computing `tokens` tokens, the first of them at `position`, took so long.
@@ -34,9 +35,13 @@ class PrefillCost {
 
  private:
   static constexpr std::size_t kDepths = 24;  // depth d: positions from 2^d - 1 to 2^(d + 1) - 2
-  double seconds_per_token(std::size_t depth) const;
+  struct Mean {
+    double position = 0;
+    double seconds_per_token = 0;  // 0: not measured
+  };
+  double seconds_per_token(double position) const;
 
-  std::array<double, kDepths> seconds_per_token_{};  // 0: not measured
+  std::array<Mean, kDepths> means_{};
   bool known_ = false;
 };
 

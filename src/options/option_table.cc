@@ -89,8 +89,8 @@ const OptionField kFields[] = {
     {"cache.disk_codec", "--disk-codec", "CODEC", "Of that directory: raw, lossless, int8 or int4", kCodecs,
      TIERCEL_MEMBER(Codec, cache.disk_codec)},
     {"cache.tier_writes", "--tier-writes", "WHICH",
-     "Blocks that are written to the tiers: every, twice (seen), evicted (the next to be)", "every, twice or evicted",
-     TIERCEL_MEMBER(WritePolicy, cache.tier_writes)},
+     "Blocks that are written to the tiers: every, twice (seen), evicted (these, before they are)",
+     "every, twice or evicted", TIERCEL_MEMBER(WritePolicy, cache.tier_writes)},
     {"cache.tier_deadline_ms", "--tier-deadline-ms", "MS", "Longest that one operation of a tier may take",
      "at least 1", TIERCEL_MEMBER(std::uint64_t, cache.tier_deadline_ms), at_least_one},
 };

@@ -418,7 +418,7 @@ class Interpreter {
   void bind_parameters(const Statement& macro, const Arguments& arguments) {
     for (const auto& [name, value] : arguments.named) {
       const auto found = std::find_if(macro.parameters.begin(), macro.parameters.end(),
-                                      [&](const Parameter& parameter) { return parameter.name == name; });
+                                      [&name = name](const Parameter& parameter) { return parameter.name == name; });
       const auto position = static_cast<std::size_t>(found - macro.parameters.begin());
       if (found == macro.parameters.end()) fail("the macro '" + macro.name + "' has no argument '" + name + "'");
       if (position < arguments.positional.size()) fail("the macro '" + macro.name + "' is given '" + name + "' twice");

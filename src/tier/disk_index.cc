@@ -82,10 +82,13 @@ bool DiskIndex::is_complete(const Place& place) const {
   return true;
 }
 
-const DiskIndex::Place* DiskIndex::find(const BlockKey& key, const BlockKey& parent, std::size_t tokens,
-                                        const Place* before) const {
+const DiskIndex::Place* DiskIndex::find(const BlockKey& key, const BlockKey& parent, std::uint64_t tenant,
+                                        std::size_t tokens, const Place* before) const {
   const Place* place = at(key);
-  if (place == nullptr || place->entry.parent != parent || place->entry.tokens != tokens) return nullptr;
+  if (place == nullptr || place->entry.parent != parent || place->entry.tenant != tenant ||
+      place->entry.tokens != tokens) {
+    return nullptr;
+  }
   return (before != nullptr && follows(*place, *before)) || is_complete(*place) ? place : nullptr;
 }
 

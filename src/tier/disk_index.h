@@ -54,7 +54,7 @@ class DiskIndex {
   void insert_lost(const FooterEntry& entry);
   // Null: not here, or not with all blocks before it, or another block of that key. `before`: what was found for
   // `parent`, where that is known.
-  const Place* find(const BlockKey& key, const BlockKey& parent, std::size_t tokens,
+  const Place* find(const BlockKey& key, const BlockKey& parent, std::uint64_t tenant, std::size_t tokens,
                     const Place* before = nullptr) const;
   // The sequence to write a block with that was lost: its own, so that what is behind it still follows it. Nothing
   // where it is not known, or where an erasure of that sequence may be in a file.

@@ -29,7 +29,7 @@ Status DiskStore::write(std::span<const TierRecord> records) try {
     }
     {
       const std::lock_guard lock(index_mutex_);
-      if (index_->find(record.key, record.parent, record.tokens.size()) != nullptr) continue;
+      if (index_->find(record.key, record.parent, record.tenant, record.tokens.size()) != nullptr) continue;
     }
     TIERCEL_RETURN_IF_ERROR(write_block(record));
   }

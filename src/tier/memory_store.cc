@@ -100,10 +100,10 @@ bool MemoryStore::is_complete(const Block& block) const {
 }
 
 std::optional<MemoryStore::Blocks::iterator> MemoryStore::find(const BlockKey& key, const BlockKey& parent,
-                                                               std::span<const TokenId> tokens) {
+                                                               std::uint64_t tenant, std::span<const TokenId> tokens) {
   const std::lock_guard lock(mutex_);
   const auto known = by_key_.find(key);
-  const bool is_it = known != by_key_.end() && known->second->parent == parent &&
+  const bool is_it = known != by_key_.end() && known->second->parent == parent && known->second->tenant == tenant &&
                      std::ranges::equal(known->second->tokens, tokens) && is_complete(*known->second);
   return is_it ? std::optional(known->second) : std::nullopt;
 }
@@ -128,7 +128,7 @@ void MemoryStore::read(std::span<TierRead> reads) {
 
 Status MemoryStore::read_block(TierRead& read, Lane& lane) {
   if (read.bytes.size() != coder_->layout.block_bytes()) return Status(StatusCode::NotFound, {});
-  const auto block = find(read.key, read.parent, read.tokens);
+  const auto block = find(read.key, read.parent, read.tenant, read.tokens);
   if (!block) return Status(StatusCode::NotFound, {});
   const Block& found = **block;
   const bool is_raw = options_.codec == Codec::Raw;
@@ -163,7 +163,7 @@ Status MemoryStore::write_block(const TierRecord& record) {
       record.tokens.size() != coder_->layout.block_tokens) {
     return Status::invalid_argument("a memory tier holds blocks of one size; give each KV layout a tier of its own");
   }
-  if (const auto known = find(record.key, record.parent, record.tokens)) {
+  if (const auto known = find(record.key, record.parent, record.tenant, record.tokens)) {
     const std::lock_guard lock(mutex_);
     blocks_.splice(blocks_.begin(), blocks_, *known);
     return {};

@@ -86,7 +86,8 @@ class MemoryStore final : public TierStore {
   // Whether all blocks before it are here, each older than the one behind it. With mutex_ locked.
   bool is_complete(const Block& block) const;
   // The block, if it is the one with this parent and these tokens.
-  std::optional<Blocks::iterator> find(const BlockKey& key, const BlockKey& parent, std::span<const TokenId> tokens);
+  std::optional<Blocks::iterator> find(const BlockKey& key, const BlockKey& parent, std::uint64_t tenant,
+                                       std::span<const TokenId> tokens);
   void remove(Blocks::iterator block);
   // Removes the blocks for which matches(block) holds, and with `descendants` all behind those.
   template <class Matches>

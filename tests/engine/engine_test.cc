@@ -123,6 +123,16 @@ TEST_F(EngineTiers, MemoryGivesBackTheSameBits) {
                                             options.cache.memory_tier_bytes);
 }
 
+// What computing costs is measured when the engine opens, within what a step may have.
+TEST_F(EngineTiers, OpensWithTheSmallestSteps) {
+  REQUIRE_TEST_MODEL();
+  options.cache.memory_tier_bytes = 200u << 20;
+  options.max_batch_sequences = options.max_batch_tokens = 32;
+  CheckedEngine engine = Engine::open(options).value();
+  const Response first = engine.process_request(request("One. ")).get().value();
+  EXPECT_EQ(engine.process_request(request("One. ")).get().value().tokens, first.tokens);
+}
+
 TEST_F(EngineTiers, ADirectoryGivesBackTheSameBitsToTheNextProcess) {
   REQUIRE_TEST_MODEL();
   const Response computed = cold("");

@@ -30,7 +30,10 @@ TEST_F(TierDemotions, RoomIsGivenWhenTheTierHasWhatWasThere) {
   EXPECT_EQ(cache.stats().promised_blocks, 0u) << "it grows no more";
   EXPECT_EQ(cache.room().demoting_blocks, 6u);
   EXPECT_EQ(needs_all(cache).code(), StatusCode::Unavailable);
+  int told = 0;
+  cache.notify_transfers([&] { ++told; });
   finish(cache);
+  EXPECT_GE(told, 1) << "who waits for the room knows";
   EXPECT_EQ(cache.room().demoting_blocks, 0u);
   push_out(cache);
   EXPECT_EQ(cache.stats().tiers[0].store.stored_blocks, 6u);

@@ -49,6 +49,28 @@ TEST_F(TierManagerTest, EvictedBlocksComeBackWithTheirBytes) {
   expect_all_returned(cache);
 }
 
+// So that nobody has to ask again and again.
+TEST_F(TierManagerTest, WhoWaitsIsToldWhenALoadIsDone) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 30);
+  run_and_store(cache, tokens);
+  push_out(cache);
+  ExpectedPrompt expected = cache.expect(tokens, {});
+  int told = 0;
+  cache.notify_transfers([&] { ++told; });
+  while (expected.in_flight()) {
+    EXPECT_EQ(told, 0) << "it goes on";
+    ASSERT_TRUE(tiers(cache).run_one());
+  }
+  EXPECT_EQ(told, 1);
+  push_out(cache);
+  expected = cache.expect(tokens, {});
+  cache.notify_transfers({});
+  finish(cache);
+  EXPECT_EQ(cache.stats().loaded_blocks, 14u);
+  EXPECT_EQ(told, 1) << "nobody wants to know any more";
+}
+
 TEST_F(TierManagerTest, ALoadBeginsBehindWhatIsHot) {
   KvCache cache = open_tiered(64);
   const Tokens shared = numbers(1, 8), whole = shared + numbers(50, 16);

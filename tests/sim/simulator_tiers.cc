@@ -304,6 +304,7 @@ void Simulator::check_flushed() {
     std::vector<std::byte> bytes(layout_.block_bytes());
     TierRead read{.key = block_key(child_key(key_function_, parent, own)),
                   .parent = block_key(parent),
+                  .tenant = root_key(key_function_, {{model_.model_number(), 0}}, scope.salt, 0).low,
                   .tokens = own,
                   .bytes = bytes};
     tiers_->disk().read({&read, 1});

@@ -93,7 +93,7 @@ TEST_F(DiskCrash, AThousandKills) {
       const Done done = told.contains(path) ? told[path] : Done{path, 0, 0};
       flushed += done.flushed_blocks;
       for (std::uint64_t i = 1; i <= 12; ++i) {
-        const StatusCode code = read(*store, DiskBlock(path, i));
+        const StatusCode code = read(*store, DiskBlock(path, i), path);
         if (code != StatusCode::Ok) {
           ASSERT_EQ(code, StatusCode::NotFound) << "kill " << kill << ", block " << i << " of path " << path;
         }

@@ -409,7 +409,7 @@ TEST_F(DiskFiles, AllMethodsByManyThreadsAtOnce) {
           case 4: static_cast<void>(leading(*store, path, 3)); break;
           case 5: static_cast<void>(store->stats()); break;
           default: {
-            const StatusCode code = read(*store, DiskBlock(path, number));
+            const StatusCode code = read(*store, DiskBlock(path, number), path);
             wrong += code != StatusCode::Ok && code != StatusCode::NotFound;
             right += code == StatusCode::Ok;
           }

@@ -63,9 +63,9 @@ inline Status write(TierStore& store, const DiskBlock& block, std::uint64_t tena
 }
 
 // Ok only where everything of the block came back as it was written.
-inline StatusCode read(TierStore& store, const DiskBlock& block) {
+inline StatusCode read(TierStore& store, const DiskBlock& block, std::uint64_t tenant = 5) {
   std::vector<std::byte> bytes(block.bytes.size());
-  TierRead read{.key = block.key, .parent = block.parent, .tokens = block.tokens, .bytes = bytes};
+  TierRead read{.key = block.key, .parent = block.parent, .tenant = tenant, .tokens = block.tokens, .bytes = bytes};
   store.read({&read, 1});
   if (!read.status.ok()) return read.status.code();
   const bool right = bytes == block.bytes && read.copyable == (block.number % 2 == 0);

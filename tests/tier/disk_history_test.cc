@@ -122,13 +122,13 @@ TEST_P(DiskHistory, WhatWasFlushedIsThereAndWhatWasErasedIsNot) {
         ASSERT_TRUE(store->open(kDiskLayout, kModel).ok());
         for (const auto& [name, state] : there) {
           if (shape.small || shape.faults) break;
-          ASSERT_EQ(read(*store, DiskBlock(name.first, name.second)), StatusCode::Ok)
+          ASSERT_EQ(read(*store, DiskBlock(name.first, name.second), name.first), StatusCode::Ok)
               << "block " << name.second << " of path " << name.first << " after " << how;
         }
         set_faults();
       } else {
         const Name name{path, 1 + random() % (length[path] + 2)};
-        const StatusCode code = read(*store, DiskBlock(name.first, name.second));
+        const StatusCode code = read(*store, DiskBlock(name.first, name.second), name.first);
         ++checked;
         found += code == StatusCode::Ok;
         ASSERT_NE(code, StatusCode::Internal) << "wrong bytes";

@@ -11,6 +11,14 @@ namespace {
 
 using DiskStoreTest = DiskFixture;
 
+// Of two tenants whose keys collide neither gets the other's KV.
+TEST_F(DiskStoreTest, AnotherTenantsBlockIsNotFound) {
+  const auto store = open();
+  ASSERT_TRUE(write(*store, DiskBlock(1, 1), 5).ok());
+  EXPECT_EQ(read(*store, DiskBlock(1, 1), 6), StatusCode::NotFound);
+  EXPECT_EQ(read(*store, DiskBlock(1, 1), 5), StatusCode::Ok);
+}
+
 TEST_F(DiskStoreTest, GivesBackWhatWasWritten) {
   const auto store = open();
   for (std::uint64_t i = 1; i <= 10; ++i) ASSERT_TRUE(write(*store, DiskBlock(1, i)).ok());

@@ -64,7 +64,8 @@ Status write(TierStore& store, const Sample& sample) {
 StatusCode read(TierStore& store, const Sample& sample, std::vector<std::byte>* bytes = nullptr,
                 bool* copyable = nullptr) {
   std::vector<std::byte> target(sample.bytes.size());
-  TierRead read{.key = sample.key, .parent = sample.parent, .tokens = sample.tokens, .bytes = target};
+  TierRead read{
+      .key = sample.key, .parent = sample.parent, .tenant = sample.tenant, .tokens = sample.tokens, .bytes = target};
   store.read({&read, 1});
   if (bytes != nullptr) *bytes = target;
   if (copyable != nullptr) *copyable = read.copyable;
@@ -75,6 +76,17 @@ std::size_t leading(const TierStore& store, const std::vector<Sample>& samples) 
   std::vector<BlockKey> keys;
   for (const Sample& sample : samples) keys.push_back(sample.key);
   return store.leading(keys);
+}
+
+// Of two tenants whose keys collide neither gets the other's KV.
+TEST(MemoryStore, AnotherTenantsBlockIsNotFound) {
+  const auto store = store_for(4);
+  Sample sample(1);
+  ASSERT_TRUE(write(*store, sample).ok());
+  ++sample.tenant;
+  EXPECT_EQ(read(*store, sample), StatusCode::NotFound);
+  --sample.tenant;
+  EXPECT_EQ(read(*store, sample), StatusCode::Ok);
 }
 
 TEST(MemoryStore, GivesBackWhatWasWritten) {
