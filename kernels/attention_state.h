@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <utility>
 
 namespace tiercel::kernels {
 
@@ -18,11 +17,9 @@ struct AttentionState {
   AttentionState(float* base, std::size_t row_count, std::size_t padded_row)
       : rows(row_count), padded_dim(padded_row), sums(base) {
     maxima = sums + rows * padded_dim;
-    totals = maxima + (rows + 15) / 16 * 16;
+    totals = maxima + padded(rows);
   }
-  static std::size_t floats(std::size_t rows, std::size_t padded_dim) {
-    return rows * padded_dim + 2 * ((rows + 15) / 16 * 16);
-  }
+  static std::size_t floats(std::size_t rows, std::size_t padded_dim) { return rows * padded_dim + 2 * padded(rows); }
 
   void clear() const {
     std::fill_n(sums, rows * padded_dim, 0.0f);
@@ -46,10 +43,21 @@ struct AttentionState {
     }
   }
 
+  // Takes in the states of sections 1 to `sections` - 1, which lie behind this one, section 0's.
+  template <class Power>
+  void merge_following(std::size_t sections, const Power& power) const {
+    for (std::size_t i = 1; i < sections; ++i) {
+      merge(AttentionState(sums + i * floats(rows, padded_dim), rows, padded_dim), power);
+    }
+  }
+
   std::size_t rows, padded_dim;
   float* sums;    // [row][padded_dim]: sum of weight times value
   float* maxima;  // [row]: largest score
   float* totals;  // [row]: sum of weights, relative to the largest score
+
+ private:
+  static std::size_t padded(std::size_t rows) { return (rows + 15) / 16 * 16; }
 };
 
 }  // namespace tiercel::kernels

@@ -12,6 +12,8 @@ namespace tiercel::kernels::cuda {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kWarpLanes = 32;
+constexpr float kLowest = -1e30f;  // a maximum before the first score: no NaN when infinities are subtracted from it
+constexpr float kLog2E = 1.44269504f;
 
 __device__ inline float to_float(float value) { return value; }
 __device__ inline float to_float(__half value) { return __half2float(value); }

@@ -10,8 +10,6 @@ namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarpLanes;
 constexpr int kSplitTokens = 256;  // fixed, so that a row's arithmetic does not depend on the batch
-constexpr float kLowest = -1e30f;  // a maximum before the first score: no NaN when infinities are subtracted from it
-constexpr float kLog2E = 1.44269504f;
 
 struct Params {
   DecodeAttentionArgs args;

@@ -339,12 +339,8 @@ void Attend(const AttentionArgs& a, float* scratch) {
 }
 
 void MergeSections(const AttentionArgs& a) {
-  const std::size_t rows = a.tokens * a.group, padded_dim = AttentionScratch::round_up(a.kv.layout.head_dim);
-  const std::size_t floats = AttentionState::floats(rows, padded_dim);
-  const std::size_t sections = kAttention.sections(a.kv.layout, a.first_position + a.tokens);
-  const AttentionState state(a.states, rows, padded_dim);
-  for (std::size_t i = 1; i < sections; ++i)
-    state.merge(AttentionState(a.states + i * floats, rows, padded_dim), Power);
+  const AttentionState state(a.states, a.tokens * a.group, AttentionScratch::round_up(a.kv.layout.head_dim));
+  state.merge_following(kAttention.sections(a.kv.layout, a.first_position + a.tokens), Power);
   StoreResults(a, state);
 }
 

@@ -420,12 +420,8 @@ void Attend(const AttentionArgs& a, float* scratch) {
 }
 
 void MergeSections(const AttentionArgs& a) {
-  const std::size_t rows = a.tokens * a.group, padded_dim = padded_dim_of(a.kv.layout);
-  const std::size_t floats = AttentionState::floats(rows, padded_dim);
-  const std::size_t sections = kBf16Attention.sections(a.kv.layout, a.first_position + a.tokens);
-  const AttentionState state(a.states, rows, padded_dim);
-  for (std::size_t i = 1; i < sections; ++i)
-    state.merge(AttentionState(a.states + i * floats, rows, padded_dim), Power);
+  const AttentionState state(a.states, a.tokens * a.group, padded_dim_of(a.kv.layout));
+  state.merge_following(kBf16Attention.sections(a.kv.layout, a.first_position + a.tokens), Power);
   StoreResults(a, state);
 }
 

@@ -11,8 +11,6 @@ namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarpLanes;
 constexpr int kWarpRows = 16, kTileRows = kWarps * kWarpRows;
-constexpr float kLowest = -1e30f;  // a maximum before the first score: no NaN when infinities are subtracted from it
-constexpr float kLog2E = 1.44269504f;
 
 // A row is one query head of one query token, all heads of a KV head side by side: they share its K and V.
 template <class T>

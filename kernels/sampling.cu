@@ -14,7 +14,6 @@ using Units = unsigned long long;  // of probability: 2^-40 of the likeliest tok
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarpLanes;
 constexpr int kDigits = 256;
-constexpr float kLog2E = 1.44269504f;
 
 struct Shared {
   Units digits[kDigits];

@@ -12,6 +12,7 @@
 #include "gguf/dequantize.h"
 #include "kernels/paged_attention.h"
 #include "tests/cuemu/device_memory.h"
+#include "tests/kernels/aligned_floats.h"
 #include "tiercel/types.h"
 
 namespace tiercel {
@@ -91,8 +92,7 @@ struct CudaSequences {
   std::vector<float> attend(std::size_t layer, std::size_t sequence, std::size_t queries, std::size_t group,
                             const float* q, std::size_t q_stride, float scale) {
     std::vector<float> out(queries * q_stride);
-    std::vector<float> scratch(kernels::kAttention.scratch_floats(layout, queries, group) + 16);
-    float* aligned = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64) % 64 / 4;
+    const AlignedFloats scratch(kernels::kAttention.scratch_floats(layout, queries, group));
     for (std::size_t head = 0; head < layout.kv_heads; ++head) {
       kernels::kAttention.attend({.kv = {arena.data(), layout, layer},
                                   .block_table = &tables[sequence * table_stride],
@@ -105,7 +105,7 @@ struct CudaSequences {
                                   .out = out.data(),
                                   .out_stride = q_stride,
                                   .scale = scale},
-                                 aligned);
+                                 scratch.start);
     }
     return out;
   }

@@ -14,6 +14,7 @@
 #include "gguf/dequantize.h"
 #include "kernels/attention_plan.h"
 #include "kernels/group_linear.h"
+#include "tests/kernels/aligned_floats.h"
 #include "tests/kernels/every_target.h"
 
 namespace tiercel {
@@ -21,17 +22,6 @@ namespace {
 
 using kernels::AttentionKernel;
 using kernels::AttentionStyle;
-
-// Aligned to 64 bytes, of values that are none.
-struct Floats {
-  explicit Floats(std::size_t count) : memory(count + 16, std::nanf("")) {
-    start = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64 / 4;
-  }
-  Floats(const Floats&) = delete;
-  Floats& operator=(const Floats&) = delete;
-  std::vector<float> memory;
-  float* start;
-};
 
 // A sequence whose KV lies in blocks scattered over an arena that is full of large garbage elsewhere.
 struct Case {
@@ -93,8 +83,8 @@ struct Case {
                          const AttentionKernel& kernel = kernels::kAttention, bool in_sections = false) {
     std::vector<float> out(length * q_stride, 77.0f);
     const std::size_t sections = kernel.sections(layout, first + tokens);
-    const Floats scratch(kernel.scratch_floats(layout, tokens, group));
-    const Floats states(sections * kernel.state_floats(layout, tokens, group));
+    const AlignedFloats scratch(kernel.scratch_floats(layout, tokens, group));
+    const AlignedFloats states(sections * kernel.state_floats(layout, tokens, group));
     kernels::AttentionArgs call = args(first, tokens, style, out.data());
     for (call.kv_head = 0; call.kv_head < layout.kv_heads; ++call.kv_head) {
       if (!in_sections) {
@@ -276,7 +266,7 @@ TEST(AttentionPlan, GivesWhatOneCallGives) {
     const std::size_t threads = 1 + random() % 4;
     ThreadTeam team(threads);
     kernels::AttentionPlan plan(kernels::kAttention, c.layout, c.group, threads);
-    const Floats workspace(plan.workspace_floats());
+    const AlignedFloats workspace(plan.workspace_floats());
     plan.set_workspace(workspace.start);
     plan.add(c.args(3, 1, AttentionStyle::Decode, nullptr));  // forgotten
     plan.clear();
@@ -302,7 +292,7 @@ TEST(AttentionPlan, CutsALongContextForAllThreadsToShare) {
   Case c(DType::F32, 32, 1, 1, 32, 3000, 12);
   std::vector<float> out(c.length * c.q_stride);
   kernels::AttentionPlan plan(kernels::kAttention, c.layout, 1, 3);
-  const Floats workspace(plan.workspace_floats());
+  const AlignedFloats workspace(plan.workspace_floats());
   plan.set_workspace(workspace.start);
   plan.add(c.args(2900, 1, AttentionStyle::Decode, out.data()));
   plan.add(c.args(10, 1, AttentionStyle::Decode, out.data()));
