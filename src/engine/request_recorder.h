@@ -35,7 +35,7 @@ class RequestRecorder {
   void on_queued(Slot slot, bool retry);
   void on_rejected(Slot slot, bool retry);
   void on_started(Slot slot, ReusedByTier reused, double queue_ms);  // queued -> running
-  void on_prompt_tokens_joined(Slot slot, std::size_t place, std::size_t tokens) { add(slot, kReused + place, tokens); }
+  void on_prompt_tokens_found(Slot slot, std::size_t place, std::size_t tokens) { add(slot, kReused + place, tokens); }
   void on_prompt_tokens_computed(Slot slot, std::size_t computed, std::size_t recomputed);
   void on_first_output_token(Slot slot, double ttft_ms);
   void on_output_token(Slot slot, double gap_ms);

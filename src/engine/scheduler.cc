@@ -268,8 +268,9 @@ void Scheduler::hold_tenant(Place place) {
   const std::string& tenant = (*place)->request.cache_salt;
   const auto is_its = [&](const auto& sequence) { return sequence->request.cache_salt == tenant; };
   (*place)->held_by_quota = true;
-  // Where none of its sequences runs, pins hold the quota: who needs less may go on.
-  if (std::ranges::none_of(running_, is_its)) return;
+  // Where none of its sequences runs, and none of what gave way is still being written, pins hold the quota: who needs
+  // less may go on.
+  if (std::ranges::none_of(running_, is_its) && cache_.room().demoting_blocks == 0) return;
   for (Place other = place + 1; other != waiting_.end(); ++other) {
     if (is_its(*other)) (*other)->held_by_quota = true;
   }

@@ -44,10 +44,7 @@ struct Sequence {
   // Tokens that a tier gave since the last step need no computing. Returns how many it pays to compute now.
   std::size_t join_loaded() {
     const std::size_t end = lease.extend();
-    if (lease.committed_tokens() > computed) {
-      computed = lease.committed_tokens();
-      joined = true;
-    }
+    computed = std::max(computed, lease.committed_tokens());
     return end - std::min(end, computed);
   }
   void set_times(Clock::time_point arrived);  // and the deadline
@@ -62,7 +59,6 @@ struct Sequence {
   std::size_t accounted = 0;
   // Leading prompt tokens that loads were to bring before it was admitted.
   std::size_t awaited_tokens = 0;
-  bool joined = false;              // what a tier gave is not counted yet
   double rank_s = 0;                // Scheduler: who has the least goes first
   bool held_by_quota = false;       // its tenant's, when last tried: room that others give does not help
   bool given_room = false;          // by those that gave way to it: it takes it first, and waits for no tier

@@ -79,8 +79,8 @@ void StatsRecorder::on_started(EndpointId endpoint, ReusedByTier reused, double 
   record(endpoint, slot_, [&](auto& requests, auto slot) { requests.on_started(slot, reused, queue_ms); });
 }
 
-void StatsRecorder::on_prompt_tokens_joined(EndpointId endpoint, std::size_t place, std::size_t tokens) {
-  record(endpoint, slot_, [&](auto& requests, auto slot) { requests.on_prompt_tokens_joined(slot, place, tokens); });
+void StatsRecorder::on_prompt_tokens_found(EndpointId endpoint, std::size_t place, std::size_t tokens) {
+  record(endpoint, slot_, [&](auto& requests, auto slot) { requests.on_prompt_tokens_found(slot, place, tokens); });
 }
 
 void StatsRecorder::on_prompt_tokens_computed(EndpointId endpoint, std::size_t computed, std::size_t recomputed) {

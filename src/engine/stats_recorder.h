@@ -49,7 +49,7 @@ class StatsRecorder {
   void begin();
   void on_started(EndpointId endpoint, ReusedByTier reused, double queue_ms);
   // Prompt tokens found after on_started(): in place `place` of its `reused`.
-  void on_prompt_tokens_joined(EndpointId endpoint, std::size_t place, std::size_t tokens);
+  void on_prompt_tokens_found(EndpointId endpoint, std::size_t place, std::size_t tokens);
   // Prompt tokens; the second ones had to be, as their load from a tier came to nothing.
   void on_prompt_tokens_computed(EndpointId endpoint, std::size_t computed, std::size_t recomputed);
   void on_first_output_token(EndpointId endpoint, double ttft_ms);

@@ -69,8 +69,9 @@ class StepLoop {
   bool run_step();
   void start(Sequence& sequence, Sequence::Clock::time_point now);
   void note_reuse(Sequence& sequence) const;
-  // Blocks from a tier joined its lease while its prompt was computed.
-  void note_joined(Sequence& sequence);
+  // Prompt tokens found since it started: a tier gave them while others were computed, or, after a preemption, others
+  // computed them.
+  void note_found(Sequence& sequence);
   // False: it failed, and everything that ran has ended with it.
   bool compute(const std::vector<BatchPart>& parts);
   struct PrefillWork {

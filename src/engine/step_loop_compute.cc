@@ -22,9 +22,7 @@ bool StepLoop::run_step() {
   for (Sequence* sequence : step.admitted) {
     if (!sequence->was_admitted()) start(*sequence, start_time);
   }
-  for (const BatchPart& part : step.parts) {
-    if (std::exchange(part.sequence->joined, false)) note_joined(*part.sequence);
-  }
+  for (const BatchPart& part : step.parts) note_found(*part.sequence);
   if (step.parts.empty()) return !step.refused.empty() || !step.preempted.empty();
   const PrefillWork prefill = prefill_work(step.parts);
   if (!compute(step.parts)) return true;  // what did not end says nothing of its time, and its sequences are gone
@@ -56,19 +54,24 @@ void StepLoop::start(Sequence& sequence, Sequence::Clock::time_point now) {
   last_start_ = now;
 }
 
-void StepLoop::note_joined(Sequence& sequence) {
+void StepLoop::note_found(Sequence& sequence) {
   if (sequence.computed <= sequence.accounted) return;
-  const std::size_t joined = sequence.computed - std::exchange(sequence.accounted, sequence.computed);
+  const std::size_t first = std::exchange(sequence.accounted, sequence.computed);
   const bool counts = sequence.choice == 0;
+  Response& response = sequence.response;
   if (sequence.preempted()) {  // what it had reused before is not of this lease
-    if (counts) stats_.on_prompt_tokens_joined(sequence.endpoint, 0, joined);
+    const std::size_t end = std::min(sequence.computed, sequence.prompt_tokens);
+    const std::size_t found = end - std::min(end, first);
+    response.reused_tokens += static_cast<std::uint32_t>(found);
+    response.reused_by_tier.front().second += static_cast<std::uint32_t>(found);
+    if (counts) stats_.on_prompt_tokens_found(sequence.endpoint, 0, found);
     return;
   }
-  const auto before = sequence.response.reused_by_tier;
+  const auto before = response.reused_by_tier;
   note_reuse(sequence);
   for (std::size_t place = 0; counts && place < before.size(); ++place) {
-    const std::size_t tokens = sequence.response.reused_by_tier[place].second - before[place].second;
-    stats_.on_prompt_tokens_joined(sequence.endpoint, place, tokens);
+    const std::size_t tokens = response.reused_by_tier[place].second - before[place].second;
+    stats_.on_prompt_tokens_found(sequence.endpoint, place, tokens);
   }
 }
 
