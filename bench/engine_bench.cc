@@ -1,13 +1,26 @@
-// The engine on the real model. `tiercel bench` measures the workload that engines are compared on; these are single
+// The engine on the real model: the suites latency/ and throughput/, which are the rows of `tiercel bench`, and single
 // cases, for repeating one while its code is worked on.
+//
+// With --peers_python=FILE (the Python that bench/peers/setup has prepared; PYTHONPATH=bench/peers) each row of the
+// suites is also measured on other engines, one process each. To take turns:
+//   engine_bench --peers_python=FILE --benchmark_filter='latency|throughput' --benchmark_repetitions=3
+//     --benchmark_enable_random_interleaving=true
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <fstream>
 #include <memory>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <fmt/format.h>
+
+#include "cli/bench_rows.h"
+#include "cli/child_process.h"
 #include "cli/default_model.h"
+#include "cli/peer_runner.h"
 #include "cli/workload.h"
 #include "engine/stats_recorder.h"
 #include "tiercel/engine.h"
@@ -18,8 +31,8 @@ namespace {
 // The one engine of the run; null, with the benchmark skipped, where there is no model.
 Engine* engine(benchmark::State& state) {
   static const std::unique_ptr<Engine> opened = []() -> std::unique_ptr<Engine> {
-    auto made = Engine::open({.model = cli::default_model_path()});
-    return made.ok() ? std::make_unique<Engine>(std::move(*made)) : nullptr;
+    auto made = Engine::open(cli::warm_options({.model = cli::default_model_path()}));
+    return made.ok() && cli::wait_until_warm(*made).ok() ? std::make_unique<Engine>(std::move(*made)) : nullptr;
   }();
   if (!opened) state.SkipWithError("no usable model: set TIERCEL_MODEL or run ./quickstart");
   return opened.get();
@@ -35,6 +48,64 @@ std::string unseen(const std::string& text) {
   return "Case " + std::to_string(number++) + ". " + text;
 }
 
+// ---- The suites
+
+// Time is what one token or request takes, the best or the median where the row has several; every figure is a counter
+// of its own.
+void report(benchmark::State& state, const cli::Figures& figures) {
+  for (const cli::Figure& figure : figures) state.counters[figure.name] = figure.value;
+  const cli::Figure& first = figures.front();
+  state.SetIterationTime(first.name.ends_with("_ms") ? first.value / 1e3 : 1 / first.value);
+}
+
+void own_row(benchmark::State& state, const cli::Work& work) {
+  Engine* opened = engine(state);
+  if (!opened) return;
+  for (auto _ : state) {
+    opened->invalidate_all();  // of an earlier run
+    const auto figures = cli::measure_row(*opened, work);
+    if (!figures.ok()) return state.SkipWithError(figures.status().message().c_str());
+    report(state, *figures);
+  }
+}
+
+void peer_row(benchmark::State& state, const cli::Work& work, const cli::Peer& peer, const std::string& python) {
+  const cli::ScratchDirectory scratch;
+  const cli::PeerRun run{.python = python,
+                         .workload_path = scratch.path() + "/workload.json",
+                         .model = cli::default_model_path(),
+                         .reference = ""};
+  std::ofstream(run.workload_path) << cli::workload_json({work});
+  for (auto _ : state) {
+    const auto answer = cli::run_peer(peer, run);
+    if (!answer.ok()) return state.SkipWithError(answer.status().message().c_str());
+    cli::Figures figures;
+    for (const auto& [key, value] : answer->items()) {
+      if (value.is_number()) figures.push_back({key, value});
+    }
+    if (figures.empty()) return state.SkipWithError("it has no such row");
+    report(state, figures);
+  }
+}
+
+void register_suites(const std::string& peers_python) {
+  const auto add = [](const std::string& name, auto measure) {
+    benchmark::RegisterBenchmark(name.c_str(), measure)->Iterations(1)->UseManualTime()->Unit(benchmark::kMillisecond);
+  };
+  for (const cli::Work& work : cli::standard_workload()) {
+    if (work.row == "restart" || work.row == "load") continue;  // processes of their own: tiercel bench
+    const bool latency = work.row == "cold" || work.row == "warm" || work.row == "query";
+    const std::string name = fmt::format("{}/{}/", latency ? "latency" : "throughput", work.row);
+    add(name + "tiercel", [=](benchmark::State& state) { own_row(state, work); });
+    if (peers_python.empty()) continue;
+    for (const cli::Peer& peer : cli::peers()) {
+      add(name + peer.name, [=, &peer](benchmark::State& state) { peer_row(state, work, peer, peers_python); });
+    }
+  }
+}
+
+// ---- Single cases
+
 // Prompt tokens a second, nothing cached. Argument: words.
 void cold_prompt(benchmark::State& state) {
   Engine* opened = engine(state);
@@ -48,7 +119,7 @@ void cold_prompt(benchmark::State& state) {
   }
   state.counters["tokens_per_s"] = benchmark::Counter(static_cast<double>(tokens), benchmark::Counter::kIsRate);
 }
-BENCHMARK(cold_prompt)->Arg(100)->Arg(500)->Arg(1950)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(cold_prompt)->Arg(100)->Arg(500)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 // The first token of a prompt of which all but a question is cached. Argument: words.
 void warm_prompt(benchmark::State& state) {
@@ -65,7 +136,7 @@ void warm_prompt(benchmark::State& state) {
   }
   state.counters["computed_tokens"] = static_cast<double>(computed) / static_cast<double>(state.iterations());
 }
-BENCHMARK(warm_prompt)->Arg(500)->Arg(1950)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(warm_prompt)->Arg(500)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 // Output tokens a second, all together. Argument: requests that run at once.
 void decode(benchmark::State& state) {
@@ -128,3 +199,18 @@ BENCHMARK(count_token)->Arg(0)->Arg(1);
 
 }  // namespace
 }  // namespace tiercel
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  std::string peers_python;
+  constexpr std::string_view kPeersPython = "--peers_python=";
+  const auto rest = std::remove_if(argv + 1, argv + argc, [&](const char* argument) {
+    if (!std::string_view(argument).starts_with(kPeersPython)) return false;
+    peers_python = argument + kPeersPython.size();
+    return true;
+  });
+  argc = static_cast<int>(rest - argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  tiercel::register_suites(peers_python);
+  benchmark::RunSpecifiedBenchmarks();
+}

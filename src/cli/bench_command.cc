@@ -1,24 +1,20 @@
 // tiercel bench: the standard workload on this machine, row by row.
 //
-// Time is taken around process_request() and its answer, tokenizing included, as a caller in front of the engine sees
-// it. Rows share one engine and its prefix cache, in the order listed, as the requests of any program would.
+// Rows share one engine and its prefix cache, in the order listed, as the requests of any program would.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <functional>
 #include <memory>
-#include <span>
-#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "cli/bench_rows.h"
 #include "cli/bench_work.h"
 #include "cli/child_process.h"
 #include "cli/commands.h"
 #include "cli/peer_bench.h"
-#include "cli/percentile.h"
 #include "cli/profile_report.h"
 #include "cli/report.h"
 #include "cli/serving_bench.h"
@@ -26,115 +22,6 @@
 
 namespace tiercel::cli {
 namespace {
-
-struct Figure {
-  std::string name;  // key in the JSON, unit last
-  double value;
-};
-using Figures = std::vector<Figure>;
-
-Request completion(std::string text, std::uint32_t tokens) {
-  return {.text = std::move(text), .max_tokens = tokens, .ignore_end_of_text = true};
-}
-
-std::vector<Request> requests_of(const Work& work) {
-  std::vector<Request> requests;
-  for (const std::string& prompt : work.prompts) {
-    Request request = completion(work.chat ? "" : prompt, work.tokens);
-    if (work.chat) request.messages = {{.role = "user", .content = prompt}};
-    requests.push_back(std::move(request));
-  }
-  return requests;
-}
-
-// Milliseconds until all of `requests`, sent at once, are answered.
-Result<double> time_together(Engine& engine, std::span<const Request> requests) {
-  const auto start = std::chrono::steady_clock::now();
-  std::vector<ResponseFuture> futures;
-  for (const Request& request : requests) futures.push_back(engine.process_request(request));
-  for (ResponseFuture& future : futures) {
-    if (auto response = future.get(); !response.ok()) return response.status();
-  }
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
-
-Result<double> time_one(Engine& engine, const Request& request) { return time_together(engine, {&request, 1}); }
-
-// Milliseconds for all requests, `together` at a time: a batch starts when the one before is answered.
-Result<double> time_batches(Engine& engine, std::span<const Request> requests, std::size_t together) {
-  double total_ms = 0;
-  while (!requests.empty()) {
-    const std::size_t count = std::min(together, requests.size());
-    auto batch_ms = time_together(engine, requests.first(count));
-    if (!batch_ms.ok()) return batch_ms;
-    total_ms += *batch_ms;
-    requests = requests.subspan(count);
-  }
-  return total_ms;
-}
-
-// The shortest of the times to answer each, which is the time to first token where that is all they ask for.
-Result<double> best_ttft(Engine& engine, const Work& work) {
-  for (const std::string& prompt : work.before) {
-    if (auto primed = time_one(engine, completion(prompt, work.tokens)); !primed.ok()) return primed;
-  }
-  double best_ms = 0;
-  for (const Request& request : requests_of(work)) {
-    auto one_ms = time_one(engine, request);
-    if (!one_ms.ok()) return one_ms;
-    best_ms = best_ms == 0 ? *one_ms : std::min(best_ms, *one_ms);
-  }
-  return best_ms;
-}
-
-Result<Figures> measure_ttft(Engine& engine, const Work& work, const CliOptions&) {
-  auto ttft_ms = best_ttft(engine, work);
-  if (!ttft_ms.ok()) return ttft_ms.status();
-  return Figures{{work.row + "_ttft_ms", *ttft_ms}};
-}
-
-Result<Figures> measure_decode(Engine& engine, const Work& work, const CliOptions&) {
-  auto response = engine.process_request(completion(work.prompts.front(), work.tokens)).get();
-  if (!response.ok()) return response.status();
-  const double decode_s = (response->total_ms - response->ttft_ms) / 1e3;
-  return Figures{{work.row + "_tok_s", (work.tokens - 1) / decode_s}};
-}
-
-// The same request a second time, as the rest of a program's users would ask it.
-Result<Figures> measure_decode_again(Engine& engine, const Work& work, const CliOptions& options) {
-  for (const std::string& prompt : work.before) {
-    if (auto first = time_one(engine, completion(prompt, work.tokens)); !first.ok()) return first.status();
-  }
-  return measure_decode(engine, work, options);
-}
-
-Result<double> requests_a_second(Engine& engine, const Work& work) {
-  auto total_ms = time_batches(engine, requests_of(work), work.together);
-  if (!total_ms.ok()) return total_ms;
-  return 1e3 * static_cast<double>(work.prompts.size()) / *total_ms;
-}
-
-Result<Figures> measure_requests(Engine& engine, const Work& work, const CliOptions&) {
-  auto rate = requests_a_second(engine, work);
-  if (!rate.ok()) return rate.status();
-  return Figures{{fmt::format("req_s_{}", work.together), *rate}};
-}
-
-Result<Figures> measure_query_100(Engine& engine, const Work& work, const CliOptions&) {
-  auto rate = requests_a_second(engine, work);
-  if (!rate.ok()) return rate.status();
-  return Figures{{"query_req_s_100", *rate}};
-}
-
-Result<Figures> measure_query(Engine& engine, const Work& work, const CliOptions&) {
-  std::vector<double> latencies_ms;
-  for (const Request& request : requests_of(work)) {
-    auto one_ms = time_one(engine, request);
-    if (!one_ms.ok()) return one_ms.status();
-    latencies_ms.push_back(*one_ms);
-  }
-  return Figures{{"query_p50_ms", percentile(latencies_ms, .5)}, {"query_p95_ms", percentile(latencies_ms, .95)}};
-}
 
 // Another process finds the prefixes that an earlier one left; nothing is asked of the user but the directory.
 Result<Figures> measure_restart(Engine&, const Work& work, const CliOptions& shared) {
@@ -201,19 +88,20 @@ const std::vector<Row>& rows() {
   const auto alone = [](Result<Figures> (*measure)(Engine&)) {
     return [measure](Engine& engine, const Work&, const CliOptions&) { return measure(engine); };
   };
+  const auto on_engine = [](Engine& engine, const Work& work, const CliOptions&) { return measure_row(engine, work); };
   static const std::vector<Row> all = {
-      {"cold", {"cold_ttft_ms"}, "time to first token, prompt of 1,954 tokens, nothing cached", measure_ttft},
-      {"warm", {"warm_ttft_ms"}, "the same, all but the question cached", measure_ttft},
+      {"cold", {"cold_ttft_ms"}, "time to first token, prompt of 1,954 tokens, nothing cached", on_engine},
+      {"warm", {"warm_ttft_ms"}, "the same, all but the question cached", on_engine},
       {"restart", {"restart_ttft_ms"}, "the same in a new process, from its cache directory", measure_restart},
-      {"decode", {"decode_tok_s"}, "output tokens a second of one request", measure_decode},
-      {"decode_again", {"decode_again_tok_s"}, "the same of a request that was answered before", measure_decode_again},
-      {"decode_8000", {"decode_8000_tok_s"}, "the same behind a prompt of 7,900 tokens", measure_decode},
+      {"decode", {"decode_tok_s"}, "output tokens a second of one request", on_engine},
+      {"decode_again", {"decode_again_tok_s"}, "the same of a request that was answered before", on_engine},
+      {"decode_8000", {"decode_8000_tok_s"}, "the same behind a prompt of 7,900 tokens", on_engine},
       {"load", {"load_ms"}, "a new process, to the first token of a short prompt", measure_load},
-      {"req_1", {"req_s_1"}, "250-token prompts (190 shared), 32 out, one at a time", measure_requests},
-      {"req_8", {"req_s_8"}, "the same, 8 at a time", measure_requests},
-      {"req_32", {"req_s_32"}, "the same, 32 at a time", measure_requests},
-      {"query", {"query_p50_ms", "query_p95_ms"}, "\"Query i\" as a chat, 8 out, one at a time", measure_query},
-      {"query_100", {"query_req_s_100"}, "the same, 100 at a time", measure_query_100},
+      {"req_1", {"req_s_1"}, "250-token prompts (190 shared), 32 out, one at a time", on_engine},
+      {"req_8", {"req_s_8"}, "the same, 8 at a time", on_engine},
+      {"req_32", {"req_s_32"}, "the same, 32 at a time", on_engine},
+      {"query", {"query_p50_ms", "query_p95_ms"}, "\"Query i\" as a chat, 8 out, one at a time", on_engine},
+      {"query_100", {"query_req_s_100"}, "the same, 100 at a time", on_engine},
       {"gap",
        {"gap_p99_ms_1"},
        "between tokens of 1 and 8 streams, while prompts of 1,954 tokens come",
@@ -263,11 +151,9 @@ Result<double> measure_deviation(Engine& engine, const std::string& reference_pa
   double sum = 0;
   std::size_t count = 0;
   for (const Json& text : texts) {
-    auto response =
-        engine
-            .process_request(
-                {.tokens = text.value("ids", std::vector<TokenId>()), .max_tokens = 0, .prompt_logprobs = true})
-            .get();
+    const Request request{
+        .tokens = text.value("ids", std::vector<TokenId>()), .max_tokens = 0, .prompt_logprobs = true};
+    auto response = engine.process_request(request).get();
     if (!response.ok()) return response.status();
     const auto expected = text.value("logprobs", std::vector<double>());
     if (expected.size() != response->prompt_logprobs.size()) {
@@ -280,22 +166,12 @@ Result<double> measure_deviation(Engine& engine, const std::string& reference_pa
   return sum / static_cast<double>(count);
 }
 
-// As a server opens it: all memory of the arena is taken before the first request, as other engines take theirs.
-Result<Engine> open_warm_engine(CliOptions options) {
-  options.engine.cache.prefault_bytes = options.engine.cache.capacity_bytes;
-  auto engine = open_engine(options);
-  if (!engine.ok()) return engine;
-  if (auto warmed = time_one(*engine, completion("Hello there", 4)); !warmed.ok()) return warmed.status();
-  for (std::size_t before = 0, resident; (resident = engine->get_stats().memory.resident_bytes) > before;) {
-    before = resident;
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  }
-  return engine;
-}
-
 int bench(const std::vector<std::string>& only, const std::string& reference_path, const CliOptions& shared) {
-  auto engine = open_warm_engine(shared);
+  CliOptions warm = shared;
+  warm.engine = warm_options(shared.engine);
+  auto engine = open_engine(warm);
   if (!engine.ok()) return fail(engine.status());
+  if (Status warmed = wait_until_warm(*engine); !warmed.ok()) return fail(warmed);
   const EngineInfo& info = engine->info();
 
   Json json = {{"model", info.model_name}, {"cpu", info.cpu}, {"simd", info.simd}, {"threads", info.threads}};

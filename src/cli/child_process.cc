@@ -53,11 +53,6 @@ Result<ProgramOutput> run_program(const std::string& path, std::vector<std::stri
   return output;
 }
 
-Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine) {
-  for (std::string& argument : arguments_of(engine)) arguments.push_back(std::move(argument));
-  return run_program("/proc/self/exe", std::move(arguments));
-}
-
 ScratchDirectory::ScratchDirectory() {
   path_ = (std::filesystem::temp_directory_path() / "tiercel-XXXXXX").string();
   if (::mkdtemp(path_.data()) == nullptr) {

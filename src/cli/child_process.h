@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "cli/cli_options.h"
 #include "tiercel/status.h"
 
 namespace tiercel::cli {
@@ -17,9 +16,6 @@ struct ProgramOutput {
 // Runs the program `path` to its end, sought in $PATH if it has no slash. Unavailable where it could not be started or
 // did not exit with 0. Its standard error is this process's.
 Result<ProgramOutput> run_program(const std::string& path, std::vector<std::string> arguments);
-
-// Runs this program with `arguments` and those that say what `engine` says.
-Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine);
 
 // A new directory, removed with everything in it when this goes. Throws std::filesystem::filesystem_error where there
 // can be none.

@@ -130,14 +130,13 @@ Status resolve_engine_options(CliOptions& options) {
   return checked.validate();
 }
 
-std::vector<std::string> arguments_of(const EngineOptions& engine) {
-  std::vector<std::string> arguments;
+Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine) {
   for (const OptionField& field : option_fields()) {
     if (field.is_default(engine)) continue;
     arguments.emplace_back(field.flag);
     if (!field.is_flag()) arguments.push_back(*field.text(engine));
   }
-  return arguments;
+  return run_program("/proc/self/exe", std::move(arguments));
 }
 
 void add_sampling_options(CLI::App& app, SamplingOptions& sampling) {

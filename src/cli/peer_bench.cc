@@ -7,18 +7,12 @@
 #include "cli/child_process.h"
 #include "cli/default_model.h"
 #include "cli/peer_comparison.h"
+#include "cli/peer_runner.h"
 #include "cli/report.h"
 #include "options/option_table.h"
 
 namespace tiercel::cli {
 namespace {
-
-struct Peer {
-  const char* name;    // as --peer takes it
-  const char* engine;  // as people know it
-  const char* module;  // its runner in bench/peers
-};
-constexpr Peer kPeers[] = {{"openvino", kOpenVino, "openvino_peer"}, {"llama", kLlama, "llama_peer"}};
 
 struct Measured {
   EngineRounds tiercel;
@@ -26,33 +20,15 @@ struct Measured {
   std::vector<std::string> failed;  // engines that are left out, since a round of theirs failed
 };
 
-// The object on the last line: libraries may have written before it.
-Result<Json> figures_of(const Result<ProgramOutput>& output) {
-  if (!output.ok()) return output.status();
-  std::string_view text = output->text;
-  while (text.ends_with('\n')) text.remove_suffix(1);
-  Json figures = Json::parse(text.substr(text.rfind('\n') + 1), nullptr, /*allow_exceptions=*/false);
-  if (!figures.is_object()) return Status::internal("no JSON object on the last line of its output");
-  return figures;
-}
-
 Result<Json> run_tiercel(const std::vector<Work>& workload, const std::string& reference, const CliOptions& shared) {
   std::vector<std::string> arguments = {"bench", "--json"};
   if (!reference.empty()) arguments.insert(arguments.end(), {"--reference", reference});
   for (const Work& work : workload) arguments.insert(arguments.end(), {"--only", work.row});
-  auto figures = figures_of(run_this_program(arguments, shared.engine));
+  auto output = run_this_program(arguments, shared.engine);
+  if (!output.ok()) return output.status();
+  auto figures = last_json_line(output->text);
   if (figures.ok()) figures->erase("stats");
   return figures;
-}
-
-Result<Json> run_peer(const Peer& peer, const PeerBenchOptions& options, const std::string& workload_path,
-                      const EngineOptions& engine) {
-  std::vector<std::string> arguments = {"-m",         peer.module,
-                                        "--workload", workload_path,
-                                        "--threads",  fmt::format("{}", engine.threads),
-                                        "--model",    engine.model.empty() ? default_model_path() : engine.model};
-  if (!options.reference.empty()) arguments.insert(arguments.end(), {"--reference", options.reference});
-  return figures_of(run_program(options.python, arguments));
 }
 
 bool is_wanted(const Peer& peer, const PeerBenchOptions& options) {
@@ -65,27 +41,34 @@ Result<Measured> measure_by_turns(const PeerBenchOptions& options, const std::ve
   const std::string workload_path = scratch.path() + "/workload.json";
   std::ofstream(workload_path) << workload_json(workload);
 
-  std::vector<Peer> peers;
-  std::ranges::copy_if(kPeers, std::back_inserter(peers), [&](const Peer& peer) { return is_wanted(peer, options); });
+  const EngineOptions& engine = shared.engine;
+  const PeerRun run{.python = options.python,
+                    .workload_path = workload_path,
+                    .model = engine.model.empty() ? default_model_path() : engine.model,
+                    .threads = engine.threads,
+                    .reference = options.reference};
+
+  std::vector<Peer> wanted;
+  std::ranges::copy_if(peers(), std::back_inserter(wanted), [&](const Peer& peer) { return is_wanted(peer, options); });
   Measured measured;
   measured.tiercel.engine = "tiercel";
-  for (const Peer& peer : peers) measured.peers.push_back({.engine = peer.engine, .rounds = {}});
+  for (const Peer& peer : wanted) measured.peers.push_back({.engine = peer.engine, .rounds = {}});
 
   for (std::uint32_t round = 1; round <= options.rounds; ++round) {
     fmt::print(stderr, "bench: round {} of {}, tiercel\n", round, options.rounds);
     auto own = run_tiercel(workload, options.reference, shared);
     if (!own.ok()) return own.status();
     measured.tiercel.rounds.push_back(std::move(*own));
-    for (std::size_t i = 0; i < peers.size();) {
-      fmt::print(stderr, "bench: round {} of {}, {}\n", round, options.rounds, peers[i].engine);
-      auto figures = run_peer(peers[i], options, workload_path, shared.engine);
+    for (std::size_t i = 0; i < wanted.size();) {
+      fmt::print(stderr, "bench: round {} of {}, {}\n", round, options.rounds, wanted[i].engine);
+      auto figures = run_peer(wanted[i], run);
       if (figures.ok()) {
         measured.peers[i++].rounds.push_back(std::move(*figures));
         continue;
       }
-      fmt::print(stderr, "bench: {} is left out: {}\n", peers[i].engine, figures.status().message());
-      measured.failed.push_back(peers[i].engine);
-      peers.erase(peers.begin() + static_cast<std::ptrdiff_t>(i));
+      fmt::print(stderr, "bench: {} is left out: {}\n", wanted[i].engine, figures.status().message());
+      measured.failed.push_back(wanted[i].engine);
+      wanted.erase(wanted.begin() + static_cast<std::ptrdiff_t>(i));
       measured.peers.erase(measured.peers.begin() + static_cast<std::ptrdiff_t>(i));
     }
   }
