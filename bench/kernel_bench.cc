@@ -22,6 +22,7 @@
 #include "gguf/dequantize.h"
 #include "kernels/attention_plan.h"
 #include "kernels/group_linear.h"
+#include "kernels/int8_kernels.h"
 #include "kernels/product_peak.h"
 
 namespace tiercel {
@@ -82,8 +83,9 @@ using kernels::Products;
 
 // Rows of x, rounded as a kernel takes them.
 struct RoundedInput {
-  RoundedInput(Products as, std::size_t count, std::size_t columns)
+  RoundedInput(Products as, const kernels::Int8Kernel* bytes_by, std::size_t count, std::size_t columns)
       : kind(as),
+        int8(bytes_by),
         rows(count),
         x(normals(rows * columns)),
         values(rows * columns),
@@ -94,7 +96,7 @@ struct RoundedInput {
     const std::size_t panels = kernels::panels_of(rows);
     if (kind == Products::Bf16) kernels::round_rows(x.get(), rows, columns, 0, panels, values.get(), sums.get());
     if (kind == Products::Int8) {
-      kernels::quantise_rows(x.get(), rows, columns, 0, panels, bytes.get(), scales.get(), sums.get(), offsets.get());
+      int8->quantise(x.get(), rows, columns, 0, panels, bytes.get(), scales.get(), sums.get(), offsets.get());
     }
   }
 
@@ -104,12 +106,13 @@ struct RoundedInput {
       case Products::Bf16:
         return kernels::group_linear_bf16(w, {values.get(), sums.get()}, rows, y, w.outputs, begin, end);
       case Products::Int8:
-        return kernels::group_linear_int8(w, {bytes.get(), scales.get(), sums.get(), offsets.get()}, rows, y, w.outputs,
-                                          begin, end);
+        return int8->multiply(w, {bytes.get(), scales.get(), sums.get(), offsets.get()}, rows, y, w.outputs, begin,
+                              end);
     }
   }
 
   const Products kind;
+  const kernels::Int8Kernel* const int8;
   const std::size_t rows;
   const Buffer<float> x;
   const Buffer<std::uint16_t> values;
@@ -118,12 +121,12 @@ struct RoundedInput {
   const Buffer<std::int32_t> offsets;
 };
 
-void linear(benchmark::State& state, TensorType type, Products kind) {
+void linear(benchmark::State& state, TensorType type, Products kind, const kernels::Int8Kernel* int8 = nullptr) {
   const auto rows = static_cast<std::size_t>(state.range(0)), outputs = static_cast<std::size_t>(state.range(1)),
              columns = static_cast<std::size_t>(state.range(2));
-  if (!kernels::has_products(kind)) return state.SkipWithError("not on this processor");
+  if (int8 ? !int8->is_supported() : !kernels::has_products(kind)) return state.SkipWithError("not on this processor");
   const Layers weights(type, outputs, columns);
-  const RoundedInput x(kind, rows, columns);
+  const RoundedInput x(kind, int8, rows, columns);
   Buffer<float> y(rows * outputs);
   std::size_t layer = 0;
   for (auto _ : state) {
@@ -205,7 +208,7 @@ void peak(benchmark::State& state, Products kind) {
   constexpr std::size_t kColumns = 128, kOutputs = 16, kRows = 12;
   if (!kernels::has_products(kind)) return state.SkipWithError("not on this processor");
   const Layers weights(TensorType::Q4_1, kOutputs, kColumns, 1);
-  const RoundedInput x(kind, kRows, kColumns);
+  const RoundedInput x(kind, kernels::int8_kernel(), kRows, kColumns);
   constexpr std::size_t kTimes = 20'000;
   for (auto _ : state) {
     team().run(team().threads(), [&](std::size_t, std::size_t) {
@@ -236,10 +239,17 @@ void head_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t rows : {1, 8, 32}) bench->Args({rows, 49152, 576});
   bench->UseRealTime();
 }
-BENCHMARK_CAPTURE(linear, int8_Q4, TensorType::Q4_1, Products::Int8)->Name("linear/int8/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, int8_Q4, TensorType::Q4_1, Products::Int8, &kernels::kAvx512Int8)
+    ->Name("linear/int8/Q4")
+    ->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, avx2_Q4, TensorType::Q4_1, Products::Int8, &kernels::kAvx2Int8)
+    ->Name("linear/int8_avx2/Q4")
+    ->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, Products::Bf16)->Name("linear/bf16/Q4")->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, f32_Q4, TensorType::Q4_1, Products::F32)->Name("linear/f32/Q4")->Apply(linear_shapes);
-BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Products::Int8)->Name("linear/int8/Q8")->Apply(head_shapes);
+BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Products::Int8, &kernels::kAvx512Int8)
+    ->Name("linear/int8/Q8")
+    ->Apply(head_shapes);
 BENCHMARK_CAPTURE(linear, bf16_Q8, TensorType::Q8_0, Products::Bf16)->Name("linear/bf16/Q8")->Apply(head_shapes);
 
 void attention_shapes(benchmark::internal::Benchmark* bench) {

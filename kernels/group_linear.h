@@ -51,7 +51,7 @@ struct Int8Rows {
   const std::int32_t* offsets = nullptr;  // -128 times a group's sum of bytes
 };
 
-// Whether this processor multiplies bytes (AVX512-VNNI). Without it the two below must not be called.
+// Whether this processor multiplies bytes (AVX512-VNNI, or AVX2). Without it the two below must not be called.
 bool has_int8_products();
 void quantise_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
                    std::size_t last_panel, std::int8_t* values, float* scales, float* sums, std::int32_t* offsets);

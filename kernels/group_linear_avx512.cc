@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/group_linear.h"
+#include "kernels/int8_kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -311,6 +312,40 @@ HWY_INLINE void ForEachGroup(const float* x, std::size_t rows, std::size_t colum
   }
 }
 
+bool has_vnni() {
+  static const bool has = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has;
+}
+
+void quantise(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
+              std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
+  // kColumnOrder, twice in each half of 256 bits.
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+  ForEachGroup(x, rows, columns, first_panel, last_panel, [&](__m512 low, __m512 high, std::size_t place) {
+    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
+    // The inverse of something smaller would not be finite.
+    const float scale = largest < 1e-35f ? 0 : largest / 127;
+    const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0);
+    const __m512i low_values = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)),
+                  high_values = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+    const __m256i bytes = _mm256_set_m128i(_mm512_cvtsepi32_epi8(high_values), _mm512_cvtsepi32_epi8(low_values));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + place * kGroupColumns), _mm256_shuffle_epi8(bytes, order));
+    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_values, high_values));
+    scales[place] = scale;
+    sums[place] = scale * static_cast<float>(sum);
+    offsets[place] = -128 * sum;
+  });
+}
+
+void multiply_int8(const GroupWeights& w, const Int8Rows& x, std::size_t rows, float* y, std::size_t y_stride,
+                   std::size_t first_output, std::size_t last_output) {
+  const std::size_t first_tile = first_output / kTileOutputs, last_tile = tiles_of(last_output);
+  w.format == GroupFormat::Q8 ? Linear<Int8Q8>(w, x, rows, y, y_stride, first_tile, last_tile)
+                              : Linear<Int8Q4>(w, x, rows, y, y_stride, first_tile, last_tile);
+}
+
 }  // namespace
 
 bool has_bf16_products() {
@@ -336,39 +371,7 @@ void group_linear_bf16(const GroupWeights& w, const Bf16Rows& x, std::size_t row
                               : Linear<Bf16Q4>(w, x, rows, y, y_stride, first_tile, last_tile);
 }
 
-bool has_int8_products() {
-  static const bool has = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return has;
-}
-
-void quantise_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
-                   std::size_t last_panel, std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
-  // kColumnOrder, twice in each half of 256 bits.
-  const __m256i order =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
-  ForEachGroup(x, rows, columns, first_panel, last_panel, [&](__m512 low, __m512 high, std::size_t place) {
-    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-    // The inverse of something smaller would not be finite.
-    const float scale = largest < 1e-35f ? 0 : largest / 127;
-    const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0);
-    const __m512i low_values = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)),
-                  high_values = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-    const __m256i bytes = _mm256_set_m128i(_mm512_cvtsepi32_epi8(high_values), _mm512_cvtsepi32_epi8(low_values));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + place * kGroupColumns), _mm256_shuffle_epi8(bytes, order));
-    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_values, high_values));
-    scales[place] = scale;
-    sums[place] = scale * static_cast<float>(sum);
-    offsets[place] = -128 * sum;
-  });
-}
-
-void group_linear_int8(const GroupWeights& w, const Int8Rows& x, std::size_t rows, float* y, std::size_t y_stride,
-                       std::size_t first_output, std::size_t last_output) {
-  const std::size_t first_tile = first_output / kTileOutputs, last_tile = tiles_of(last_output);
-  w.format == GroupFormat::Q8 ? Linear<Int8Q8>(w, x, rows, y, y_stride, first_tile, last_tile)
-                              : Linear<Int8Q4>(w, x, rows, y, y_stride, first_tile, last_tile);
-}
+const Int8Kernel kAvx512Int8 = {"AVX512-VNNI", has_vnni, quantise, multiply_int8};
 
 }  // namespace tiercel::kernels
 HWY_POP_ATTRIBUTES
@@ -385,15 +388,7 @@ void group_linear_bf16(const GroupWeights&, const Bf16Rows&, std::size_t, float*
                        std::size_t) {
   assert(false);
 }
-bool has_int8_products() { return false; }
-void quantise_rows(const float*, std::size_t, std::size_t, std::size_t, std::size_t, std::int8_t*, float*, float*,
-                   std::int32_t*) {
-  assert(false);
-}
-void group_linear_int8(const GroupWeights&, const Int8Rows&, std::size_t, float*, std::size_t, std::size_t,
-                       std::size_t) {
-  assert(false);
-}
+const Int8Kernel kAvx512Int8 = {"AVX512-VNNI", [] { return false; }, nullptr, nullptr};
 
 }  // namespace tiercel::kernels
 

@@ -1,6 +1,7 @@
 #include "kernels/product_peak.h"
 
 #include "kernels/group_linear.h"
+#include "kernels/int8_kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/product_peak.cc"
@@ -80,11 +81,35 @@ std::uint64_t MultiplyInt8(std::uint64_t rounds) {
 }  // namespace tiercel::kernels
 HWY_POP_ATTRIBUTES
 
+HWY_PUSH_ATTRIBUTES("avx2")
+namespace tiercel::kernels {
+namespace {
+
+// Without VNNI it takes two instructions: pairs of products are added up in 16 bits, and these to a sum.
+std::uint64_t MultiplyInt8InPairs(std::uint64_t rounds) {
+  const __m256i a = _mm256_setzero_si256();
+  __m256i sums[10] = {};
+  for (std::uint64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 10
+    for (__m256i& sum : sums) {
+      __m256i pairs;
+      __asm__ volatile("vpmaddubsw %1, %1, %0" : "=x"(pairs) : "x"(a));
+      __asm__ volatile("vpaddw %1, %0, %0" : "+x"(sum) : "x"(pairs));
+    }
+  }
+  return rounds * 10 * 32;
+}
+
+}  // namespace
+}  // namespace tiercel::kernels
+HWY_POP_ATTRIBUTES
+
 #else
 namespace tiercel::kernels {
 namespace {
 std::uint64_t MultiplyBf16(std::uint64_t) { return 0; }
 std::uint64_t MultiplyInt8(std::uint64_t) { return 0; }
+std::uint64_t MultiplyInt8InPairs(std::uint64_t) { return 0; }
 }  // namespace
 }  // namespace tiercel::kernels
 #endif
@@ -101,7 +126,7 @@ std::uint64_t multiply_registers(Products products, std::uint64_t rounds) {
   switch (products) {
     case Products::F32: return HWY_DYNAMIC_DISPATCH(MultiplyF32)(rounds);
     case Products::Bf16: return MultiplyBf16(rounds);
-    case Products::Int8: return MultiplyInt8(rounds);
+    case Products::Int8: return kAvx512Int8.is_supported() ? MultiplyInt8(rounds) : MultiplyInt8InPairs(rounds);
   }
   return 0;
 }

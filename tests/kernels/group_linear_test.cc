@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "gguf/dequantize.h"
+#include "kernels/int8_kernels.h"
 #include "tests/kernels/every_target.h"
 
 namespace tiercel {
@@ -52,6 +53,7 @@ enum class Rounding { None, Bf16, Int8 };
 struct Way {
   const char* name;
   Rounding rounding;
+  const Int8Kernel* int8 = nullptr;  // where rounding is Int8
 
   // A row as the kernel multiplies it.
   std::vector<float> rounded(const float* x, std::size_t columns) const {
@@ -83,14 +85,14 @@ struct Way {
       if (rounding == Rounding::Bf16) {
         round_rows(dense.data(), rows, w.columns, begin, end, values.data(), sums.data());
       } else {
-        quantise_rows(dense.data(), rows, w.columns, begin, end, bytes.data(), scales.data(), sums.data(),
-                      offsets.data());
+        int8->quantise(dense.data(), rows, w.columns, begin, end, bytes.data(), scales.data(), sums.data(),
+                       offsets.data());
       }
     }
     if (rounding == Rounding::Bf16) {
       group_linear_bf16(w, {values.data(), sums.data()}, rows, y, y_stride, first, last);
     } else {
-      group_linear_int8(w, {bytes.data(), scales.data(), sums.data(), offsets.data()}, rows, y, y_stride, first, last);
+      int8->multiply(w, {bytes.data(), scales.data(), sums.data(), offsets.data()}, rows, y, y_stride, first, last);
     }
   }
 };
@@ -99,7 +101,9 @@ template <class Check>
 void for_every_way(const Check& check) {
   for_every_target([&] { check(Way{"float32", Rounding::None}); });
   if (has_bf16_products()) check(Way{"bf16", Rounding::Bf16});
-  if (has_int8_products()) check(Way{"int8", Rounding::Int8});
+  for (const Int8Kernel* int8 : int8_kernels()) {
+    if (int8->is_supported()) check(Way{int8->name, Rounding::Int8, int8});
+  }
 }
 
 class GroupLinear : public testing::TestWithParam<TensorType> {};
@@ -180,6 +184,23 @@ TEST_P(GroupLinear, OneColumnAloneGivesTheWeightItself) {
   });
 }
 
+// A model's turbo mode gives the same answers on each processor.
+TEST_P(GroupLinear, BytesHaveTheSameBitsOnEveryInstructionSet) {
+  std::mt19937 random(12);
+  std::normal_distribution<float> normal;
+  const std::size_t outputs = 16 * 7 + 3, columns = 1600, rows = 29;
+  const RandomWeights weights(GetParam(), outputs, columns, random);
+  std::vector<float> x(rows * columns), first;
+  for (float& value : x) value = normal(random);
+  for_every_way([&](const Way& way) {
+    if (way.rounding != Rounding::Int8) return;
+    std::vector<float> y(rows * outputs);
+    way(weights.view, x.data(), columns, rows, y.data(), outputs, 0, outputs);
+    if (first.empty()) first = y;
+    EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)), 0) << way.name;
+  });
+}
+
 TEST(Bf16Rows, RoundToNearestEvenAndSumTheRounded) {
   if (!has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   std::mt19937 random(10);
@@ -206,28 +227,32 @@ TEST(Bf16Rows, RoundToNearestEvenAndSumTheRounded) {
 
 // Numbers of any size, and those that a scale has no inverse for.
 TEST(Int8Rows, RoundToTheNearestByteOfTheirGroup) {
-  if (!has_int8_products()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
+  if (!has_int8_products()) GTEST_SKIP() << "this processor multiplies no bytes";
   std::mt19937 random(11);
   std::normal_distribution<float> normal;
   const float sizes[] = {1, 1e-30f, 1e-37f, 1e-42f, 0, 1e30f, 3e38f};
-  for (const float size : sizes) {
-    std::vector<float> x(32), scale(1), sum(1);
-    for (float& value : x) value = std::clamp(normal(random), -1.0f, 1.0f) * size;
-    std::vector<std::int8_t> values(32);
-    std::vector<std::int32_t> offset(1);
-    quantise_rows(x.data(), 1, 32, 0, 1, values.data(), scale.data(), sum.data(), offset.data());
-    std::int32_t bytes = 0;
-    for (std::size_t c = 0; c < 32; ++c) {
-      const std::size_t half = c % 8 / 2 % 2;  // kColumnOrder
-      const auto place = std::find(std::begin(kColumnOrder[half]), std::end(kColumnOrder[half]), c % 8);
-      ASSERT_NE(place, std::end(kColumnOrder[half])) << c;
-      const std::int8_t value = values[c / 8 * 8 + half * 4 + static_cast<std::size_t>(place - kColumnOrder[half])];
-      EXPECT_NEAR(value * scale[0], x[c], std::max(0.501f * scale[0], 1e-35f)) << size << ", column " << c;
-      bytes += value;
+  for_every_way([&](const Way& way) {
+    if (way.rounding != Rounding::Int8) return;
+    const testing::ScopedTrace trace(__FILE__, __LINE__, way.name);
+    for (const float size : sizes) {
+      std::vector<float> x(32), scale(1), sum(1);
+      for (float& value : x) value = std::clamp(normal(random), -1.0f, 1.0f) * size;
+      std::vector<std::int8_t> values(32);
+      std::vector<std::int32_t> offset(1);
+      way.int8->quantise(x.data(), 1, 32, 0, 1, values.data(), scale.data(), sum.data(), offset.data());
+      std::int32_t bytes = 0;
+      for (std::size_t c = 0; c < 32; ++c) {
+        const std::size_t half = c % 8 / 2 % 2;  // kColumnOrder
+        const auto place = std::find(std::begin(kColumnOrder[half]), std::end(kColumnOrder[half]), c % 8);
+        ASSERT_NE(place, std::end(kColumnOrder[half])) << c;
+        const std::int8_t value = values[c / 8 * 8 + half * 4 + static_cast<std::size_t>(place - kColumnOrder[half])];
+        EXPECT_NEAR(value * scale[0], x[c], std::max(0.501f * scale[0], 1e-35f)) << size << ", column " << c;
+        bytes += value;
+      }
+      EXPECT_EQ(offset[0], -128 * bytes);
+      EXPECT_EQ(sum[0], scale[0] * static_cast<float>(bytes));
     }
-    EXPECT_EQ(offset[0], -128 * bytes);
-    EXPECT_EQ(sum[0], scale[0] * static_cast<float>(bytes));
-  }
+  });
 }
 
 }  // namespace
