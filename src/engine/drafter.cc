@@ -38,9 +38,10 @@ void Drafter::add_drafts(Scheduler::Step& step) {
   std::ranges::sort(candidates_, [](const Candidate& a, const Candidate& b) {
     return a.likelihood != b.likelihood ? a.likelihood > b.likelihood : a.part < b.part;
   });
-  // Every other sequence that may be admitted keeps its row of logits.
+  // Every other sequence that may be admitted keeps its row of logits. Parts are of one token each, those of sequences
+  // that came back in this step, which are not among `streams`, too.
   const std::size_t room = std::min(limits_.max_logit_rows - limits_.max_sequences,
-                                    limits_.max_tokens - std::min(limits_.max_tokens, step.streams));
+                                    limits_.max_tokens - std::min(limits_.max_tokens, step.parts.size()));
   candidates_.resize(std::min(candidates_.size(), room));
   likelihoods_.clear();
   for (const Candidate& candidate : candidates_) likelihoods_.push_back(candidate.likelihood);

@@ -10,7 +10,8 @@ StepBudget::Alone& StepBudget::alone(std::size_t streams) {
 
 double StepBudget::target_s(double alone_s, std::size_t streams, std::size_t prompts) const {
   if (target_step_s_ > 0) return target_step_s_;
-  const double waiting = std::max(1.0, static_cast<double>(prompts) / static_cast<double>(streams));
+  const double ratio = static_cast<double>(prompts) / static_cast<double>(streams);
+  const double waiting = std::max({1.0, ratio, std::min(kMostForQueue, ratio * static_cast<double>(prompts))});
   const double even_s = alone_s * (1 + kAutomaticShare);
   return std::max(even_s, std::min(kLongestAutomatic_s, alone_s * (1 + kAutomaticShare * waiting)));
 }
@@ -34,7 +35,8 @@ void StepBudget::measured(std::size_t streams, std::size_t prompt_tokens, double
   Alone& known = alone(streams);
   if (prompt_tokens == 0) {
     if (streams == 0) return;
-    known.latest_s = {std::max(kLeastSeconds, seconds), known.latest_s[0]};
+    std::ranges::rotate(known.latest_s, known.latest_s.end() - 1);
+    known.latest_s.front() = std::max(kLeastSeconds, seconds);
     known.steps_since = 0;
     if (known.seconds() > 0) known.asked = 0;
     return;

@@ -27,7 +27,8 @@ void StepCheck::check_limits(const Scheduler& scheduler, const Scheduler::Step& 
     tokens += part.tokens + part.drafted;
     rows += part.logits == Logits::All ? part.tokens + part.drafted : part.logits == Logits::Last;
   }
-  demand(tokens <= rules_.limits.max_tokens, fmt::format("a step of {} tokens", tokens));
+  demand(tokens <= rules_.limits.max_tokens,
+         fmt::format("a step of {} tokens, where {} are the most", tokens, rules_.limits.max_tokens));
   demand(rows <= rules_.limits.max_logit_rows, fmt::format("{} rows of logits", rows));
   demand(scheduler.running() <= rules_.limits.max_sequences, fmt::format("{} sequences run", scheduler.running()));
   const auto queued =
@@ -93,12 +94,9 @@ void StepCheck::check_promises(const Scheduler& scheduler) {
 }
 
 void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Step& step) const {
-  // Room is made for one after another: who gave way to the first may fit in again when others gave way to the next.
   const auto came_back = [&](const Sequence* sequence) {
     return std::ranges::find(step.admitted, sequence) != step.admitted.end();
   };
-  demand(step.preempted.empty() || !std::ranges::all_of(step.preempted, came_back),
-         "sequences gave their places to themselves");
   for (const Sequence* preempted : step.preempted) {
     const auto comes_before = [&](const auto& other) {
       return other->request.priority > preempted->request.priority && other->rank_s < preempted->rank_s;
@@ -106,7 +104,11 @@ void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Ste
     demand(std::ranges::any_of(scheduler.running_sequences(), comes_before) ||
                std::ranges::any_of(scheduler.waiting_sequences(), comes_before),
            "a sequence gave its place to nobody who comes before it");
-    if (came_back(preempted)) continue;
+    if (came_back(preempted)) {
+      // It may fit in again: others gave way after it, or what it lacked was computed by another meanwhile.
+      demand(std::ranges::any_of(step.admitted, comes_before), "a sequence gave its place to itself");
+      continue;
+    }
     demand(preempted->lease.block_table().empty(), "a preempted sequence keeps blocks");
     if (cache_.room().demoting_blocks > 0) continue;
     // Making room for a second one may have left room for it.
