@@ -19,6 +19,9 @@ void StepCheck::check(const Scheduler& scheduler, const Scheduler::Step& step) {
   check_preempted(scheduler, step);
   check_gave_way(scheduler, step);
   check_order(scheduler, step);
+  computed_.clear();
+  for (const auto& sequence : scheduler.running_sequences()) computed_[name_of(*sequence)] = sequence->computed;
+  for (const BatchPart& part : step.parts) computed_[name_of(*part.sequence)] += part.tokens;
 }
 
 void StepCheck::check_limits(const Scheduler& scheduler, const Scheduler::Step& step) const {
@@ -105,14 +108,17 @@ void StepCheck::check_preempted(const Scheduler& scheduler, const Scheduler::Ste
                std::ranges::any_of(scheduler.waiting_sequences(), comes_before),
            "a sequence gave its place to nobody who comes before it");
     if (came_back(preempted)) {
-      // It may fit in again: others gave way after it, or what it lacked was computed by another meanwhile.
-      demand(std::ranges::any_of(step.admitted, comes_before), "a sequence gave its place to itself");
+      // Others gave way after it, for others, or what it lacked was computed by another meanwhile.
+      const auto before = computed_.find(name_of(*preempted));
+      const bool found_more = before != computed_.end() && preempted->lease.matched_tokens() > before->second;
+      demand(found_more || std::ranges::count_if(step.admitted, comes_before) > 1,
+             "a sequence gave its place to itself");
       continue;
     }
     demand(preempted->lease.block_table().empty(), "a preempted sequence keeps blocks");
     if (cache_.room().demoting_blocks > 0) continue;
-    // Making room for a second one may have left room for it.
-    if (std::ranges::count_if(step.admitted, comes_before) > 1) continue;
+    // Making room for a second one may have left room for it, behind others in the queue.
+    if (cache_.missing_blocks(preempted->expected, preempted->most_tokens, {}) == 0) continue;
     // Those of lower priority that still run would not have given enough in its stead.
     for (const auto& other : scheduler.running_sequences()) {
       if (other->request.priority >= preempted->request.priority || other->rank_s <= preempted->rank_s) continue;

@@ -57,6 +57,7 @@ class StepCheck {
   KvCache& cache_;
   const Sequence* first_ = nullptr;  // of those that waited for nothing but room, after the step before
   std::map<const Sequence*, std::size_t> passed_;
+  std::map<Name, std::size_t> computed_;        // by each that ran, after the step before
   std::set<Name> ready_;                        // who waited for nothing that others compute, after the step before
   std::map<Name, std::vector<Name>> gave_way_;  // and for whom, as far as can be seen, until one of these is in
   std::size_t others_ = 0, others_before_ = 0;  // blocks held besides the running sequences' now, a step ago
