@@ -139,7 +139,7 @@ TEST_F(TierManagerTest, ALoadRacesWithALeaseOfTheSamePrefix) {
   ASSERT_TRUE(tiers(cache).run_one());
   EXPECT_EQ(expected.cached_tokens(), 4u) << "a tier whose speed is not known yet is asked for little";
   ASSERT_TRUE(tiers(cache).run_one());
-  constexpr std::size_t kLoaded = 1 + TierWorker::kBatchBlocks;
+  constexpr std::size_t kLoaded = 1 + kTierBatchBlocks;
   EXPECT_EQ(expected.cached_tokens(), 4 * kLoaded);
   EXPECT_TRUE(expected.in_flight());
   Lease lease = admit(cache, tokens);
@@ -169,9 +169,9 @@ TEST_F(TierManagerTest, APromptThatNoLongerWaitsEndsItsLoad) {
     EXPECT_EQ(cache.stats().leased_blocks, 0u) << "between batches nothing is held";
   }
   finish(cache);
-  EXPECT_EQ(cache.stats().loaded_blocks, 1 + TierWorker::kBatchBlocks);
+  EXPECT_EQ(cache.stats().loaded_blocks, 1 + kTierBatchBlocks);
   push_out(cache);
-  EXPECT_EQ(cache.stats().prefetched_wasted_blocks, 1 + TierWorker::kBatchBlocks);
+  EXPECT_EQ(cache.stats().prefetched_wasted_blocks, 1 + kTierBatchBlocks);
   expect_all_returned(cache);
 }
 
@@ -262,7 +262,7 @@ TEST_F(TierManagerTest, ForgottenInTheMiddleOfAWrite) {
   const Tokens tokens = numbers(1, 60);
   run(cache, tokens);
   ASSERT_TRUE(tiers(cache).run_one());
-  EXPECT_EQ(store->stats().stored_blocks, TierWorker::kBatchBlocks);
+  EXPECT_EQ(store->stats().stored_blocks, kTierBatchBlocks);
   cache.invalidate_all();
   finish(cache);
   EXPECT_EQ(store->stats().stored_blocks, 0u);

@@ -140,7 +140,7 @@ void Simulator::step_of_tiers() {
   }
   // An erasure is for good when it is done, unless it failed.
   const TierWorker& disk = tier_manager().worker(SimulatedTiers::kDisk);
-  if (disk.counts().errors == 0 && tier_manager().worker(SimulatedTiers::kDisk).is_readable()) {
+  if (disk.monitor().counts().errors == 0 && tier_manager().worker(SimulatedTiers::kDisk).is_readable()) {
     model_.forget_for_good();
     erasing_ = false;
   }
@@ -160,7 +160,7 @@ bool Simulator::turn_worker(std::size_t tier) {
   settle_load();
   // What cannot be read may be what is to be forgotten, and is.
   if (erasing_ && tiers_->has_faults()) flushed_[model_.model_number()].clear();
-  const TierWorker::Health health = tier_manager().worker(SimulatedTiers::kDisk).health();
+  const TierMonitor::Health health = tier_manager().worker(SimulatedTiers::kDisk).monitor().health();
   const bool open = !health.reads || !health.writes;
   if (open != breaker_is_open_) tally_.add(open ? Seen::BreakerOpen : Seen::BreakerClosedAgain);
   breaker_is_open_ = open;
