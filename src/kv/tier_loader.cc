@@ -91,6 +91,7 @@ std::vector<TierRead> TierLoader::read(const TierLoad& load, std::size_t first, 
     reads.push_back({.key = load.keys[i + 1 - load.first_block],
                      .parent = load.keys[i - load.first_block],
                      .tenant = load.tenant,
+                     .adapter_id = load.adapter_id,
                      .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
                      .bytes = {cache_.block(into[i - first]), cache_.layout_.block_bytes()}});
   }

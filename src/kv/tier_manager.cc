@@ -287,6 +287,7 @@ std::shared_ptr<const TierWrite> TierManager::make_write(std::span<const BlockId
   const NodeId root = index.parent(blocks.front());
   write->blocks.assign(blocks.begin(), blocks.end());
   write->tenant = cache_.tenant_name(index.salt_of(root));
+  write->adapter_id = index.adapter_of(root);
   write->keys.reserve(blocks.size() + 1);
   write->keys.push_back(block_key(index.key_of(root)));
   for (const BlockId block : blocks) write->keys.push_back(block_key(index.key_of(block)));

@@ -69,6 +69,7 @@ struct TierWrite {
   std::vector<BlockId> blocks;  // parents first
   std::vector<BlockKey> keys;   // of the root and of every block
   std::uint64_t tenant = 0;
+  std::uint64_t adapter_id = 0;
 };
 
 // A path that is written before its room is given to others.

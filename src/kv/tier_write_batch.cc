@@ -17,6 +17,12 @@ TierWriteBatch::TierWriteBatch(KvCacheState& cache)
   records_.reserve(kTierBatchBlocks);
 }
 
+bool TierWriteBatch::is_of_scope(const TierWrite& path, NodeId node) const {
+  const PrefixIndex& index = cache_.index_;
+  return PrefixIndex::is_root(node) && index.adapter_of(node) == path.adapter_id &&
+         cache_.tenant_name(index.salt_of(node)) == path.tenant;
+}
+
 std::span<const TierRecord> TierWriteBatch::copy(const TierWrite& path, std::size_t first, std::size_t last) {
   assert(last - first <= kTierBatchBlocks);
   const std::size_t block_tokens = cache_.layout_.block_tokens;
@@ -29,9 +35,10 @@ std::span<const TierRecord> TierWriteBatch::copy(const TierWrite& path, std::siz
     std::size_t held = 0, newly_held = 0;
     for (; held < last; ++held) {
       const BlockId block = path.blocks[held];
-      const bool is_there = index.contains(block) && block_key(index.key_of(block)) == path.keys[held + 1] &&
-                            (held == 0 || index.parent(block) == path.blocks[held - 1]);
-      if (!is_there) break;
+      if (!index.contains(block) || block_key(index.key_of(block)) != path.keys[held + 1]) break;
+      // Another block may be in its place, and have its key where keys collide.
+      const NodeId parent = index.parent(block);
+      if (held > 0 ? parent != path.blocks[held - 1] : !is_of_scope(path, parent)) break;
       newly_held += cache_.pool_.references(block) == 0;
     }
     if (held <= first || newly_held > cache_.pool_.claimable_blocks()) return {};
@@ -42,6 +49,7 @@ std::span<const TierRecord> TierWriteBatch::copy(const TierWrite& path, std::siz
       records_.push_back({.key = path.keys[i + 1],
                           .parent = path.keys[i],
                           .tenant = path.tenant,
+                          .adapter_id = path.adapter_id,
                           .tokens = tokens,
                           .bytes = std::span(bytes_).subspan((i - first) * block_bytes, block_bytes),
                           .position = static_cast<std::uint32_t>(i),

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "kv/prefix_index.h"
 #include "kv/tier_transfer.h"
 
 namespace tiercel {
@@ -22,6 +23,9 @@ class TierWriteBatch {
   std::span<const TierRecord> copy(const TierWrite& path, std::size_t first, std::size_t last);
 
  private:
+  // With the cache's mutex locked. Whether a block behind `node` is the first of its sequence, of the scope of `path`.
+  bool is_of_scope(const TierWrite& path, NodeId node) const;
+
   KvCacheState& cache_;
   std::vector<std::byte> bytes_;
   std::vector<TokenId> tokens_;

@@ -49,6 +49,45 @@ TEST_F(TierManagerTest, EvictedBlocksComeBackWithTheirBytes) {
   expect_all_returned(cache);
 }
 
+TEST_F(TierManagerTest, BlocksOfAnAdapterComeBackForItAlone) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 16);
+  const PrefixScope adapted{.salt = "t", .adapter_id = 7};
+  run_and_store(cache, tokens, {.scope = adapted});
+  push_out(cache);
+  for (const PrefixScope& other : {PrefixScope{.salt = "t"}, PrefixScope{.salt = "t", .adapter_id = 8}}) {
+    EXPECT_FALSE(cache.expect(tokens, {.scope = other}).in_flight());
+  }
+  const ExpectedPrompt expected = cache.expect(tokens, {.scope = adapted});
+  EXPECT_TRUE(expected.in_flight());
+  finish(cache);
+  EXPECT_EQ(admit(cache, tokens, {.scope = adapted}).matched_tokens(), 16u);
+}
+
+// A write holds nothing until its turn comes: another block may be there then, and have its key where keys collide.
+TEST_F(TierManagerTest, AnotherScopesBlockIsNotWrittenForOneThatWasEvicted) {
+  const Tokens tokens = numbers(1, 4);
+  const PrefixScope own{.salt = "a"};
+  for (const PrefixScope& other : {PrefixScope{.salt = "b"}, PrefixScope{.salt = "a", .adapter_id = 7}}) {
+    store = std::make_shared<FaultyStore>(tier_bytes(100));
+    KvCacheOptions options{.capacity_bytes = bytes(1), .eviction = lru(), .tiers = {store}};
+    KvCache cache =
+        KvCacheState::open(options, kLayout, {}, {},
+                           {.key_function = [](const ContentKey&, std::span<const std::byte>) { return ContentKey{}; },
+                            .now_ms = [this] { return now_ms; },
+                            .tier_now_s = [this] { return now_s; },
+                            .background_thread = false})
+            .value();
+    run(cache, tokens, {.scope = own});
+    run(cache, tokens, {.scope = other});  // takes the only block
+    finish(cache);
+    push_out(cache);
+    const ExpectedPrompt expected = cache.expect(tokens, {.scope = own});
+    finish(cache);
+    EXPECT_EQ(expected.cached_tokens(), 0u);
+  }
+}
+
 // So that nobody has to ask again and again.
 TEST_F(TierManagerTest, WhoWaitsIsToldWhenALoadIsDone) {
   KvCache cache = open_tiered(64);
