@@ -1,10 +1,10 @@
 // A place below the hot arena where blocks of KV outlive their eviction: host memory, a disk, another machine.
 //
 // A store keeps bytes under content keys, chained from fingerprint, salt and adapter over all tokens up to the block's
-// end. It compares the key of the block before and the block's own tokens on every read, what comes before only by key:
-// docs/disk_format.md says when salts must be hard to guess. It may drop any block at any time; the cache then computes
-// it again. A block counts as here only while all blocks before it are here too, each written before the one behind it:
-// so what was erased with its prefix cannot come back with a new one.
+// end. It compares tenant, adapter, the key of the block before and the block's own tokens on every read, what comes
+// before only by key: docs/disk_format.md says what follows where keys are made to collide. It may drop any block at
+// any time; the cache then computes it again. A block counts as here only while all blocks before it are here too, each
+// written before the one behind it: so what was erased with its prefix cannot come back with a new one.
 //
 // A store serves one cache at a time. The cache calls it from one thread of its own and gives it no deadline to keep: a
 // store that fails, is slow or hangs is left alone by the cache (tiercel/options.h), requests go on without it.
@@ -34,7 +34,8 @@ struct BlockKey {
 struct TierRecord {
   BlockKey key;
   BlockKey parent;           // of the block before it; of (fingerprint, salt, adapter) for the first one
-  std::uint64_t tenant = 0;  // which salt it belongs to, for erase_tenant(): a hash that does not reveal it
+  std::uint64_t tenant = 0;  // which salt it belongs to, for erase_tenant() too: a hash that does not reveal it
+  std::uint64_t adapter_id = 0;
   std::span<const TokenId> tokens;
   std::span<const std::byte> bytes;
   std::uint32_t position = 0;  // blocks before it
@@ -46,6 +47,7 @@ struct TierRead {
   BlockKey key;
   BlockKey parent;                  // must be what was written
   std::uint64_t tenant = 0;         // must be what was written
+  std::uint64_t adapter_id = 0;     // must be what was written
   std::span<const TokenId> tokens;  // must be what was written
   std::span<std::byte> bytes;       // filled where status is Ok, else unspecified
   // Out. NotFound: not here, or of other content. Corruption: not the bytes that were written, and forgotten now. Other

@@ -164,8 +164,8 @@ std::vector<KvTierStats> KvCacheState::tier_stats() const try {
   std::vector<KvTierStats> tiers(tiers_ ? tiers_->tiers() : 0);
   for (std::size_t i = 0; i < tiers.size(); ++i) {
     const TierWorker& worker = tiers_->worker(i);
-    const TierWorker::Counts counts = worker.counts();
-    const TierWorker::Health health = worker.health();
+    const TierMonitor::Counts counts = worker.monitor().counts();
+    const TierMonitor::Health health = worker.monitor().health();
     tiers[i] = {.name = std::string(worker.store().name()),
                 .medium = worker.store().medium(),
                 .store = worker.store().stats(),
@@ -198,7 +198,7 @@ KvCacheStats KvCacheState::stats() {
   std::vector<KvTierStats> tiers = tier_stats();
   std::uint64_t stored = 0, unstored = 0, errors = 0;
   for (std::size_t i = 0; tiers_ && i < tiers_->tiers(); ++i) {
-    const TierWorker::Counts counts = tiers_->worker(i).counts();
+    const TierMonitor::Counts counts = tiers_->worker(i).monitor().counts();
     stored += counts.stored_blocks;
     unstored += counts.unstored_blocks;
     errors += counts.errors + counts.corrupt_blocks;

@@ -182,8 +182,10 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::size_t tenant_blocks(std::string_view salt) const;
 
  private:
-  friend class TierManager;  // these two hold and read blocks as leases do
+  friend class TierManager;  // these hold and read blocks as leases do
   friend class TierWorker;
+  friend class TierLoader;
+  friend class TierWriteBatch;
 
   struct Match {
     NodeId node = kNoNode;   // deepest block found, or the root

@@ -99,6 +99,7 @@ class PrefixIndex {
   std::span<const TokenId> tokens(BlockId block) const;
   bool is_copyable(BlockId block) const { return copyable_[block]; }
   const std::string& salt_of(NodeId root) const { return root_at(root).place->first.first; }
+  std::uint64_t adapter_of(NodeId root) const { return root_at(root).place->first.second; }
   const ContentKey& key_of(NodeId node) const { return is_root(node) ? root_at(node).key : entries_[node].key; }
   // The children of a node, in no certain order; kNoBlock ends them.
   BlockId first_child(NodeId node) const {

@@ -121,9 +121,9 @@ std::shared_ptr<TierLoad> TierManager::expect(std::span<const TokenId> tokens, c
     load->waits = split_parts > 1;  // for the parts before
   } else if (best_parts == 0) {
     // Too slow, as far as is known. A few blocks of it, for which nobody waits, show whether it still is.
-    if (!workers_[parts.front().tier]->is_stale()) return nullptr;
+    if (!workers_[parts.front().tier]->monitor().is_stale()) return nullptr;
     load->waits = load->splits = false;
-    load->parts.front().end_block = std::min(parts.front().end_block, hot_blocks + TierWorker::kBatchBlocks);
+    load->parts.front().end_block = std::min(parts.front().end_block, hot_blocks + kTierBatchBlocks);
     best_parts = 1;
   }
   load->parts.resize(best_parts);
@@ -186,7 +186,7 @@ void TierManager::cancel(const std::shared_ptr<TierLoad>& load) {
 
 // ---- Splits
 
-TierManager::Meeting TierManager::meeting(const TierWorker::Pace& pace, std::size_t computed, std::size_t reading,
+TierManager::Meeting TierManager::meeting(const TierMonitor::Pace& pace, std::size_t computed, std::size_t reading,
                                           std::size_t first) const {
   Meeting best{.block = first, .seconds = seconds_to_compute(computed, first)};
   double ready_s = pace.begin_s;
@@ -287,6 +287,7 @@ std::shared_ptr<const TierWrite> TierManager::make_write(std::span<const BlockId
   const NodeId root = index.parent(blocks.front());
   write->blocks.assign(blocks.begin(), blocks.end());
   write->tenant = cache_.tenant_name(index.salt_of(root));
+  write->adapter_id = index.adapter_of(root);
   write->keys.reserve(blocks.size() + 1);
   write->keys.push_back(block_key(index.key_of(root)));
   for (const BlockId block : blocks) write->keys.push_back(block_key(index.key_of(block)));
@@ -310,7 +311,8 @@ TierDemotion TierManager::demote(std::span<const BlockId> blocks) {
   const double computing_s = seconds_to_compute(0, blocks.size());
   for (const auto& worker : workers_) {
     // Nothing is known of computing until something was computed.
-    const double saved_s = computing_s > 0 ? computing_s - worker->seconds_to_load(blocks.size()) : kLongest_s;
+    const double saved_s =
+        computing_s > 0 ? computing_s - worker->monitor().seconds_to_load(blocks.size()) : kLongest_s;
     const double most_s = std::min(saved_s, kLongest_s);
     if (worker->write_first(write, most_s)) return {.path = write, .until_s = now_s_() + most_s};
   }
@@ -325,7 +327,7 @@ Status TierManager::flush(double timeout_s) try {
   if (durable.empty()) return {};
   const auto unstored = [&] {
     std::uint64_t blocks = 0;
-    for (const TierWorker* worker : durable) blocks += worker->counts().unstored_blocks;
+    for (const TierWorker* worker : durable) blocks += worker->monitor().counts().unstored_blocks;
     return blocks;
   };
   const std::uint64_t unstored_before = unstored();

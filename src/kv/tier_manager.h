@@ -97,7 +97,7 @@ class TierManager {
   double seconds_to_compute(std::size_t first_block, std::size_t end_block) const;
   double seconds_to_load(const TierLoad& load);
   // Blocks from `computed` on are computed; those from `first` on are read, those from `reading` on are being read.
-  Meeting meeting(const TierWorker::Pace& pace, std::size_t computed, std::size_t reading, std::size_t first) const;
+  Meeting meeting(const TierMonitor::Pace& pace, std::size_t computed, std::size_t reading, std::size_t first) const;
   // What a split of the part that is loaded next takes, and computing what is behind it.
   double seconds_to_split(const TierLoad& load, std::size_t part, std::size_t first_block);
   void learn(std::span<const TokenId> tokens, const PrefixScope& scope, const Plan& plan);

@@ -16,6 +16,7 @@ namespace tiercel {
 using TierId = std::uint8_t;
 inline constexpr TierId kNoTier = 0xff;
 inline constexpr std::size_t kMostTiers = 16;
+inline constexpr std::size_t kTierBatchBlocks = 8;  // moved by one call of a store
 
 // Blocks of a prompt that tiers have. Made by TierManager, carried out by the workers of its parts, one after the
 // other. What is no atomic is set before it is queued.
@@ -68,6 +69,7 @@ struct TierWrite {
   std::vector<BlockId> blocks;  // parents first
   std::vector<BlockKey> keys;   // of the root and of every block
   std::uint64_t tenant = 0;
+  std::uint64_t adapter_id = 0;
 };
 
 // A path that is written before its room is given to others.

@@ -27,14 +27,14 @@ class CheckedCopy {
   // Of all that was added. What was copied is there for every thread when this has been called.
   std::uint64_t checksum();
 
- private:
-  static constexpr std::size_t kLanes = kStripe / sizeof(std::uint64_t);
-  enum class Store : std::uint8_t { None, Cached, PastCaches };
-  template <Store store>
-  void add_stripes(const std::byte* from, std::byte* to, std::size_t stripes);
+  struct Sums {
+    static constexpr std::size_t kLanes = kStripe / sizeof(std::uint64_t);
+    alignas(kStripe) std::array<std::uint64_t, kLanes> sums = {};
+    alignas(kStripe) std::array<std::uint64_t, kLanes> keys = {};
+  };
 
-  alignas(kStripe) std::array<std::uint64_t, kLanes> sums_ = {};
-  alignas(kStripe) std::array<std::uint64_t, kLanes> keys_;
+ private:
+  Sums sums_;
   std::uint64_t bytes_ = 0;
   Target target_;
 };

@@ -71,6 +71,7 @@ FooterEntry entry_of(const RecordHeader& header, std::uint64_t offset) {
           .key = header.key,
           .parent = header.parent,
           .tenant = header.tenant,
+          .adapter_id = header.adapter_id,
           .sequence = header.sequence,
           .page = static_cast<std::uint32_t>(offset / kPage),
           .tokens = header.tokens,
@@ -80,8 +81,7 @@ FooterEntry entry_of(const RecordHeader& header, std::uint64_t offset) {
           .flags = header.flags,
           .codec = header.codec,
           .zero = 0,
-          .position = header.position,
-          .zeros = {}};
+          .position = header.position};
 }
 
 std::string make_footer(std::span<const FooterEntry> entries, std::uint64_t offset) {

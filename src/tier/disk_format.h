@@ -18,7 +18,7 @@ namespace tiercel::disk {
 static_assert(std::endian::native == std::endian::little, "the structs below are written as they are in memory");
 
 inline constexpr std::size_t kPage = 4096;
-inline constexpr std::uint16_t kVersion = 1;
+inline constexpr std::uint16_t kVersion = 2;
 
 constexpr std::size_t pages_of(std::size_t bytes) { return (bytes + kPage - 1) / kPage; }
 constexpr std::size_t padded(std::size_t bytes) { return pages_of(bytes) * kPage; }
@@ -45,6 +45,7 @@ struct RecordHeader {
   BlockKey key;
   BlockKey parent;
   std::uint64_t tenant;
+  std::uint64_t adapter_id;
   std::uint64_t sequence;
   std::uint32_t tokens;
   std::uint32_t payload_bytes;
@@ -58,7 +59,7 @@ struct RecordHeader {
   std::uint64_t payload_hash;
   std::uint32_t position;
   std::uint32_t zero_position;
-  std::array<std::uint64_t, 3> zero;
+  std::array<std::uint64_t, 2> zero;
   std::uint64_t hash;
 
   // Of the record: header and tokens; payload; both, padded to pages.
@@ -66,8 +67,9 @@ struct RecordHeader {
   std::size_t record_bytes() const { return head_bytes() + padded(payload_bytes); }
 };
 static_assert(sizeof(RecordHeader) == 176 && offsetof(RecordHeader, tenant) == 56 &&
-              offsetof(RecordHeader, codec) == 80 && offsetof(RecordHeader, nonce) == 88 &&
-              offsetof(RecordHeader, tag) == 104 && offsetof(RecordHeader, hash) == 168);
+              offsetof(RecordHeader, adapter_id) == 64 && offsetof(RecordHeader, codec) == 88 &&
+              offsetof(RecordHeader, nonce) == 96 && offsetof(RecordHeader, tag) == 112 &&
+              offsetof(RecordHeader, hash) == 168);
 // What AES-GCM authenticates besides tokens and payload.
 inline constexpr std::size_t kAssociatedBytes = offsetof(RecordHeader, nonce);
 
@@ -76,6 +78,7 @@ struct FooterEntry {
   BlockKey key;
   BlockKey parent;
   std::uint64_t tenant;
+  std::uint64_t adapter_id;
   std::uint64_t sequence;
   std::uint32_t page;
   std::uint32_t tokens;
@@ -86,7 +89,6 @@ struct FooterEntry {
   Codec codec;
   std::uint8_t zero;
   std::uint32_t position;
-  std::array<std::uint32_t, 2> zeros;
 
   std::size_t head_bytes() const { return padded(sizeof(RecordHeader) + std::size_t{tokens} * sizeof(TokenId)); }
   std::size_t record_bytes() const { return head_bytes() + padded(payload_bytes); }

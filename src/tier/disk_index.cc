@@ -82,11 +82,10 @@ bool DiskIndex::is_complete(const Place& place) const {
   return true;
 }
 
-const DiskIndex::Place* DiskIndex::find(const BlockKey& key, const BlockKey& parent, std::uint64_t tenant,
-                                        std::size_t tokens, const Place* before) const {
-  const Place* place = at(key);
-  if (place == nullptr || place->entry.parent != parent || place->entry.tenant != tenant ||
-      place->entry.tokens != tokens) {
+const DiskIndex::Place* DiskIndex::find(const Asked& asked, const Place* before) const {
+  const Place* place = at(asked.key);
+  if (place == nullptr || place->entry.parent != asked.parent || place->entry.tenant != asked.tenant ||
+      place->entry.adapter_id != asked.adapter_id || place->entry.tokens != asked.tokens) {
     return nullptr;
   }
   return (before != nullptr && follows(*place, *before)) || is_complete(*place) ? place : nullptr;

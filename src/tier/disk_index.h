@@ -54,8 +54,20 @@ class DiskIndex {
   void insert_lost(const FooterEntry& entry);
   // Null: not here, or not with all blocks before it, or another block of that key. `before`: what was found for
   // `parent`, where that is known.
-  const Place* find(const BlockKey& key, const BlockKey& parent, std::uint64_t tenant, std::size_t tokens,
-                    const Place* before = nullptr) const;
+  struct Asked {
+    explicit Asked(const auto& block)  // a TierRead or TierRecord
+        : key(block.key),
+          parent(block.parent),
+          tenant(block.tenant),
+          adapter_id(block.adapter_id),
+          tokens(block.tokens.size()) {}
+    BlockKey key;
+    BlockKey parent;
+    std::uint64_t tenant;
+    std::uint64_t adapter_id;
+    std::size_t tokens;
+  };
+  const Place* find(const Asked& asked, const Place* before = nullptr) const;
   // The sequence to write a block with that was lost: its own, so that what is behind it still follows it. Nothing
   // where it is not known, or where an erasure of that sequence may be in a file.
   std::optional<std::uint64_t> sequence_of_lost(const BlockKey& key, const BlockKey& parent) const;

@@ -225,7 +225,7 @@ void DiskStore::read(std::span<TierRead> reads) try {
     const std::lock_guard lock(index_mutex_);
     const disk::DiskIndex::Place* place = nullptr;
     for (TierRead& read : reads) {
-      place = index_ ? index_->find(read.key, read.parent, read.tenant, read.tokens.size(), place) : nullptr;
+      place = index_ ? index_->find(disk::DiskIndex::Asked(read), place) : nullptr;
       const bool fits = place != nullptr && read.bytes.size() == block_bytes_;
       read.status = fits ? Status() : not_found();
       if (!fits) {

@@ -29,7 +29,7 @@ Status DiskStore::write(std::span<const TierRecord> records) try {
     }
     {
       const std::lock_guard lock(index_mutex_);
-      if (index_->find(record.key, record.parent, record.tenant, record.tokens.size()) != nullptr) continue;
+      if (index_->find(disk::DiskIndex::Asked(record)) != nullptr) continue;
     }
     TIERCEL_RETURN_IF_ERROR(write_block(record));
   }
@@ -51,6 +51,7 @@ Status DiskStore::write_block(const TierRecord& record) {
   header.key = record.key;
   header.parent = record.parent;
   header.tenant = record.tenant;
+  header.adapter_id = record.adapter_id;
   header.tokens = static_cast<std::uint32_t>(record.tokens.size());
   header.codec = options_.codec;
   header.position = record.position;

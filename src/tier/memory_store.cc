@@ -99,13 +99,15 @@ bool MemoryStore::is_complete(const Block& block) const {
   return true;
 }
 
-std::optional<MemoryStore::Blocks::iterator> MemoryStore::find(const BlockKey& key, const BlockKey& parent,
-                                                               std::uint64_t tenant, std::span<const TokenId> tokens) {
+template <class Asked>
+std::optional<MemoryStore::Blocks::iterator> MemoryStore::find(const Asked& asked) {
   const std::lock_guard lock(mutex_);
-  const auto known = by_key_.find(key);
-  const bool is_it = known != by_key_.end() && known->second->parent == parent && known->second->tenant == tenant &&
-                     std::ranges::equal(known->second->tokens, tokens) && is_complete(*known->second);
-  return is_it ? std::optional(known->second) : std::nullopt;
+  const auto known = by_key_.find(asked.key);
+  if (known == by_key_.end()) return std::nullopt;
+  const Block& block = *known->second;
+  const bool is_it = block.parent == asked.parent && block.tenant == asked.tenant &&
+                     block.adapter_id == asked.adapter_id && std::ranges::equal(block.tokens, asked.tokens);
+  return is_it && is_complete(block) ? std::optional(known->second) : std::nullopt;
 }
 
 void MemoryStore::read(std::span<TierRead> reads) {
@@ -128,7 +130,7 @@ void MemoryStore::read(std::span<TierRead> reads) {
 
 Status MemoryStore::read_block(TierRead& read, Lane& lane) {
   if (read.bytes.size() != coder_->layout.block_bytes()) return Status(StatusCode::NotFound, {});
-  const auto block = find(read.key, read.parent, read.tenant, read.tokens);
+  const auto block = find(read);
   if (!block) return Status(StatusCode::NotFound, {});
   const Block& found = **block;
   const bool is_raw = options_.codec == Codec::Raw;
@@ -163,7 +165,7 @@ Status MemoryStore::write_block(const TierRecord& record) {
       record.tokens.size() != coder_->layout.block_tokens) {
     return Status::invalid_argument("a memory tier holds blocks of one size; give each KV layout a tier of its own");
   }
-  if (const auto known = find(record.key, record.parent, record.tenant, record.tokens)) {
+  if (const auto known = find(record)) {
     const std::lock_guard lock(mutex_);
     blocks_.splice(blocks_.begin(), blocks_, *known);
     return {};
@@ -177,6 +179,7 @@ Status MemoryStore::write_block(const TierRecord& record) {
   added.push_back({.key = record.key,
                    .parent = record.parent,
                    .tenant = record.tenant,
+                   .adapter_id = record.adapter_id,
                    .tokens = {record.tokens.begin(), record.tokens.end()},
                    .checksum = checksum_of(encoded),
                    .encoded_bytes = static_cast<std::uint32_t>(encoded.size()),

@@ -56,6 +56,7 @@ class MemoryStore final : public TierStore {
     BlockKey key;
     BlockKey parent;
     std::uint64_t tenant = 0;
+    std::uint64_t adapter_id = 0;
     std::vector<TokenId> tokens;
     std::uint64_t checksum = 0;
     ChunkArena::ChunkId place = kNoBlock;
@@ -85,9 +86,9 @@ class MemoryStore final : public TierStore {
   Status write_block(const TierRecord& record);
   // Whether all blocks before it are here, each older than the one behind it. With mutex_ locked.
   bool is_complete(const Block& block) const;
-  // The block, if it is the one with this parent and these tokens.
-  std::optional<Blocks::iterator> find(const BlockKey& key, const BlockKey& parent, std::uint64_t tenant,
-                                       std::span<const TokenId> tokens);
+  // The block under that key, if all that is known of it is what is asked for. `asked`: a TierRead or TierRecord.
+  template <class Asked>
+  std::optional<Blocks::iterator> find(const Asked& asked);
   void remove(Blocks::iterator block);
   // Removes the blocks for which matches(block) holds, and with `descendants` all behind those.
   template <class Matches>

@@ -1,46 +1,22 @@
 // Prompts of which a tier has a part.
 #include <chrono>
 #include <random>
-#include <thread>
 
 #include <gtest/gtest.h>
 
 #include "tests/engine/step_loop_fixture.h"
 #include "tests/kv/tier_fixture.h"
+#include "tests/tier/forwarding_store.h"
 #include "tiercel/tier_store.h"
 
 namespace tiercel {
 namespace {
 
-// Its blocks take a millisecond each to be read.
-class SlowStore final : public TierStore {
- public:
-  std::string_view name() const override { return "slow"; }
-  bool is_durable() const override { return false; }
-  Status open(const KvLayout& layout, const Fingerprint& fingerprint) override {
-    return inner_->open(layout, fingerprint);
-  }
-  std::size_t leading(std::span<const BlockKey> keys) const override { return inner_->leading(keys); }
-  void read(std::span<TierRead> reads) override {
-    inner_->read(reads);
-    std::this_thread::sleep_for(std::chrono::milliseconds(reads.size()));
-  }
-  Status write(std::span<const TierRecord> records) override { return inner_->write(records); }
-  Status erase(const BlockKey& parent, std::span<const TokenId> tokens) override {
-    return inner_->erase(parent, tokens);
-  }
-  Status erase_tenant(std::uint64_t tenant) override { return inner_->erase_tenant(tenant); }
-  Status erase_all() override { return inner_->erase_all(); }
-  Status flush() override { return {}; }
-  TierStats stats() const override { return inner_->stats(); }
-
- private:
-  const std::shared_ptr<TierStore> inner_ = memory_tier({.capacity_bytes = std::size_t{8} << 20}).value();
-};
-
 TEST(StepLoop, APromptIsLoadedFromItsEndWhileItIsComputed) {
   for (const bool deterministic : {false, true}) {
-    Harness harness({.blocks = 120, .deterministic = deterministic, .tiers = {std::make_shared<SlowStore>()}});
+    const auto store = std::make_shared<SlowStore>(memory_tier({.capacity_bytes = std::size_t{8} << 20}).value());
+    store->bytes_per_s = 1000 * static_cast<double>(FakeModel::layout().block_bytes());
+    Harness harness({.blocks = 120, .deterministic = deterministic, .tiers = {store}});
     harness.model.token_time = std::chrono::microseconds(125);  // a block as slow as in the tier
     std::mt19937 random(11);
     std::vector<std::vector<TokenId>> prompts;

@@ -196,7 +196,7 @@ MUTANTS = [
     ("a tier does not compare tokens", "tier/disk_store.cc",
      "  if (!std::ranges::equal(tokens, std::as_bytes(read.tokens))) return not_found();\n", "", TIERS),
     ("a memory tier does not compare tokens", "tier/memory_store.cc",
-     "std::ranges::equal(known->second->tokens, tokens) && is_complete", "is_complete", TIERS),
+     " && std::ranges::equal(block.tokens, asked.tokens);", ";", TIERS),
     ("a payload is not checked", "tier/disk_store.cc",
      "  if (disk::hash_of(payload) != header.payload_hash) return corrupt();\n", "", TIERS),
     ("another model's blocks are found", "tier/disk_index.cc",
@@ -221,17 +221,33 @@ MUTANTS = [
      "      offset += kPage;\n      continue;", "      break;", DISK),
     ("an erasure is forgotten at a restart", "tier/disk_index.cc",
      "nodes_[slot].place.entry.sequence < sequence) remove(slot);", "sequence == 0) remove(slot);", DISK),
-    ("a parent is not compared", "tier/disk_index.cc", "place->entry.parent != parent ||", "", DISK),
-    ("a tenant is not compared", "tier/disk_index.cc", "place->entry.tenant != tenant ||", "", DISK),
+    ("a parent is not compared", "tier/disk_index.cc", "place->entry.parent != asked.parent ||", "", DISK),
+    ("a tenant is not compared", "tier/disk_index.cc", "place->entry.tenant != asked.tenant ||", "", DISK),
+    ("an adapter is not compared", "tier/disk_index.cc", "place->entry.adapter_id != asked.adapter_id ||", "", (DISK, TIERS)),
+    ("an adapter is not written to the disk", "tier/disk_store_writing.cc", "  header.adapter_id = record.adapter_id;\n", "", DISK),
+    ("a memory tier does not compare tenants", "tier/memory_store.cc", "block.tenant == asked.tenant &&", "", TIERS),
+    ("a memory tier does not compare adapters", "tier/memory_store.cc", "block.adapter_id == asked.adapter_id &&", "", TIERS),
+    ("a memory tier does not compare parents", "tier/memory_store.cc", "block.parent == asked.parent &&", "", TIERS),
+    ("a write does not say of which adapter it is", "tier_manager.cc", "  write->adapter_id = index.adapter_of(root);\n", "", CASES),
     ("a block counts though what is before it is newer", "tier/disk_index.cc",
      " &&\n         block.entry.sequence > before.entry.sequence;", ";", DISK),
     ("bytes in memory are not checked", "tier/memory_store.cc",
      "if (copy.checksum() != found.checksum) {", "if (false) {", CASES),
     ("a breaker never closes", "circuit_breaker.cc", "  open_until_s_ = 0;\n", "", CASES),
-    ("the deadline is ignored", "tier_worker.cc", "now_s - began_s_ <= options_.deadline_s) return;", "true) return;",
-     CASES),
-    ("a tier that hangs is asked", "tier_worker.cc", "erased && !hangs() &&", "erased &&", CASES),
-    ("a tier is read before it has forgotten", "tier_worker.cc", "!stopping_ && erased && ", "!stopping_ && ", CASES),
+    ("the deadline is ignored", "tier_monitor.cc", "now_s - began_s_ <= deadline_s_) return;", "true) return;", CASES),
+    ("a tier that hangs is asked", "tier_monitor.cc", "return !hangs() && reads_well_", "return reads_well_", CASES),
+    ("a tier is read before it has forgotten", "tier_worker.cc", "!stopping_ && !erasures_.is_pending() && ", "!stopping_ && ", CASES),
+    ("a tier is read while it forgets", "erasure_queue.cc", "is_first_try_ = !erasure.failed;", "", CASES),
+    ("too many erasures forget less", "erasure_queue.cc", "    erasure = {.kind = TierErasure::Kind::All};\n", "", CASES),
+    ("what failed to be forgotten is not tried again", "erasure_queue.cc", "  waiting_.push_back(std::move(erasure));  // has room\n", "", CASES),
+    ("a prompt is split whose beginning was evicted", "tier_manager.cc", " || computed_blocks < load->first_block", "", CASES),
+    ("a block that is copied to be written is not dropped", "tier_write_batch.cc", "cache_.drop(path.blocks[i]);", "", CASES),
+    ("what took the place of an evicted block is written under its key", "tier_write_batch.cc",
+     " || block_key(index.key_of(block)) != path.keys[held + 1]", "", CASES),
+    ("another tenant's block in the place of an evicted one is written as its own", "tier_write_batch.cc",
+     " &&\n         cache_.tenant_name(index.salt_of(node)) == path.tenant", "", CASES),
+    ("another adapter's block in the place of an evicted one is written as its own", "tier_write_batch.cc",
+     " && index.adapter_of(node) == path.adapter_id", "", CASES),
     ("what goes is written whatever its value", "kv_cache_eviction.cc",
      "while (!path.empty() && !writes_->is_valued(path.back())) path.pop_back();", "", CASES),
     ("what is of value is not written where what follows it is not", "kv_cache_eviction.cc",
@@ -264,7 +280,7 @@ FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*"}  # without what takes lo
 
 def is_of_tiers(mutant):
     _, file, _, _, programs = mutant
-    return "/" in file or file.startswith("tier") or programs in (TIERS, DISK)
+    return "/" in file or file.startswith(("tier", "erasure")) or programs in (TIERS, DISK)
 
 
 def run(program, executable):

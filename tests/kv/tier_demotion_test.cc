@@ -16,7 +16,7 @@ class TierDemotions : public TierFixture {
   static Status needs_all(KvCache& cache) { return cache.admit(numbers(900, 32), {.max_tokens = 32}).status(); }
   // From now on a block is written in so many seconds.
   void set_write_time(FaultyStore& slow, double seconds) {
-    slow.before_write = [this, seconds] { now_s += seconds * TierWorker::kBatchBlocks; };
+    slow.before_write = [this, seconds] { now_s += seconds * kTierBatchBlocks; };
   }
   // Writes something, so that the tier's speed is known.
   void measure(KvCache& cache) { run_and_store(cache, numbers(9001, 32)); }

@@ -8,19 +8,19 @@
 #include <vector>
 
 #include "tests/kv/kv_cache_fixture.h"
+#include "tests/tier/forwarding_store.h"
 #include "tier/memory_store.h"
 
 namespace tiercel {
 
 // A store that goes wrong on demand.
-class FaultyStore final : public TierStore {
+class FaultyStore final : public ForwardingStore {
  public:
-  explicit FaultyStore(std::size_t capacity_bytes) : inner({.capacity_bytes = capacity_bytes, .codec = Codec::Raw}) {}
+  explicit FaultyStore(std::size_t capacity_bytes)
+      : FaultyStore(
+            std::make_shared<MemoryStore>(MemoryTierOptions{.capacity_bytes = capacity_bytes, .codec = Codec::Raw})) {}
   std::string_view name() const override { return "faulty"; }
   bool is_durable() const override { return durable; }
-  Status open(const KvLayout& layout, const Fingerprint& fingerprint) override {
-    return std::exchange(opened, true) ? Status() : inner.open(layout, fingerprint);
-  }
   std::size_t leading(std::span<const BlockKey> keys) const override {
     return claims_everything ? keys.size() : inner.leading(keys);
   }
@@ -51,24 +51,24 @@ class FaultyStore final : public TierStore {
   Status erase(const BlockKey& parent, std::span<const TokenId> tokens) override {
     return one_in(fail_erase_one_in) ? Status::unavailable("injected") : inner.erase(parent, tokens);
   }
-  Status erase_tenant(std::uint64_t tenant) override { return inner.erase_tenant(tenant); }
-  Status erase_all() override { return inner.erase_all(); }
   Status flush() override {
     ++flushes;
     return {};
   }
-  TierStats stats() const override { return inner.stats(); }
 
   bool one_in(unsigned n) { return n != 0 && random() % n == 0; }
 
-  MemoryStore inner;
+  MemoryStore& inner;
   std::mt19937_64 random{7};
-  bool claims_everything = false, durable = false, opened = false;
+  bool claims_everything = false, durable = false;
   int flushes = 0;
   std::function<void(std::size_t)> before_read = [](std::size_t) {};  // may advance the clock, or hang
   std::function<void()> before_write = [] {};
   unsigned fail_erase_one_in = 0;
   unsigned damage_one_in = 0, fail_read_one_in = 0, fail_write_one_in = 0, wrong_tokens_one_in = 0;
+
+ private:
+  explicit FaultyStore(const std::shared_ptr<MemoryStore>& memory) : ForwardingStore(memory), inner(*memory) {}
 };
 
 class TierFixture : public KvCacheFixture {

@@ -49,6 +49,45 @@ TEST_F(TierManagerTest, EvictedBlocksComeBackWithTheirBytes) {
   expect_all_returned(cache);
 }
 
+TEST_F(TierManagerTest, BlocksOfAnAdapterComeBackForItAlone) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 16);
+  const PrefixScope adapted{.salt = "t", .adapter_id = 7};
+  run_and_store(cache, tokens, {.scope = adapted});
+  push_out(cache);
+  for (const PrefixScope& other : {PrefixScope{.salt = "t"}, PrefixScope{.salt = "t", .adapter_id = 8}}) {
+    EXPECT_FALSE(cache.expect(tokens, {.scope = other}).in_flight());
+  }
+  const ExpectedPrompt expected = cache.expect(tokens, {.scope = adapted});
+  EXPECT_TRUE(expected.in_flight());
+  finish(cache);
+  EXPECT_EQ(admit(cache, tokens, {.scope = adapted}).matched_tokens(), 16u);
+}
+
+// A write holds nothing until its turn comes: another block may be there then, and have its key where keys collide.
+TEST_F(TierManagerTest, AnotherScopesBlockIsNotWrittenForOneThatWasEvicted) {
+  const Tokens tokens = numbers(1, 4);
+  const PrefixScope own{.salt = "a"};
+  for (const PrefixScope& other : {PrefixScope{.salt = "b"}, PrefixScope{.salt = "a", .adapter_id = 7}}) {
+    store = std::make_shared<FaultyStore>(tier_bytes(100));
+    KvCacheOptions options{.capacity_bytes = bytes(1), .eviction = lru(), .tiers = {store}};
+    KvCache cache =
+        KvCacheState::open(options, kLayout, {}, {},
+                           {.key_function = [](const ContentKey&, std::span<const std::byte>) { return ContentKey{}; },
+                            .now_ms = [this] { return now_ms; },
+                            .tier_now_s = [this] { return now_s; },
+                            .background_thread = false})
+            .value();
+    run(cache, tokens, {.scope = own});
+    run(cache, tokens, {.scope = other});  // takes the only block
+    finish(cache);
+    push_out(cache);
+    const ExpectedPrompt expected = cache.expect(tokens, {.scope = own});
+    finish(cache);
+    EXPECT_EQ(expected.cached_tokens(), 0u);
+  }
+}
+
 // So that nobody has to ask again and again.
 TEST_F(TierManagerTest, WhoWaitsIsToldWhenALoadIsDone) {
   KvCache cache = open_tiered(64);
@@ -139,7 +178,7 @@ TEST_F(TierManagerTest, ALoadRacesWithALeaseOfTheSamePrefix) {
   ASSERT_TRUE(tiers(cache).run_one());
   EXPECT_EQ(expected.cached_tokens(), 4u) << "a tier whose speed is not known yet is asked for little";
   ASSERT_TRUE(tiers(cache).run_one());
-  constexpr std::size_t kLoaded = 1 + TierWorker::kBatchBlocks;
+  constexpr std::size_t kLoaded = 1 + kTierBatchBlocks;
   EXPECT_EQ(expected.cached_tokens(), 4 * kLoaded);
   EXPECT_TRUE(expected.in_flight());
   Lease lease = admit(cache, tokens);
@@ -169,9 +208,9 @@ TEST_F(TierManagerTest, APromptThatNoLongerWaitsEndsItsLoad) {
     EXPECT_EQ(cache.stats().leased_blocks, 0u) << "between batches nothing is held";
   }
   finish(cache);
-  EXPECT_EQ(cache.stats().loaded_blocks, 1 + TierWorker::kBatchBlocks);
+  EXPECT_EQ(cache.stats().loaded_blocks, 1 + kTierBatchBlocks);
   push_out(cache);
-  EXPECT_EQ(cache.stats().prefetched_wasted_blocks, 1 + TierWorker::kBatchBlocks);
+  EXPECT_EQ(cache.stats().prefetched_wasted_blocks, 1 + kTierBatchBlocks);
   expect_all_returned(cache);
 }
 
@@ -262,7 +301,7 @@ TEST_F(TierManagerTest, ForgottenInTheMiddleOfAWrite) {
   const Tokens tokens = numbers(1, 60);
   run(cache, tokens);
   ASSERT_TRUE(tiers(cache).run_one());
-  EXPECT_EQ(store->stats().stored_blocks, TierWorker::kBatchBlocks);
+  EXPECT_EQ(store->stats().stored_blocks, kTierBatchBlocks);
   cache.invalidate_all();
   finish(cache);
   EXPECT_EQ(store->stats().stored_blocks, 0u);

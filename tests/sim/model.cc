@@ -436,9 +436,9 @@ std::size_t Model::end_pins_on(std::size_t scope, const Text& prompt) {
 }
 
 template <class Condition>
-std::size_t Model::forget_if(const Condition& condition) {
+std::size_t Model::forget_if(const Condition& condition, bool with_all_behind) {
   const std::vector<std::uint32_t> counts = references();
-  forget_computed(condition);
+  forget_computed(condition, with_all_behind);
   for (const auto& [path, node] : nodes) {
     if (!condition(path)) continue;
     call.forgets.insert(path);
@@ -456,7 +456,7 @@ std::size_t Model::forget(std::size_t scope, const Text& prefix) {
   const std::size_t whole = prefix.size() / shape.block_tokens * shape.block_tokens;
   Text start(1, static_cast<char>('A' + scope));
   start.append(prefix, 0, whole == 0 ? prefix.size() : whole);
-  return forget_if([&](const Text& path) { return begins_with(path, start); });
+  return forget_if([&](const Text& path) { return begins_with(path, start); }, /*with_all_behind=*/true);
 }
 
 std::size_t Model::forget_tenant(std::string_view salt) {

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "kv/content_key.h"
 #include "tests/sim/tally.h"
 #include "tiercel/eviction_policy.h"
 #include "tiercel/kv_cache.h"
@@ -222,7 +223,8 @@ class Model {
   // Says of every block that was loaded which one it is; returns how many there were.
   using IsFound = std::function<bool(const Text& path)>;  // by the cache, now
   using Holds = std::function<bool(BlockId block, const std::vector<std::uint64_t>& words)>;
-  std::size_t resolve_load(const IsFound& is_found, const Holds& holds, bool keys_collide);
+  using KeyOf = std::function<ContentKey(const Text& path)>;
+  std::size_t resolve_load(const IsFound& is_found, const Holds& holds, const KeyOf& key_of, bool keys_collide);
   // An admission uses these blocks: returns the tokens in those that were loaded and not used since.
   std::size_t use_loaded(const std::vector<BlockId>& blocks, std::size_t tokens_each);
   bool may_be_given(const Text& path, const std::function<bool(const Computed&)>& matches) const;
@@ -255,14 +257,14 @@ class Model {
   void give_up_out_of_reach(Sequence& sequence);
   void end_pin(std::map<Text, Pin>::iterator pin);
   template <class Condition>
-  std::size_t forget_if(const Condition& condition);
+  std::size_t forget_if(const Condition& condition, bool with_all_behind = false);
   std::string verdict_on(BlockId block, const std::vector<std::uint32_t>& references);
   void judge_companions();
 
   std::uint64_t next_word(std::uint64_t word, char token) const;
   ComputedBlocks& computed() { return computed_[model_number_]; }
   ComputedBlocks& forgotten() { return forgotten_[model_number_]; }
-  void forget_computed(const std::function<bool(const Text& path)>& condition);
+  void forget_computed(const std::function<bool(const Text& path)>& condition, bool with_all_behind);
 
   struct ExpectedInsert {
     BlockId block = kNoBlock;
@@ -283,6 +285,8 @@ class Model {
   ComputedBlocks computed_[kModels];   // and not forgotten since
   ComputedBlocks forgotten_[kModels];  // since they were last forgotten for good
   ComputedBlocks ever_forgotten_[kModels];
+  // Forgotten with what was before them, and not with all of their tenant or model since.
+  ComputedBlocks forgotten_behind_[kModels];
   // What is damaged stays so: any later process may be the first to miss an erasure there.
   ComputedBlocks forgotten_before_damage_[kModels];
   std::set<BlockId> loaded_unused_;  // since they were loaded

@@ -20,11 +20,15 @@ void Model::note_copy(Sequence& sequence) {
   for (std::size_t i = first; i < sequence.words.size(); ++i) sequence.words[i] = call.copied_words[i - first];
 }
 
-void Model::forget_computed(const std::function<bool(const Text& path)>& condition) {
+void Model::forget_computed(const std::function<bool(const Text& path)>& condition, bool with_all_behind) {
+  ComputedBlocks& behind = forgotten_behind_[model_number_];
+  if (!with_all_behind) std::erase_if(behind, [&](const auto& block) { return condition(block.first); });
   for (auto block = computed().begin(); block != computed().end();) {
     const auto next = std::next(block);
     if (condition(block->first)) {
-      for (ComputedBlocks* blocks : {&forgotten(), &ever_forgotten_[model_number_]}) {
+      for (ComputedBlocks* blocks :
+           {&forgotten(), &ever_forgotten_[model_number_], with_all_behind ? &behind : nullptr}) {
+        if (blocks == nullptr) continue;
         auto& all = (*blocks)[block->first];
         all.insert(all.end(), block->second.begin(), block->second.end());
       }
@@ -39,11 +43,13 @@ bool Model::may_be_given(const Text& path, const std::function<bool(const Comput
   return known != computed_[model_number_].end() && std::ranges::any_of(known->second, matches);
 }
 
-// With keys that collide a tier tells blocks apart by their own tokens and the key of the block before, no further:
-// then any block of these tokens will do.
-std::size_t Model::resolve_load(const IsFound& is_found, const Holds& holds, bool keys_collide) {
+// A tier may give a block for another one of the same scope whose own tokens are the same and whose keys are, and that
+// of the block before. With real keys that is the block itself. With keys that collide it may also be one that was
+// forgotten with its prefix: where another content took the prefix's place in the tier, what is behind is not found
+// when it is erased (docs/disk_format.md).
+std::size_t Model::resolve_load(const IsFound& is_found, const Holds& holds, const KeyOf& key_of, bool keys_collide) {
   std::vector<const ComputedBlocks*> sources = {&computed()};
-  if (keys_collide) sources.push_back(&ever_forgotten_[model_number_]);
+  if (keys_collide) sources.push_back(&forgotten_behind_[model_number_]);
   for (const auto& [block, origin] : call.loaded) {
     if (is_cached(block) || references()[block] > 0) violate("a block was loaded over another");
     std::vector<Text> parents;
@@ -53,20 +59,26 @@ std::size_t Model::resolve_load(const IsFound& is_found, const Holds& holds, boo
     }
     Text arrived;
     const Computed* given = nullptr;
+    bool is_there = false;
     for (const ComputedBlocks* source : sources) {
       for (const auto& [path, all] : *source) {
+        const Text before = path.substr(0, path.size() - shape.block_tokens);
         for (const Text& parent : parents) {
-          const Text candidate = parent + path.substr(path.size() - shape.block_tokens);
-          if (!keys_collide && candidate != path) continue;
-          if (nodes.contains(candidate) || !is_found(candidate)) continue;
+          const Text candidate = parent + path.substr(before.size());
+          const bool may_stand_for_it =
+              parent == before || (keys_collide && parent[0] == before[0] && key_of(parent) == key_of(before));
+          if (given != nullptr || !may_stand_for_it || nodes.contains(candidate) || !is_found(candidate)) continue;
+          is_there = true;
+          const auto one = std::ranges::find_if(all, [&](const Computed& each) { return holds(block, each.words); });
+          if (one == all.end()) continue;
           arrived = candidate;
-          for (const Computed& each : all) given = holds(block, each.words) ? &each : given;
+          given = &*one;
         }
       }
     }
     if (given == nullptr) {
-      violate(arrived.empty() ? "a tier gave a block that was never computed, or is forgotten"
-                              : "a tier gave bytes that are not those of the tokens, or are forgotten");
+      violate(!is_there ? "a tier gave a block that was never computed, or is forgotten"
+                        : "a tier gave bytes that are not those of the tokens, or are forgotten");
       break;
     }
     const CachedBlock loaded{.block = block, .expires_ms = CachedBlock::kForever, .may_be_low = true};

@@ -15,18 +15,24 @@ constexpr std::size_t kRecordBytes = 2 * disk::kPage;  // of the small blocks he
 
 }  // namespace
 
-SimulatedTiers::SimulatedTiers(std::mt19937_64& random)
+SimulatedTiers::SimulatedTiers(std::mt19937_64& random, bool keys_collide)
     : random_(random),
       is_small_(below(3) == 0),
       options_({.directory = kDirectory,
                 .capacity_bytes = (is_small_ ? 20 : 4000) * kRecordBytes,
                 .segment_bytes = 8 * kRecordBytes,
                 .codec = below(2) == 0 ? Codec::Raw : Codec::Lossless}),
-      memory_options_({.capacity_bytes = std::size_t{1} << (11 + below(5)), .codec = options_.codec}) {}
+      memory_options_({.capacity_bytes = std::size_t{1} << (11 + below(5)), .codec = options_.codec}),
+      keys_collide_(keys_collide),
+      memory_history_(keys_collide),
+      disk_history_(keys_collide),
+      snapshot_history_(keys_collide) {}
 
 std::vector<std::shared_ptr<TierStore>> SimulatedTiers::make_stores() {
-  disk_ = std::make_shared<DiskStore>(options_, files_);
-  return {std::make_shared<MemoryStore>(memory_options_), disk_};
+  memory_history_ = StoreHistory(keys_collide_);
+  stores_ = {std::make_shared<CheckedStore>(std::make_shared<MemoryStore>(memory_options_), memory_history_),
+             std::make_shared<CheckedStore>(std::make_shared<DiskStore>(options_, files_), disk_history_)};
+  return {stores_.begin(), stores_.end()};
 }
 
 void SimulatedTiers::draw_faults() {
@@ -60,6 +66,7 @@ void SimulatedTiers::before(FileOperation operation) {
 void SimulatedTiers::snapshot(End how) {
   snapshot_in_ = 0;
   snapshot_ = how == End::Kill ? files_->kill(random_()) : files_->crash(random_());
+  snapshot_history_ = disk_history_;
 }
 
 void SimulatedTiers::snapshot_later(End how, std::uint64_t operations) {
@@ -68,9 +75,13 @@ void SimulatedTiers::snapshot_later(End how, std::uint64_t operations) {
 }
 
 void SimulatedTiers::restart() {
-  disk_.reset();
+  stores_.clear();
   snapshot_in_ = 0;
-  if (snapshot_) files_ = std::exchange(snapshot_, nullptr);
+  if (snapshot_) {
+    files_ = std::exchange(snapshot_, nullptr);
+    disk_history_ = snapshot_history_;
+  }
+  disk_history_.restart(/*damaged=*/false);
   end_faults();
 }
 
@@ -87,6 +98,7 @@ bool SimulatedTiers::damage() {
       bytes[page * disk::kPage + below(192)] ^= static_cast<std::byte>(1 + below(255));
     }
     files_->set_contents(path, bytes);
+    disk_history_.restart(/*damaged=*/true);
     return true;
   }
   return false;

@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "tests/sim/checked_store.h"
 #include "tests/tier/faulty_file_system.h"
 #include "tiercel/disk_tier.h"
 
@@ -18,7 +19,7 @@ class SimulatedTiers {
   static constexpr std::size_t kMemory = 0, kDisk = 1;  // as a cache's tiers
   static constexpr double kDeadline_s = 1;
 
-  explicit SimulatedTiers(std::mt19937_64& random);
+  SimulatedTiers(std::mt19937_64& random, bool keys_collide);
 
   double now_s = 1000;
   // Called within operations of the file system, now and then.
@@ -26,7 +27,8 @@ class SimulatedTiers {
 
   // New stores on what the disk has. Nothing fails until draw_faults().
   std::vector<std::shared_ptr<TierStore>> make_stores();
-  TierStore& disk() { return *disk_; }
+  CheckedStore& store(std::size_t tier) { return *stores_[tier]; }
+  CheckedStore& disk() { return *stores_[kDisk]; }
 
   void draw_faults();
   void end_faults();
@@ -60,7 +62,9 @@ class SimulatedTiers {
   const bool is_small_;
   DiskTierOptions options_;
   MemoryTierOptions memory_options_;
-  std::shared_ptr<TierStore> disk_;
+  const bool keys_collide_;
+  StoreHistory memory_history_, disk_history_, snapshot_history_;
+  std::vector<std::shared_ptr<CheckedStore>> stores_;
   bool has_faults_ = false;
   bool hangs_ = false;
   bool is_within_ = false;  // an operation, so that meanwhile() does not begin another

@@ -50,7 +50,7 @@ Simulator::Simulator(const Configuration& configuration, std::uint64_t seed, Key
   for (const std::size_t window : model_.shape.windows) {
     groups_.push_back({.window_tokens = static_cast<std::uint32_t>(window)});
   }
-  if (configuration.tiers) tiers_.emplace(random_);
+  if (configuration.tiers) tiers_.emplace(random_, !has_real_keys());
   begin_process();
 }
 
@@ -322,6 +322,7 @@ void Simulator::expect(std::size_t scope, Text prompt) {
     demand_equal(model_.shape.prefix_reuse ? 0 : handle.cached_tokens(), 0, "cached_tokens() without prefix_reuse");
     return waiting_.pop_back();  // the handle may be empty
   }
+  if (tiers_) check_awaited(scope, prompt, handle.awaited_tokens());
   waiting_.back().handle = std::move(handle);
   prompt.resize(std::min(prompt.size(), options.max_matched_tokens) / model_.shape.block_tokens *
                 model_.shape.block_tokens);

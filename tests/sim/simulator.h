@@ -100,6 +100,9 @@ class Simulator {
   bool turn_worker(std::size_t tier);
   void meddle(double began_s);
   void settle_load();
+  ContentKey key_of(const Text& path) const;
+  void check_stores();
+  void check_awaited(std::size_t scope, const Text& prompt, std::size_t awaited_tokens);
   void drain();
   void serve();
   void flush();
@@ -173,6 +176,7 @@ class Simulator {
   std::set<Text> flushed_[kModels];
   std::uint64_t evicted_at_flush_ = 0;
   std::uint64_t matched_from_tiers_ = 0;
+  std::uint64_t read_directly_ = 0;  // from the disk, past the cache
   bool breaker_is_open_ = false;
   bool is_unsure_ = false;    // the disk lost, in a process before, what this one takes for safe
   bool erasing_ = false;      // something was invalidated, and may not have left the disk

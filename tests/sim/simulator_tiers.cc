@@ -89,7 +89,7 @@ void Simulator::end_process() {
   model_.restart(model_number, damaged);
   was_damaged_ = was_damaged_ || damaged;
   counted_ = {};
-  matched_from_tiers_ = 0;
+  matched_from_tiers_ = read_directly_ = 0;
   breaker_is_open_ = erasing_ = false;
   evicted_at_flush_ = 0;
   say("  the next one is of model " + std::to_string(model_number) + (damaged ? ", the disk is damaged" : ""));
@@ -140,7 +140,7 @@ void Simulator::step_of_tiers() {
   }
   // An erasure is for good when it is done, unless it failed.
   const TierWorker& disk = tier_manager().worker(SimulatedTiers::kDisk);
-  if (disk.counts().errors == 0 && tier_manager().worker(SimulatedTiers::kDisk).is_readable()) {
+  if (disk.monitor().counts().errors == 0 && tier_manager().worker(SimulatedTiers::kDisk).is_readable()) {
     model_.forget_for_good();
     erasing_ = false;
   }
@@ -160,7 +160,7 @@ bool Simulator::turn_worker(std::size_t tier) {
   settle_load();
   // What cannot be read may be what is to be forgotten, and is.
   if (erasing_ && tiers_->has_faults()) flushed_[model_.model_number()].clear();
-  const TierWorker::Health health = tier_manager().worker(SimulatedTiers::kDisk).health();
+  const TierMonitor::Health health = tier_manager().worker(SimulatedTiers::kDisk).monitor().health();
   const bool open = !health.reads || !health.writes;
   if (open != breaker_is_open_) tally_.add(open ? Seen::BreakerOpen : Seen::BreakerClosedAgain);
   breaker_is_open_ = open;
@@ -183,6 +183,12 @@ void Simulator::meddle(double began_s) {
   model_.call = outer;
 }
 
+ContentKey Simulator::key_of(const Text& path) const {
+  const Scope& scope = scope_of(scope_in(path));
+  const ContentKey root = root_key(key_function_, {{model_.model_number(), 0}}, scope.salt, scope.adapter_id);
+  return last_key(key_function_, root, to_tokens(path.substr(1)), layout_.block_tokens);
+}
+
 // Says what a load has brought, if it was one.
 void Simulator::settle_load() {
   const auto is_found = [&](const Text& path) {
@@ -193,7 +199,19 @@ void Simulator::settle_load() {
   const auto holds = [&](BlockId block, const std::vector<std::uint64_t>& words) {
     return bytes_hold(layout_, cache_->block(block), words);
   };
-  tally_.add(Seen::Loaded, model_.resolve_load(is_found, holds, !has_real_keys()));
+  std::vector<std::vector<std::byte>> given;
+  for (std::size_t tier = 0; tier < tier_manager().tiers(); ++tier) {
+    for (auto& bytes : tiers_->store(tier).take_given()) given.push_back(std::move(bytes));
+  }
+  for (const auto& [block, origin] : model_.call.loaded) {
+    const std::span<const std::byte> loaded(cache_->block(block), layout_.block_bytes());
+    const auto found =
+        std::ranges::find_if(given, [&](const auto& bytes) { return std::ranges::equal(bytes, loaded); });
+    demand(found != given.end(), "a load brings bytes that no tier gave for it");
+    given.erase(found);
+  }
+  const auto key_of_path = [&](const Text& path) { return key_of(path); };
+  tally_.add(Seen::Loaded, model_.resolve_load(is_found, holds, key_of_path, !has_real_keys()));
   tally_.add(Seen::LoadEvicted, model_.call.nodes_removed);
   check_end_of_call();
 }
@@ -238,9 +256,34 @@ void Simulator::note_use_of_loaded(std::size_t whole_blocks, std::size_t copied_
 
 // ---- What must be so
 
+void Simulator::check_stores() {
+  for (const std::size_t tier : {SimulatedTiers::kMemory, SimulatedTiers::kDisk}) {
+    if (const std::string& violation = tiers_->store(tier).violation(); !violation.empty()) throw Violation(violation);
+  }
+}
+
+// Who is told to wait waits for blocks that may come.
+void Simulator::check_awaited(std::size_t scope, const Text& prompt, std::size_t awaited_tokens) {
+  const std::size_t block_tokens = model_.shape.block_tokens;
+  demand(awaited_tokens % block_tokens == 0 && awaited_tokens <= prompt.size(),
+         "tokens are awaited that are not asked for");
+  for (std::size_t blocks = 1; blocks <= awaited_tokens / block_tokens && has_real_keys(); ++blocks) {
+    const Text path = model_.path_of(scope, prompt, blocks);
+    const bool may_come =
+        model_.nodes.contains(path) || model_.may_be_given(path, [](const Computed&) { return true; });
+    demand(may_come, "a block is awaited that no tier may give");
+  }
+}
+
 void Simulator::check_tiers() {
   if (!cache_) return;
+  check_stores();
   const KvCacheStats stats = state().stats();
+  for (std::size_t tier = 0; tier < stats.tiers.size(); ++tier) {
+    const CheckedStore& store = tiers_->store(tier);
+    const std::uint64_t past_cache = tier == SimulatedTiers::kDisk ? read_directly_ : 0;
+    demand_equal(stats.tiers[tier].loaded_blocks + past_cache, store.given_blocks(), "a tier's loaded_blocks");
+  }
   demand_equal(stats.loaded_blocks, model_.loaded_blocks, "loaded_blocks");
   demand_equal(stats.prefetched_useful_blocks, model_.useful_blocks, "prefetched_useful_blocks");
   demand_equal(stats.prefetched_wasted_blocks, model_.wasted_blocks, "prefetched_wasted_blocks");
@@ -298,16 +341,16 @@ void Simulator::check_flushed() {
     const Scope& scope = scope_of(scope_in(path));
     const Tokens tokens = to_tokens(path.substr(1));
     const std::span<const TokenId> own = std::span(tokens).last(layout_.block_tokens);
-    const ContentKey root = root_key(key_function_, {{model_.model_number(), 0}}, scope.salt, scope.adapter_id);
-    const ContentKey parent =
-        last_key(key_function_, root, std::span(tokens).first(tokens.size() - own.size()), layout_.block_tokens);
     std::vector<std::byte> bytes(layout_.block_bytes());
-    TierRead read{.key = block_key(child_key(key_function_, parent, own)),
-                  .parent = block_key(parent),
-                  .tenant = root_key(key_function_, {{model_.model_number(), 0}}, scope.salt, 0).low,
+    TierRead read{.key = block_key(key_of(path)),
+                  .parent = block_key(key_of(path.substr(0, path.size() - own.size()))),
+                  .tenant = root_key(xxh3_key, {{model_.model_number(), 0}}, scope.salt, 0).low,
+                  .adapter_id = scope.adapter_id,
                   .tokens = own,
                   .bytes = bytes};
     tiers_->disk().read({&read, 1});
+    check_stores();
+    read_directly_ += read.status.ok();
     demand_code(read.status, StatusCode::Ok, ("the reading of a flushed block, " + path).c_str());
     const bool right =
         model_.may_be_given(path, [&](const Computed& each) { return bytes_hold(layout_, bytes.data(), each.words); });

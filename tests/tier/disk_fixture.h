@@ -41,10 +41,11 @@ struct DiskBlock {
   static BlockKey key_of(std::uint64_t path, std::uint64_t number) {
     return {.low = (path << 32) + number, .high = number == 0 ? 1 : path ^ (number << 20)};
   }
-  TierRecord record(std::uint64_t tenant = 5) const {
+  TierRecord record(std::uint64_t tenant = 5, std::uint64_t adapter_id = 0) const {
     return {.key = key,
             .parent = parent,
             .tenant = tenant,
+            .adapter_id = adapter_id,
             .tokens = tokens,
             .bytes = bytes,
             .position = static_cast<std::uint32_t>(number - 1),
@@ -57,15 +58,21 @@ struct DiskBlock {
   std::vector<std::byte> bytes;
 };
 
-inline Status write(TierStore& store, const DiskBlock& block, std::uint64_t tenant = 5) {
-  const TierRecord record = block.record(tenant);
+inline Status write(TierStore& store, const DiskBlock& block, std::uint64_t tenant = 5, std::uint64_t adapter_id = 0) {
+  const TierRecord record = block.record(tenant, adapter_id);
   return store.write({&record, 1});
 }
 
 // Ok only where everything of the block came back as it was written.
-inline StatusCode read(TierStore& store, const DiskBlock& block, std::uint64_t tenant = 5) {
+inline StatusCode read(TierStore& store, const DiskBlock& block, std::uint64_t tenant = 5,
+                       std::uint64_t adapter_id = 0) {
   std::vector<std::byte> bytes(block.bytes.size());
-  TierRead read{.key = block.key, .parent = block.parent, .tenant = tenant, .tokens = block.tokens, .bytes = bytes};
+  TierRead read{.key = block.key,
+                .parent = block.parent,
+                .tenant = tenant,
+                .adapter_id = adapter_id,
+                .tokens = block.tokens,
+                .bytes = bytes};
   store.read({&read, 1});
   if (!read.status.ok()) return read.status.code();
   const bool right = bytes == block.bytes && read.copyable == (block.number % 2 == 0);

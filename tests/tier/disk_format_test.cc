@@ -11,16 +11,16 @@ namespace tiercel::disk {
 namespace {
 
 static_assert(offsetof(RecordHeader, fingerprint) == 8 && offsetof(RecordHeader, key) == 24 &&
-              offsetof(RecordHeader, parent) == 40 && offsetof(RecordHeader, sequence) == 64 &&
-              offsetof(RecordHeader, tokens) == 72 && offsetof(RecordHeader, payload_bytes) == 76 &&
-              offsetof(RecordHeader, encryption_key) == 84 && offsetof(RecordHeader, token_hash) == 120 &&
-              offsetof(RecordHeader, payload_hash) == 128);
-static_assert(offsetof(FooterEntry, tenant) == 48 && offsetof(FooterEntry, page) == 64 &&
-              offsetof(FooterEntry, encryption_key) == 76 && offsetof(FooterEntry, kind) == 80);
+              offsetof(RecordHeader, parent) == 40 && offsetof(RecordHeader, sequence) == 72 &&
+              offsetof(RecordHeader, tokens) == 80 && offsetof(RecordHeader, payload_bytes) == 84 &&
+              offsetof(RecordHeader, encryption_key) == 92 && offsetof(RecordHeader, token_hash) == 128 &&
+              offsetof(RecordHeader, payload_hash) == 136);
+static_assert(offsetof(FooterEntry, tenant) == 48 && offsetof(FooterEntry, page) == 72 &&
+              offsetof(FooterEntry, encryption_key) == 84 && offsetof(FooterEntry, kind) == 88);
 
 class DiskFormat : public DiskFixture {};
 
-// One segment of two blocks and an erasure, as the first version wrote it.
+// One segment of two blocks and an erasure, as this version writes it.
 TEST_F(DiskFormat, ASegmentHasTheseBytes) {
   {
     const auto store = open();

@@ -11,12 +11,22 @@ namespace {
 
 using DiskStoreTest = DiskFixture;
 
-// Of two tenants whose keys collide neither gets the other's KV.
-TEST_F(DiskStoreTest, AnotherTenantsBlockIsNotFound) {
+// Of two tenants, or two adapters of one, whose keys collide neither gets the other's KV.
+TEST_F(DiskStoreTest, AnotherTenantsOrAdaptersBlockIsNotFound) {
+  for (const int restarted : {0, 1}) {
+    if (restarted == 0) {
+      ASSERT_TRUE(write(*open(), DiskBlock(1, 1), 5, 7).ok());
+    }
+    const auto store = open();
+    EXPECT_EQ(read(*store, DiskBlock(1, 1), 6, 7), StatusCode::NotFound);
+    EXPECT_EQ(read(*store, DiskBlock(1, 1), 5, 8), StatusCode::NotFound);
+    EXPECT_EQ(read(*store, DiskBlock(1, 1), 5, 0), StatusCode::NotFound);
+    EXPECT_EQ(read(*store, DiskBlock(1, 1), 5, 7), StatusCode::Ok);
+  }
   const auto store = open();
-  ASSERT_TRUE(write(*store, DiskBlock(1, 1), 5).ok());
-  EXPECT_EQ(read(*store, DiskBlock(1, 1), 6), StatusCode::NotFound);
-  EXPECT_EQ(read(*store, DiskBlock(1, 1), 5), StatusCode::Ok);
+  ASSERT_TRUE(write(*store, DiskBlock(1, 1), 5, 8).ok()) << "the newer one";
+  EXPECT_EQ(read(*store, DiskBlock(1, 1), 5, 7), StatusCode::NotFound);
+  EXPECT_EQ(read(*store, DiskBlock(1, 1), 5, 8), StatusCode::Ok);
 }
 
 TEST_F(DiskStoreTest, GivesBackWhatWasWritten) {

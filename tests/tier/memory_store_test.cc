@@ -29,6 +29,7 @@ struct Sample {
     return {.key = key,
             .parent = parent,
             .tenant = tenant,
+            .adapter_id = adapter_id,
             .tokens = tokens,
             .bytes = bytes,
             .position = position,
@@ -37,6 +38,7 @@ struct Sample {
 
   BlockKey key, parent;
   std::uint64_t tenant = 0;
+  std::uint64_t adapter_id = 0;
   std::vector<TokenId> tokens;
   std::vector<std::byte> bytes;
   std::uint32_t position = 0;
@@ -64,8 +66,12 @@ Status write(TierStore& store, const Sample& sample) {
 StatusCode read(TierStore& store, const Sample& sample, std::vector<std::byte>* bytes = nullptr,
                 bool* copyable = nullptr) {
   std::vector<std::byte> target(sample.bytes.size());
-  TierRead read{
-      .key = sample.key, .parent = sample.parent, .tenant = sample.tenant, .tokens = sample.tokens, .bytes = target};
+  TierRead read{.key = sample.key,
+                .parent = sample.parent,
+                .tenant = sample.tenant,
+                .adapter_id = sample.adapter_id,
+                .tokens = sample.tokens,
+                .bytes = target};
   store.read({&read, 1});
   if (bytes != nullptr) *bytes = target;
   if (copyable != nullptr) *copyable = read.copyable;
@@ -78,15 +84,20 @@ std::size_t leading(const TierStore& store, const std::vector<Sample>& samples) 
   return store.leading(keys);
 }
 
-// Of two tenants whose keys collide neither gets the other's KV.
-TEST(MemoryStore, AnotherTenantsBlockIsNotFound) {
+// Of two tenants, or two adapters of one, whose keys collide neither gets the other's KV.
+TEST(MemoryStore, AnotherTenantsOrAdaptersBlockIsNotFound) {
   const auto store = store_for(4);
   Sample sample(1);
   ASSERT_TRUE(write(*store, sample).ok());
   ++sample.tenant;
   EXPECT_EQ(read(*store, sample), StatusCode::NotFound);
   --sample.tenant;
+  ++sample.adapter_id;
+  EXPECT_EQ(read(*store, sample), StatusCode::NotFound);
+  ASSERT_TRUE(write(*store, sample).ok()) << "the newer one";
   EXPECT_EQ(read(*store, sample), StatusCode::Ok);
+  --sample.adapter_id;
+  EXPECT_EQ(read(*store, sample), StatusCode::NotFound);
 }
 
 TEST(MemoryStore, GivesBackWhatWasWritten) {
