@@ -3,7 +3,7 @@
 // same interface.
 //
 // Every rank calls the same collective operations in the same order with the same sizes; a send meets a receive of the
-// same size. Sizes that differ are found where that costs nothing, and are otherwise a deadline.
+// same size. Where sizes or operations differ, the deadline ends it at the latest.
 //
 // Memory is of the kind that the communicator was opened for. It stays the caller's, and must live and be left alone
 // until the operation is through:
@@ -59,7 +59,9 @@ class Communicator {
   virtual std::uint32_t rank() const = 0;
   virtual std::uint32_t size() const = 0;
 
-  // Replaces `count` elements by their sums over all ranks; the same bits on every rank.
+  // Replaces `count` elements by their sums over all ranks; the same bits on every rank. In host memory an element is
+  // added up in the order of the ranks, so that its bits do not depend on what is summed beside it: a token's bits are
+  // the same in every batch. (Rings, as NCCL and Gloo's own have them, begin elsewhere for each piece.)
   virtual Status all_reduce_sum(void* values, std::size_t count, Element element) = 0;
   // Each rank gives `bytes`, all get size() * bytes in the order of ranks. `all` may hold `mine` in its place.
   virtual Status all_gather(const void* mine, std::size_t bytes, void* all) = 0;
@@ -71,6 +73,8 @@ class Communicator {
   // Nobody comes out before everybody came in.
   virtual Status barrier() = 0;
 
+  // From the next operation on, instead of CommunicatorOptions::timeout_ms; on all ranks alike.
+  virtual void set_timeout_ms(std::uint64_t timeout_ms) = 0;
   // Until all operations called so far are through; Ok, or the Status of the first that failed.
   virtual Status wait() = 0;
   // Ends this rank's operations, now and later, with Cancelled, and with that those of the other ranks with Unavailable.
