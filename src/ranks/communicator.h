@@ -1,9 +1,9 @@
 // What ranks say to each other: processes (or threads, or devices) that hold a part of one model each and compute every
-// step together. One implementation moves host memory over TCP (gloo_communicator.h); one for device memory fits the
-// same interface.
+// step together. Two implementations move host memory over TCP (tcp_communicator.h, gloo_communicator.h); one for
+// device memory fits the same interface.
 //
 // Every rank calls the same collective operations in the same order with the same sizes; a send meets a receive of the
-// same size. Where sizes or operations differ, the deadline ends it at the latest.
+// same size. Where sizes or operations differ, all fail, at the deadline at the latest.
 //
 // Memory is of the kind that the communicator was opened for. It stays the caller's, and must live and be left alone
 // until the operation is through:
@@ -21,6 +21,7 @@
 //   DeadlineExceeded   a rank did not come in time
 //   Unavailable        a rank is gone
 //   Cancelled          abort() of this rank
+//   Internal           another rank is in another operation, or in one of another size
 //   InvalidArgument    a rank or root out of range (not final: nothing was done)
 //
 // Threads: one thread at a time calls the operations, not always the same one. abort() may be called by any thread at

@@ -3,6 +3,7 @@
 #include "ranks/gloo_communicator.h"
 
 #include <dlfcn.h>
+#include <signal.h>
 
 #include <gloo/transport/context.h>
 #include <gloo/transport/pair.h>
@@ -10,140 +11,72 @@
 #include <gloo/transport/unbound_buffer.h>
 
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <chrono>
-#include <cstring>
+#include <ctime>
 #include <exception>
-#include <mutex>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "ranks/peer_communicator.h"
 #include "ranks/rendezvous.h"
 
 namespace tiercel {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-// Up to so many bytes, or between two ranks, everybody sends everything to everybody: one way through the network, not
-// two.
-constexpr std::size_t kBytesSentWhole = 16 << 10;
-// Elements added up at a time, on the stack.
-constexpr std::size_t kSumElements = 1024;
+// Gloo writes to connections that the other end has closed, which by default ends the process. Within the life of this,
+// on this thread and those that it starts, it does not.
+class NoPipeSignal {
+ public:
+  NoPipeSignal() {
+    sigset_t pending;
+    ::sigemptyset(&pipe_);
+    ::sigaddset(&pipe_, SIGPIPE);
+    ::sigpending(&pending);
+    was_pending_ = ::sigismember(&pending, SIGPIPE) == 1;
+    ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+  }
+  ~NoPipeSignal() {
+    const std::timespec at_once = {};
+    if (!was_pending_) {
+      while (::sigtimedwait(&pipe_, nullptr, &at_once) == SIGPIPE) {
+      }
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  NoPipeSignal(const NoPipeSignal&) = delete;
+  NoPipeSignal& operator=(const NoPipeSignal&) = delete;
 
-// What a message is part of. With its size it makes the slot, so that an operation meets its like, of the same size, or
-// nobody. (Gloo ends the process where more comes than is to be received.)
-enum class Meaning : std::uint8_t { Sum, Piece, SumOfPiece, Gather, Broadcast, Message, Barrier };
-
-struct Part {
-  std::uint32_t peer;
-  void* data;
-  std::size_t bytes;
+ private:
+  sigset_t pipe_, before_;
+  bool was_pending_;
 };
 
-float to_float(float value) { return value; }
-float to_float(std::uint16_t bf16) { return std::bit_cast<float>(std::uint32_t{bf16} << 16); }
-void from_float(float value, float& out) { out = value; }
-void from_float(float value, std::uint16_t& out) {  // to the nearest, ties to even
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  out = value != value ? std::uint16_t{0x7fc0} : static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-// out[i] = ((terms[0][i] + terms[1][i]) + terms[2][i]) + ...; `out` may be one of the terms.
-template <class Value>
-void add_in_order(const std::vector<const std::byte*>& terms, std::size_t count, std::byte* out) {
-  std::array<float, kSumElements> sums;
-  for (std::size_t first = 0; first < count; first += kSumElements) {
-    const std::size_t here = std::min(kSumElements, count - first);
-    const auto values = [&](const std::byte* bytes) { return reinterpret_cast<const Value*>(bytes) + first; };
-    const Value* const begin = values(terms.front());
-    for (std::size_t i = 0; i < here; ++i) sums[i] = to_float(begin[i]);
-    for (std::size_t t = 1; t < terms.size(); ++t) {
-      const Value* const term = values(terms[t]);
-      for (std::size_t i = 0; i < here; ++i) sums[i] += to_float(term[i]);
-    }
-    Value* const result = reinterpret_cast<Value*>(out) + first;
-    for (std::size_t i = 0; i < here; ++i) from_float(sums[i], result[i]);
-  }
-}
-
-void add_integers(const std::vector<const std::byte*>& terms, std::size_t count, std::byte* out) {
-  for (std::size_t i = 0; i < count; ++i) {
-    std::uint32_t sum = 0;  // wraps
-    for (const std::byte* term : terms) sum += reinterpret_cast<const std::uint32_t*>(term)[i];
-    reinterpret_cast<std::uint32_t*>(out)[i] = sum;
-  }
-}
-
-void add_up(Element element, const std::vector<const std::byte*>& terms, std::size_t count, std::byte* out) {
-  switch (element) {
-    case Element::F32: return add_in_order<float>(terms, count, out);
-    case Element::BF16: return add_in_order<std::uint16_t>(terms, count, out);
-    case Element::I32: return add_integers(terms, count, out);
-  }
-}
-
-class GlooCommunicator final : public Communicator {
+class GlooCommunicator final : public PeerCommunicator {
  public:
   GlooCommunicator(const CommunicatorOptions& options, std::shared_ptr<gloo::transport::Context> context)
-      : rank_(options.rank), size_(options.size), timeout_(options.timeout_ms), context_(std::move(context)) {}
+      : PeerCommunicator(options), context_(std::move(context)) {}
 
-  std::uint32_t rank() const override { return rank_; }
-  std::uint32_t size() const override { return size_; }
-
-  Status all_reduce_sum(void* values, std::size_t count, Element element) override;
-  Status all_gather(const void* mine, std::size_t bytes, void* all) override;
-  Status broadcast(void* data, std::size_t bytes, std::uint32_t root) override;
-  Status send(const void* data, std::size_t bytes, std::uint32_t to) override;
-  Status receive(void* data, std::size_t bytes, std::uint32_t from) override;
-  Status barrier() override;
-
-  void set_timeout_ms(std::uint64_t timeout_ms) override { timeout_ = milliseconds(timeout_ms); }
-  Status wait() override { return failure(); }
   void abort() override;
 
  private:
-  // Receives and sends all of these at once, and returns when they are through. Final where it fails.
-  Status transfer(std::string_view operation, Meaning meaning, std::vector<Part> received, std::vector<Part> sent);
-  Status check_peer(std::uint32_t peer) const;
-  Status failure() const;
-  Status fail(Status status);
-  void disconnect();
-  template <class Each>
-  void for_each_peer(const Each& each) const {
-    for (std::uint32_t peer = 0; peer < size_; ++peer) {
-      if (peer != rank_) each(peer);
-    }
-  }
+  using Buffers = std::vector<std::unique_ptr<gloo::transport::UnboundBuffer>>;
 
-  const std::uint32_t rank_, size_;
-  milliseconds timeout_;
+  Status transfer(Meaning meaning, const std::vector<Part>& received, const std::vector<Part>& sent) override;
+  void disconnect() const;
+
   const std::shared_ptr<gloo::transport::Context> context_;
-  std::vector<std::byte> scratch_;  // what came from the others, to be added up
-
-  mutable std::mutex mutex_;
-  Status failure_;                                      // the first
-  std::vector<gloo::transport::UnboundBuffer*> waited_;  // of the operation under way
-  bool is_busy_ = false;                                // there is one
+  std::mutex waited_mutex_;
+  const Buffers* waited_ = nullptr;  // of the operation under way
 };
 
-Status GlooCommunicator::failure() const {
-  const std::lock_guard lock(mutex_);
-  return failure_;
-}
-
-Status GlooCommunicator::check_peer(std::uint32_t peer) const {
-  if (peer < size_) return {};
-  return Status::invalid_argument(fmt::format("rank {} is none of 0 to {}", peer, size_ - 1));
-}
-
 // The others see their connections closed.
-void GlooCommunicator::disconnect() {
+void GlooCommunicator::disconnect() const {
   for_each_peer([&](std::uint32_t peer) {
     try {
       context_->getPair(static_cast<int>(peer))->close();
@@ -152,165 +85,72 @@ void GlooCommunicator::disconnect() {
   });
 }
 
-Status GlooCommunicator::fail(Status status) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (failure_.ok()) failure_ = std::move(status);
-    status = failure_;
-  }
-  disconnect();
-  return status;
-}
-
 void GlooCommunicator::abort() {
+  static_cast<void>(fail(Status::cancelled(fmt::format("rank {} ended its operations", rank()))));
   {
-    const std::lock_guard lock(mutex_);
-    if (!failure_.ok()) return;
-    failure_ = Status::cancelled(fmt::format("rank {} ended its operations", rank_));
-    for (gloo::transport::UnboundBuffer* buffer : waited_) {
-      buffer->abortWaitRecv();
-      buffer->abortWaitSend();
+    const std::lock_guard lock(waited_mutex_);
+    if (waited_ != nullptr) {  // whoever is in an operation disconnects
+      for (const auto& buffer : *waited_) {
+        buffer->abortWaitRecv();
+        buffer->abortWaitSend();
+      }
+      return;
     }
-    if (is_busy_) return;  // whoever is in an operation disconnects
   }
   disconnect();
 }
 
-Status GlooCommunicator::transfer(std::string_view operation, Meaning meaning, std::vector<Part> received,
-                                  std::vector<Part> sent) {
-  const auto deadline = Clock::now() + timeout_;
-  const auto is_empty = [](const Part& part) { return part.bytes == 0; };
-  std::erase_if(received, is_empty);
-  std::erase_if(sent, is_empty);
-  std::vector<std::unique_ptr<gloo::transport::UnboundBuffer>> buffers;  // first of received, then of sent
-  std::uint32_t peer = rank_;                                           // who is waited for
+Status GlooCommunicator::transfer(Meaning meaning, const std::vector<Part>& received, const std::vector<Part>& sent) {
+  const NoPipeSignal no_signal;
+  const Deadline deadline = RankClock::now() + timeout();
+  Buffers buffers;            // first of received, then of sent
+  std::uint32_t peer = rank();  // who is waited for
   Status status;
   try {
     for (const auto* parts : {&received, &sent}) {
       for (const Part& part : *parts) buffers.push_back(context_->createUnboundBuffer(part.data, part.bytes));
     }
     {
-      const std::lock_guard lock(mutex_);
-      if (!failure_.ok()) return failure_;
-      is_busy_ = true;
-      for (const auto& buffer : buffers) waited_.push_back(buffer.get());
+      const std::lock_guard lock(waited_mutex_);
+      TIERCEL_RETURN_IF_ERROR(failure());
+      waited_ = &buffers;
     }
-    const auto slot = [&](const Part& part) {
-      return static_cast<std::uint64_t>(part.bytes) << 3 | static_cast<std::uint64_t>(meaning);
+    // With the size in it, since Gloo ends the process where more comes than is to be received.
+    const auto slot_of = [&](const Part& part) {
+      return std::uint64_t{part.bytes} << 3 | static_cast<std::uint64_t>(meaning);
     };
     std::size_t next = 0;
     for (const Part& part : received) {
       peer = part.peer;
-      buffers[next++]->recv(static_cast<int>(peer), slot(part), 0, part.bytes);
+      buffers[next++]->recv(static_cast<int>(peer), slot_of(part), 0, part.bytes);
     }
     for (const Part& part : sent) {
       peer = part.peer;
-      buffers[next++]->send(static_cast<int>(peer), slot(part), 0, part.bytes);
+      buffers[next++]->send(static_cast<int>(peer), slot_of(part), 0, part.bytes);
     }
-    bool is_through = true;  // false: abort()
-    for (std::size_t i = 0; i < buffers.size() && is_through; ++i) {
+    bool goes_on = true;  // false: abort()
+    for (std::size_t i = 0; i < buffers.size() && goes_on; ++i) {
       const bool receives = i < received.size();
       peer = receives ? received[i].peer : sent[i - received.size()].peer;
-      // Gloo takes 0 for no time of its own.
-      const auto left = std::max(milliseconds(1), std::chrono::ceil<milliseconds>(deadline - Clock::now()));
-      is_through = receives ? buffers[i]->waitRecv(left) : buffers[i]->waitSend(left);
+      // Gloo takes 0 for a time of its own.
+      const auto left = std::max(milliseconds(1), std::chrono::ceil<milliseconds>(deadline - RankClock::now()));
+      goes_on = receives ? buffers[i]->waitRecv(left) : buffers[i]->waitSend(left);
     }
   } catch (const std::exception& error) {
-    status = Clock::now() >= deadline
-                 ? Status::deadline_exceeded(fmt::format("rank {} did not come to {} within {} ms", peer, operation,
-                                                         timeout_.count()))
-                 : Status::unavailable(fmt::format("rank {} is gone, seen by rank {} in {}: {}", peer, rank_, operation,
-                                                   error.what()));
+    status = RankClock::now() >= deadline
+                 ? Status::deadline_exceeded(fmt::format("rank {} did not come to {} within {} ms, seen by rank {}", peer,
+                                                         name_of(meaning), timeout().count(), rank()))
+                 : Status::unavailable(fmt::format("rank {} is gone, seen by rank {}: {}", peer, rank(), error.what()));
   }
   {
-    const std::lock_guard lock(mutex_);
-    waited_.clear();
-    is_busy_ = false;
-    if (status.ok()) status = failure_;  // by abort()
+    const std::lock_guard lock(waited_mutex_);
+    waited_ = nullptr;
   }
-  return status.ok() ? status : fail(std::move(status));
-}
-
-Status GlooCommunicator::all_reduce_sum(void* values, std::size_t count, Element element) {
-  if (size_ == 1) return failure();
-  auto* const bytes = static_cast<std::byte*>(values);
-  const std::size_t width = element_bytes(element);
-  const bool is_whole = size_ == 2 || count * width <= kBytesSentWhole;
-  // The elements that a rank adds up for all.
-  const auto begin_of = [&](std::uint32_t rank) { return is_whole ? 0 : count * rank / size_; };
-  const auto end_of = [&](std::uint32_t rank) { return is_whole ? count : count * (rank + 1) / size_; };
-  const auto piece = [&](std::uint32_t rank) {
-    return Part{.peer = rank, .data = bytes + begin_of(rank) * width, .bytes = (end_of(rank) - begin_of(rank)) * width};
-  };
-
-  const std::size_t own = end_of(rank_) - begin_of(rank_);
-  if (scratch_.size() < size_ * own * width) scratch_.resize(size_ * own * width);
-  std::vector<const std::byte*> terms(size_);
-  std::vector<Part> received, sent;
-  terms[rank_] = bytes + begin_of(rank_) * width;
-  for_each_peer([&](std::uint32_t peer) {
-    std::byte* const from_peer = scratch_.data() + peer * own * width;
-    terms[peer] = from_peer;
-    received.push_back({.peer = peer, .data = from_peer, .bytes = own * width});
-    sent.push_back(piece(peer));
-  });
-  TIERCEL_RETURN_IF_ERROR(transfer("all_reduce_sum", is_whole ? Meaning::Sum : Meaning::Piece, std::move(received),
-                                   std::move(sent)));
-  add_up(element, terms, own, bytes + begin_of(rank_) * width);
-  if (is_whole) return {};
-
-  std::vector<Part> sums, own_sum;
-  for_each_peer([&](std::uint32_t peer) {
-    sums.push_back(piece(peer));
-    own_sum.push_back(piece(rank_));
-    own_sum.back().peer = peer;
-  });
-  return transfer("all_reduce_sum", Meaning::SumOfPiece, std::move(sums), std::move(own_sum));
-}
-
-Status GlooCommunicator::all_gather(const void* mine, std::size_t bytes, void* all) {
-  auto* const out = static_cast<std::byte*>(all);
-  if (bytes > 0) std::memmove(out + rank_ * bytes, mine, bytes);
-  std::vector<Part> received, sent;
-  for_each_peer([&](std::uint32_t peer) {
-    received.push_back({.peer = peer, .data = out + peer * bytes, .bytes = bytes});
-    sent.push_back({.peer = peer, .data = out + rank_ * bytes, .bytes = bytes});
-  });
-  return transfer("all_gather", Meaning::Gather, std::move(received), std::move(sent));
-}
-
-Status GlooCommunicator::broadcast(void* data, std::size_t bytes, std::uint32_t root) {
-  TIERCEL_RETURN_IF_ERROR(check_peer(root));
-  std::vector<Part> received, sent;
-  if (rank_ == root) {
-    for_each_peer([&](std::uint32_t peer) { sent.push_back({.peer = peer, .data = data, .bytes = bytes}); });
-  } else {
-    received.push_back({.peer = root, .data = data, .bytes = bytes});
-  }
-  return transfer("broadcast", Meaning::Broadcast, std::move(received), std::move(sent));
-}
-
-Status GlooCommunicator::send(const void* data, std::size_t bytes, std::uint32_t to) {
-  TIERCEL_RETURN_IF_ERROR(check_peer(to));
-  if (to == rank_) return Status::invalid_argument(fmt::format("rank {} cannot send to itself", to));
-  return transfer("send", Meaning::Message, {}, {{.peer = to, .data = const_cast<void*>(data), .bytes = bytes}});
-}
-
-Status GlooCommunicator::receive(void* data, std::size_t bytes, std::uint32_t from) {
-  TIERCEL_RETURN_IF_ERROR(check_peer(from));
-  if (from == rank_) return Status::invalid_argument(fmt::format("rank {} cannot receive from itself", from));
-  return transfer("receive", Meaning::Message, {{.peer = from, .data = data, .bytes = bytes}}, {});
-}
-
-Status GlooCommunicator::barrier() {
-  std::byte mine{};
-  std::vector<std::byte> theirs(size_);
-  std::vector<Part> received, sent;
-  for_each_peer([&](std::uint32_t peer) {
-    received.push_back({.peer = peer, .data = &theirs[peer], .bytes = 1});
-    sent.push_back({.peer = peer, .data = &mine, .bytes = 1});
-  });
-  return transfer("barrier", Meaning::Barrier, std::move(received), std::move(sent));
+  if (status.ok()) status = failure();  // by abort()
+  if (status.ok()) return status;
+  status = fail(std::move(status));
+  disconnect();
+  return status;
 }
 
 // LibTorch has another Gloo inside and exports its names. Whichever library a program loads first gives both; with
@@ -323,7 +163,8 @@ Status check_linked_gloo() {
     return {};
   }
   return Status::unavailable(
-      fmt::format("Gloo comes from {} in this process, not from libgloo: link tiercel::engine before LibTorch",
+      fmt::format("Gloo comes from {} in this process, not from libgloo; link tiercel::engine before LibTorch, or take "
+                  "the transport tcp",
                   info.dli_fname ? info.dli_fname : "nowhere"));
 }
 
@@ -331,18 +172,19 @@ Status check_linked_gloo() {
 
 Result<std::unique_ptr<Communicator>> open_gloo_communicator(const CommunicatorOptions& options) {
   TIERCEL_RETURN_IF_ERROR(check_linked_gloo());
-  const auto deadline = Clock::now() + milliseconds(options.open_timeout_ms);
   auto rendezvous = Rendezvous::open(options);
   if (!rendezvous.ok()) return rendezvous.status();
   try {
+    const NoPipeSignal no_signal;  // in the thread of the device neither
     gloo::transport::tcp::attr attributes;
-    attributes.hostname = rendezvous->local_address();
+    attributes.hostname = rendezvous->local_host();
     const auto device = gloo::transport::tcp::CreateDevice(attributes);
     const int rank = static_cast<int>(options.rank), size = static_cast<int>(options.size);
     auto context = device->createContext(rank, size);
-    context->setTimeout(std::max(milliseconds(1), std::chrono::ceil<milliseconds>(deadline - Clock::now())));
+    context->setTimeout(
+        std::max(milliseconds(1), std::chrono::ceil<milliseconds>(rendezvous->deadline() - RankClock::now())));
 
-    // Addresses of all pairs, to each of the others, of one size each.
+    // Addresses for each of the others, of one size each.
     std::string addresses;
     std::size_t address_bytes = 0;
     for (int peer = 0; peer < size; ++peer) {
@@ -351,15 +193,18 @@ Result<std::unique_ptr<Communicator>> open_gloo_communicator(const CommunicatorO
       addresses.append(address.begin(), address.end());
       address_bytes = address.size();
     }
-    auto all = rendezvous->exchange(addresses);
+    const auto all = rendezvous->exchange(addresses);
     if (!all.ok()) return all.status();
     for (int peer = 0; peer < size; ++peer) {
       if (peer == rank) continue;
       const std::string& theirs = (*all)[static_cast<std::size_t>(peer)];
+      if (theirs.size() != addresses.size()) {
+        return Status::unavailable(
+            fmt::format("ranks {} and {} speak otherwise: are their transports and versions of Gloo alike?", rank, peer));
+      }
       const auto place = static_cast<std::size_t>(rank > peer ? rank - 1 : rank) * address_bytes;
-      if (theirs.size() != addresses.size()) return Status::unavailable("the ranks have different versions of Gloo");
-      context->getPair(peer)->connect(std::vector<char>(theirs.begin() + static_cast<std::ptrdiff_t>(place),
-                                                        theirs.begin() + static_cast<std::ptrdiff_t>(place + address_bytes)));
+      const std::string address = theirs.substr(place, address_bytes);
+      context->getPair(peer)->connect(std::vector<char>(address.begin(), address.end()));
     }
     return std::unique_ptr<Communicator>(std::make_unique<GlooCommunicator>(options, std::move(context)));
   } catch (const std::exception& error) {

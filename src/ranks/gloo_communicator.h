@@ -1,5 +1,5 @@
-// Ranks on CPUs: host memory over TCP, through Gloo's transport. Across processes, machines or the threads of one
-// process.
+// Ranks on CPUs: host memory over TCP, through Gloo's transport. For where Gloo is what the ranks' network is known to
+// work with: tcp_communicator.h does the same faster (docs/ranks.md has the figures), and without a library.
 #pragma once
 
 #include <memory>

@@ -15,7 +15,7 @@
 
 #include <gtest/gtest.h>
 
-#include "ranks/gloo_communicator.h"
+#include "ranks/communicator.h"
 
 namespace tiercel {
 
@@ -37,14 +37,16 @@ inline CommunicatorOptions rank_options(const std::string& address, std::uint32_
   return {.address = address, .rank = rank, .size = size, .timeout_ms = timeout_ms, .open_timeout_ms = 60'000};
 }
 
+using OpenCommunicator = Result<std::unique_ptr<Communicator>> (*)(const CommunicatorOptions&);
+
 // Calls work(communicator) on a thread for each rank, and returns when all are through.
-inline void run_ranks(std::uint32_t size, const std::function<void(Communicator&)>& work,
+inline void run_ranks(OpenCommunicator open, std::uint32_t size, const std::function<void(Communicator&)>& work,
                       std::uint64_t timeout_ms = 60'000) {
   const std::string address = free_address();
   std::vector<std::thread> threads;
   for (std::uint32_t rank = 0; rank < size; ++rank) {
     threads.emplace_back([&, rank] {
-      auto communicator = open_gloo_communicator(rank_options(address, rank, size, timeout_ms));
+      auto communicator = open(rank_options(address, rank, size, timeout_ms));
       ASSERT_TRUE(communicator.ok()) << communicator.status().to_string();
       work(**communicator);
     });

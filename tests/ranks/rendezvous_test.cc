@@ -11,12 +11,17 @@ namespace tiercel {
 namespace {
 
 TEST(Rendezvous, AddressesAreAHostAndAPort) {
-  EXPECT_EQ(split_address("10.0.0.1:29500").value(), std::pair(std::string("10.0.0.1"), std::string("29500")));
-  EXPECT_EQ(split_address("[::1]:80").value(), std::pair(std::string("::1"), std::string("80")));
+  const auto parsed = parse_address("10.0.0.1:29500").value(), bracketed = parse_address("[::1]:80").value();
+  EXPECT_EQ(parsed.host, "10.0.0.1");
+  EXPECT_EQ(parsed.port, "29500");
+  EXPECT_EQ(parsed.text(), "10.0.0.1:29500");
+  EXPECT_EQ(bracketed.host, "::1");
+  EXPECT_EQ(bracketed.port, "80");
+  EXPECT_EQ(bracketed.text(), "[::1]:80");
   for (const char* bad : {"", ":", "host", "host:", ":80", "host:0", "host:65536", "host:8x", "::1:80", "host:123456"}) {
-    const auto split = split_address(bad);
-    ASSERT_FALSE(split.ok()) << bad;
-    EXPECT_EQ(split.status().code(), StatusCode::InvalidArgument);
+    const auto refused = parse_address(bad);
+    ASSERT_FALSE(refused.ok()) << bad;
+    EXPECT_EQ(refused.status().code(), StatusCode::InvalidArgument);
   }
 }
 
@@ -27,7 +32,7 @@ TEST(Rendezvous, EverybodyGetsWhatEverybodyGaveInWhateverOrderTheyCome) {
     threads.emplace_back([&, rank] {
       auto rendezvous = Rendezvous::open(rank_options(address, rank, 4));
       ASSERT_TRUE(rendezvous.ok()) << rendezvous.status().to_string();
-      EXPECT_EQ(rendezvous->local_address(), "127.0.0.1");
+      EXPECT_EQ(rendezvous->local_host(), "127.0.0.1");
       const auto all = rendezvous->exchange(std::string(rank * 1000, static_cast<char>('a' + rank)));
       ASSERT_TRUE(all.ok()) << all.status().to_string();
       for (std::uint32_t r = 0; r < 4; ++r) EXPECT_EQ((*all)[r], std::string(r * 1000, static_cast<char>('a' + r)));
@@ -60,13 +65,13 @@ TEST(Rendezvous, WhoDoesNotFitIsToldSoAndTheOthersGoOn) {
   EXPECT_NE(other_size.status().message().find("3 ranks"), std::string::npos) << other_size.status().to_string();
 
   // A stranger who says something else, and one who says nothing.
-  const auto [host, port] = split_address(address).value();
+  const HostPort first_address = parse_address(address).value();
   const auto connect_and_say = [&](const std::string& bytes) {
     const int stranger = ::socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in to = {};
     to.sin_family = AF_INET;
-    to.sin_port = htons(static_cast<std::uint16_t>(std::stoi(port)));
-    ::inet_pton(AF_INET, host.c_str(), &to.sin_addr);
+    to.sin_port = htons(static_cast<std::uint16_t>(std::stoi(first_address.port)));
+    ::inet_pton(AF_INET, first_address.host.c_str(), &to.sin_addr);
     EXPECT_EQ(::connect(stranger, reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
     EXPECT_EQ(::send(stranger, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
     return stranger;
