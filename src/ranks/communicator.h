@@ -78,7 +78,8 @@ class Communicator {
   virtual void set_timeout_ms(std::uint64_t timeout_ms) = 0;
   // Until all operations called so far are through; Ok, or the Status of the first that failed.
   virtual Status wait() = 0;
-  // Ends this rank's operations, now and later, with Cancelled, and with that those of the other ranks with Unavailable.
+  // Ends this rank's operations, now and later, with Cancelled, and with that those of the other ranks with
+  // Unavailable.
   virtual void abort() = 0;
 };
 

@@ -103,7 +103,7 @@ void GlooCommunicator::abort() {
 Status GlooCommunicator::transfer(Meaning meaning, const std::vector<Part>& received, const std::vector<Part>& sent) {
   const NoPipeSignal no_signal;
   const Deadline deadline = RankClock::now() + timeout();
-  Buffers buffers;            // first of received, then of sent
+  Buffers buffers;              // first of received, then of sent
   std::uint32_t peer = rank();  // who is waited for
   Status status;
   try {
@@ -138,8 +138,8 @@ Status GlooCommunicator::transfer(Meaning meaning, const std::vector<Part>& rece
     }
   } catch (const std::exception& error) {
     status = RankClock::now() >= deadline
-                 ? Status::deadline_exceeded(fmt::format("rank {} did not come to {} within {} ms, seen by rank {}", peer,
-                                                         name_of(meaning), timeout().count(), rank()))
+                 ? Status::deadline_exceeded(fmt::format("rank {} did not come to {} within {} ms, seen by rank {}",
+                                                         peer, name_of(meaning), timeout().count(), rank()))
                  : Status::unavailable(fmt::format("rank {} is gone, seen by rank {}: {}", peer, rank(), error.what()));
   }
   {
@@ -199,8 +199,8 @@ Result<std::unique_ptr<Communicator>> open_gloo_communicator(const CommunicatorO
       if (peer == rank) continue;
       const std::string& theirs = (*all)[static_cast<std::size_t>(peer)];
       if (theirs.size() != addresses.size()) {
-        return Status::unavailable(
-            fmt::format("ranks {} and {} speak otherwise: are their transports and versions of Gloo alike?", rank, peer));
+        return Status::unavailable(fmt::format(
+            "ranks {} and {} speak otherwise: are their transports and versions of Gloo alike?", rank, peer));
       }
       const auto place = static_cast<std::size_t>(rank > peer ? rank - 1 : rank) * address_bytes;
       const std::string address = theirs.substr(place, address_bytes);

@@ -125,8 +125,7 @@ Status PeerCommunicator::all_reduce_sum(void* values, std::size_t count, Element
     received.push_back({.peer = peer, .data = from_peer, .bytes = own * width});
     sent.push_back(piece_for(peer, peer));
   });
-  TIERCEL_RETURN_IF_ERROR(
-      exchange(is_whole ? Meaning::Sum : Meaning::Piece, std::move(received), std::move(sent)));
+  TIERCEL_RETURN_IF_ERROR(exchange(is_whole ? Meaning::Sum : Meaning::Piece, std::move(received), std::move(sent)));
   if (size_ > 1) add_up(element, terms, own, bytes + begin_of(rank_) * width);
   if (is_whole) return {};
 

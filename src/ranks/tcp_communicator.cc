@@ -74,8 +74,8 @@ Status TcpCommunicator::advance(Way& way, Label expected) const {
     // Where a message goes is known only when its label is right.
     message.msg_iovlen = way.is_sent || of_label == sizeof way.label ? 2 : 1;
     const int socket = sockets_[way.part.peer].descriptor();
-    const ssize_t count =
-        way.is_sent ? ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) : ::recvmsg(socket, &message, MSG_DONTWAIT);
+    const ssize_t count = way.is_sent ? ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+                                      : ::recvmsg(socket, &message, MSG_DONTWAIT);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return {};
     if (count <= 0) {

@@ -1,4 +1,5 @@
-// What ranks say to each other over each transport, against plain sums; and what the others see of one that dies, hangs or leaves.
+// What ranks say to each other over each transport, against plain sums; and what the others see of one that dies, hangs
+// or leaves.
 #include "ranks/communicator.h"
 
 #include <bit>
@@ -38,7 +39,7 @@ struct Transport {
 void PrintTo(const Transport& transport, std::ostream* out) { *out << transport.name; }
 const Transport kTransports[] = {{"Tcp", open_tcp_communicator},
 #if defined(TIERCEL_TEST_GLOO)
-                                     {"Gloo", open_gloo_communicator}
+                                 {"Gloo", open_gloo_communicator}
 #endif
 };
 
@@ -160,9 +161,8 @@ TEST_P(CommunicatorTest, DifferentSizesOrOperationsFail) {
           std::vector<float> values(100'000);
           const bool is_odd = communicator.rank() == 1;
           const std::size_t count = is_odd && !other_operation ? 99'000 : 100'000;
-          Status status = is_odd && other_operation
-                              ? communicator.broadcast(values.data(), count, 1)
-                              : communicator.all_reduce_sum(values.data(), count, Element::F32);
+          Status status = is_odd && other_operation ? communicator.broadcast(values.data(), count, 1)
+                                                    : communicator.all_reduce_sum(values.data(), count, Element::F32);
           if (status.ok() && is_odd) status = communicator.barrier();  // who only sends may learn it later
           expect_final_failure(communicator, status);
         },

@@ -18,7 +18,8 @@ TEST(Rendezvous, AddressesAreAHostAndAPort) {
   EXPECT_EQ(bracketed.host, "::1");
   EXPECT_EQ(bracketed.port, "80");
   EXPECT_EQ(bracketed.text(), "[::1]:80");
-  for (const char* bad : {"", ":", "host", "host:", ":80", "host:0", "host:65536", "host:8x", "::1:80", "host:123456"}) {
+  for (const char* bad :
+       {"", ":", "host", "host:", ":80", "host:0", "host:65536", "host:8x", "::1:80", "host:123456"}) {
     const auto refused = parse_address(bad);
     ASSERT_FALSE(refused.ok()) << bad;
     EXPECT_EQ(refused.status().code(), StatusCode::InvalidArgument);
