@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "cli/default_model.h"
+#include "cli/local_ranks.h"
 #include "tiercel/options_source.h"
 
 namespace tiercel::cli {
@@ -127,6 +128,7 @@ Status resolve_engine_options(CliOptions& options) {
   }
   EngineOptions checked = options.engine;
   if (checked.model.empty()) checked.model = default_model_path();
+  if (checked.ranks.address.empty()) checked.ranks.address = "127.0.0.1:1";  // start_local_ranks() finds one
   return checked.validate();
 }
 
@@ -171,6 +173,7 @@ Result<Engine> open_engine(const CliOptions& options) {
   if (!std::filesystem::exists(engine.model, error)) {
     return Status::not_found(fmt::format("no model at {}; run ./quickstart or give --model FILE", engine.model));
   }
+  TIERCEL_RETURN_IF_ERROR(start_local_ranks(engine));
   return Engine::open(engine);
 }
 
