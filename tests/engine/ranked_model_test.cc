@@ -63,8 +63,8 @@ struct RankedEngine {
       threads.emplace_back([this, address, rank, size, timeout_ms] {
         auto communicator = open_tcp_communicator(rank_options(address, rank, size, timeout_ms)).value();
         followers[rank - 1] = communicator.get();
-        FakeRank model(*communicator, kLogitRows);
-        statuses[rank - 1] = follow_first_rank(*communicator, model, FakeModel::layout());
+        FakeRank part(*communicator, kLogitRows);
+        statuses[rank - 1] = follow_first_rank(*communicator, part, FakeModel::layout());
       });
     }
     auto communicator = open_tcp_communicator(rank_options(address, 0, size, timeout_ms)).value();
