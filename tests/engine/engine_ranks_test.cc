@@ -53,8 +53,8 @@ std::vector<Request> requests_of(std::uint32_t max_tokens) {
   const std::string stem = "The lighthouse keeper wrote every evening in a thick book with a leather cover. ";
   std::vector<Request> requests;
   for (const char* text :
-       {"Once upon a time", "The capital of France is", "def fibonacci(n):", "Dear Sir or Madam,\n",
-        "Water boils at", "1, 2, 3, 4, 5,", "The three most important inventions of the last century are"}) {
+       {"Once upon a time", "The capital of France is", "def fibonacci(n):", "Dear Sir or Madam,\n", "Water boils at",
+        "1, 2, 3, 4, 5,", "The three most important inventions of the last century are"}) {
     requests.push_back({.text = text, .max_tokens = max_tokens});
   }
   // These share a beginning with each other, whole blocks and a part of one.
@@ -81,7 +81,9 @@ class RealRanks : public testing::TestWithParam<Setup> {};
 TEST_P(RealRanks, GiveTheGreedyTokensOfOne) {
   REQUIRE_TEST_MODEL();
   const auto [size, transport] = GetParam();
-  const auto requests = requests_of(32);
+  // Gloo takes several times as long, where processors are few.
+  auto requests = requests_of(transport == RankTransport::Tcp ? 24 : 6);
+  if (transport == RankTransport::Gloo) requests.erase(requests.begin() + 2, requests.end() - 3);
   RankProcesses ranks(options_of(Compute::Precise), size, transport);
   std::vector<Response> shared;
   {
@@ -122,7 +124,8 @@ TEST(EngineRanks, ReusedPrefixesPartsOfBlocksAndForksChangeNothing) {
   EngineOptions cold = options;
   cold.cache.prefix_reuse = false;
   std::vector<Request> requests;
-  const std::string stem = "The harbour at dawn. Boat 37 brought 12 crates of oranges, boat 4 brought fish, and boat 9 ";
+  const std::string stem =
+      "The harbour at dawn. Boat 37 brought 12 crates of oranges, boat 4 brought fish, and boat 9 ";
   std::mt19937 random(5);
   for (int i = 0; i < 24; ++i) {
     Request request{.text = (stem + stem + stem).substr(0, 60 + random() % 180), .max_tokens = 8};
