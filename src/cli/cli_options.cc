@@ -132,12 +132,18 @@ Status resolve_engine_options(CliOptions& options) {
   return checked.validate();
 }
 
-Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine) {
+std::vector<std::string> arguments_of(const EngineOptions& engine) {
+  std::vector<std::string> arguments;
   for (const OptionField& field : option_fields()) {
     if (field.is_default(engine)) continue;
     arguments.emplace_back(field.flag);
     if (!field.is_flag()) arguments.push_back(*field.text(engine));
   }
+  return arguments;
+}
+
+Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine) {
+  for (std::string& argument : arguments_of(engine)) arguments.push_back(std::move(argument));
   return run_program("/proc/self/exe", std::move(arguments));
 }
 
