@@ -140,7 +140,7 @@ TEST(RankedModel, AnswersAreThoseOfOneRankWhateverIsSharedCopiedAndForked) {
       ASSERT_EQ(answer->tokens, expected(text, max_tokens)) << text;
     }
     const KvCacheStats stats = engine.cache->stats();
-    EXPECT_GT(engine.copies, 100u);
+    EXPECT_GT(engine.copies, 5u);
     EXPECT_GT(stats.evicted_blocks, 50u);
     engine.leave();
     for (const Status& status : engine.statuses) EXPECT_TRUE(status.ok()) << status.to_string();
