@@ -25,7 +25,12 @@ if(TARGET tiercel_engine)
   set(tiercel_engine_installed TRUE)
   install(TARGETS tiercel_engine EXPORT tiercelEngine ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
   install(EXPORT tiercelEngine NAMESPACE tiercel:: FILE tiercelEngineTargets.cmake DESTINATION ${tiercel_package_dir})
-  install(FILES ${CMAKE_CURRENT_LIST_DIR}/LibTorch.cmake DESTINATION ${tiercel_package_dir})
+  install(FILES ${CMAKE_CURRENT_LIST_DIR}/LibTorch.cmake ${CMAKE_CURRENT_LIST_DIR}/Gloo.cmake
+    DESTINATION ${tiercel_package_dir})
+  set(tiercel_engine_has_gloo FALSE)
+  if(TARGET tiercel::gloo)
+    set(tiercel_engine_has_gloo TRUE)
+  endif()
 endif()
 if(TARGET tiercel_cli)
   # The program finds LibTorch where it was found for the build.

@@ -25,7 +25,7 @@ model_bytes=98362432
 model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 build_packages=(g++ cmake ninja-build pkg-config libfmt-dev libspdlog-dev libxxhash-dev libzstd-dev libssl-dev liburing-dev
-  libpcre2-dev libhwy-dev nlohmann-json3-dev libtomlplusplus-dev libcli11-dev)
+  libpcre2-dev libhwy-dev nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libgloo-dev)
 test_packages=(libgtest-dev libbenchmark-dev)
 download_packages=(python3 python3-pip ca-certificates)
 

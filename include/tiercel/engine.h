@@ -37,7 +37,15 @@ class Engine {
   //   ResourceExhausted  context_tokens was asked for, and cache.capacity_bytes cannot hold one sequence of it (says
   //                      how much it needs)
   //   Unavailable        the system gives no memory
+  //   Unavailable        also: a rank was lost, or cannot be reached (RankOptions)
+  //   DeadlineExceeded   a rank did not come
+  // With ranks, a rank that is lost later ends what runs, and every later request, with one of these two.
   static Result<Engine> open(const EngineOptions& options);
+
+  // Is one of the ranks that share a model, but the first, for the engine that options.ranks.address leads to: loads
+  // this rank's part and computes on the calling thread. Of the options it takes `model`, `threads`, `cpus` and
+  // `ranks`; the others are rank 0's. Returns when that engine ends (Ok) or a rank is lost, with what open() would say.
+  static Status serve_rank(const EngineOptions& options);
 
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;

@@ -262,6 +262,11 @@ class KvCache {
   // do; without it, it asks again. `notify` is quick and calls nothing of this cache. Takes the place of the one
   // before, which is not called any more when this returns; an empty one: nothing is called.
   void notify_transfers(std::function<void()> notify);
+  // Calls `observe` whenever the KV of the first `tokens` tokens of block `from` has been copied to block `to` (of a
+  // partly matched block at admit(), of a begun one at fork()): for a model that keeps the KV of the same block ids
+  // elsewhere too, and has to copy it there before its next step. On the thread of that call, within it, in order;
+  // `observe` is quick and calls nothing of this cache. Set it before the first of them. What tiers load is not told.
+  void observe_copies(std::function<void(BlockId from, BlockId to, std::size_t tokens)> observe);
   // Writes what is cached, of Normal or High priority and without a ttl, to the durable tiers, to survive the loss of
   // power; what was invalidated does not come back then. All full blocks that can be found count as cached, those of
   // running requests too. The destructor does so as well, for a few seconds. Ok: all of it is there, also without

@@ -80,6 +80,29 @@ struct KvCacheOptions {
   Status validate() const;
 };
 
+// How ranks on CPUs speak to each other; of both, over TCP.
+enum class RankTransport : std::uint8_t {
+  Tcp,   // sockets alone: the faster one
+  Gloo,  // the library Gloo, where tiercel was built with it
+};
+
+// Ranks: processes, on one machine or several, that hold a part of the model and its KV each and compute every step
+// together (docs/ranks.md). Rank 0 is the engine; each other one is a process in Engine::serve_rank().
+struct RankOptions {
+  // 1: no ranks. At most 1024, and no more than the model has query heads.
+  std::uint32_t size = 1;
+  // This process's own number. 0 .. size - 1.
+  std::uint32_t rank = 0;
+  // "host:port" of rank 0, the same for all: rank 0 listens there. Required where size is above 1.
+  std::string address = {};
+  RankTransport transport = RankTransport::Tcp;
+  // Longest time that ranks wait for each other, in milliseconds. When it is over the ranks fail, all of them. Rank 0's
+  // rules. At least 1. Default 30,000.
+  std::uint64_t timeout_ms = 30'000;
+  // The same until all are there and have loaded their part. Default 300,000.
+  std::uint64_t open_timeout_ms = 300'000;
+};
+
 struct EngineOptions {
   // Path of a GGUF file, version 3. Required.
   std::string model = {};
@@ -123,6 +146,8 @@ struct EngineOptions {
   // EngineStats::profile says where the time of steps goes. Costs some tens of milliseconds at open() and a thousandth
   // of a step. Default false.
   bool profile_steps = false;
+  // The ranks that share the model. With more than one the cache has no tiers.
+  RankOptions ranks = {};
   // Cores, by the system's numbers, that the engine's threads may run on. Empty: those of the thread that opens it.
   std::vector<std::uint32_t> cpus = {};
 

@@ -6,8 +6,8 @@ namespace tiercel {
 namespace {
 
 constexpr const char* kNames[kStepParts] = {
-    "idle",    "schedule",   "cache", "embed", "norm",   "qkv",   "rope", "attention", "attention_output",
-    "gate_up", "activation", "down",  "head",  "sample", "answer"};
+    "idle",    "schedule",   "cache", "embed", "norm",     "qkv",    "rope",  "attention", "attention_output",
+    "gate_up", "activation", "down",  "head",  "exchange", "sample", "answer"};
 
 }  // namespace
 

@@ -29,6 +29,7 @@ enum class StepPart : std::uint8_t {
   Activation,
   Down,
   Head,
+  Exchange,  // with other ranks
   Sample,
   Answer,  // text, callbacks, endings
 };

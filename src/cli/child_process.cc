@@ -53,6 +53,16 @@ Result<ProgramOutput> run_program(const std::string& path, std::vector<std::stri
   return output;
 }
 
+Status start_program(const std::string& path, std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), path);
+  std::vector<char*> words;
+  for (std::string& argument : arguments) words.push_back(argument.data());
+  words.push_back(nullptr);
+  pid_t child = 0;
+  const int error = ::posix_spawnp(&child, path.c_str(), nullptr, nullptr, words.data(), environ);
+  return error == 0 ? Status() : Status::unavailable(fmt::format("cannot start {}: {}", path, std::strerror(error)));
+}
+
 ScratchDirectory::ScratchDirectory() {
   path_ = (std::filesystem::temp_directory_path() / "tiercel-XXXXXX").string();
   if (::mkdtemp(path_.data()) == nullptr) {

@@ -17,6 +17,9 @@ struct ProgramOutput {
 // did not exit with 0. Its standard error is this process's.
 Result<ProgramOutput> run_program(const std::string& path, std::vector<std::string> arguments);
 
+// Starts it, and does not wait for its end.
+Status start_program(const std::string& path, std::vector<std::string> arguments);
+
 // A new directory, removed with everything in it when this goes. Throws std::filesystem::filesystem_error where there
 // can be none.
 class ScratchDirectory {

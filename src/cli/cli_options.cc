@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "cli/default_model.h"
+#include "cli/local_ranks.h"
 #include "tiercel/options_source.h"
 
 namespace tiercel::cli {
@@ -127,15 +128,22 @@ Status resolve_engine_options(CliOptions& options) {
   }
   EngineOptions checked = options.engine;
   if (checked.model.empty()) checked.model = default_model_path();
+  if (checked.ranks.address.empty()) checked.ranks.address = "127.0.0.1:1";  // start_local_ranks() finds one
   return checked.validate();
 }
 
-Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine) {
+std::vector<std::string> arguments_of(const EngineOptions& engine) {
+  std::vector<std::string> arguments;
   for (const OptionField& field : option_fields()) {
     if (field.is_default(engine)) continue;
     arguments.emplace_back(field.flag);
     if (!field.is_flag()) arguments.push_back(*field.text(engine));
   }
+  return arguments;
+}
+
+Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine) {
+  for (std::string& argument : arguments_of(engine)) arguments.push_back(std::move(argument));
   return run_program("/proc/self/exe", std::move(arguments));
 }
 
@@ -171,6 +179,7 @@ Result<Engine> open_engine(const CliOptions& options) {
   if (!std::filesystem::exists(engine.model, error)) {
     return Status::not_found(fmt::format("no model at {}; run ./quickstart or give --model FILE", engine.model));
   }
+  TIERCEL_RETURN_IF_ERROR(start_local_ranks(engine));
   return Engine::open(engine);
 }
 

@@ -48,6 +48,8 @@ void add_shared_options(CLI::App& app, CliOptions& options);
 // NotFound, which say what to change.
 Status resolve_engine_options(CliOptions& options);
 
+// The arguments that give another process of this program these engine options, whatever its environment.
+std::vector<std::string> arguments_of(const EngineOptions& engine);
 // Runs this program with `arguments` and those that give it these engine options, whatever its environment.
 Result<ProgramOutput> run_this_program(std::vector<std::string> arguments, const EngineOptions& engine);
 

@@ -12,6 +12,8 @@
 #include "base/process_usage.h"
 #include "base/step_profile.h"
 #include "engine/engine_batch.h"
+#include "engine/rank_follower.h"
+#include "engine/ranked_model.h"
 #include "engine/request_check.h"
 #include "engine/stats_recorder.h"
 #include "engine/step_loop.h"
@@ -20,6 +22,8 @@
 #include "kernels/bf16.h"
 #include "model/llama_config.h"
 #include "model/llama_model.h"
+#include "ranks/gloo_communicator.h"
+#include "ranks/tcp_communicator.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -28,6 +32,8 @@ namespace {
 
 // Rows of logits beyond one for each sequence: prompts that are scored go through them chunk by chunk.
 constexpr std::size_t kScoringRows = 64;
+// Signs of life between ranks in the time that they wait for each other.
+constexpr std::uint64_t kSignsInTimeout = 3;
 
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");
@@ -105,16 +111,28 @@ Result<KvCacheOptions> fit_memory_limit(const EngineOptions& options, const Mode
   return cache;
 }
 
+Result<std::unique_ptr<Communicator>> open_communicator(const RankOptions& ranks) {
+  // Ranks load their parts between operations, each at its own pace.
+  const CommunicatorOptions options{.address = ranks.address,
+                                    .rank = ranks.rank,
+                                    .size = ranks.size,
+                                    .timeout_ms = ranks.open_timeout_ms,
+                                    .open_timeout_ms = ranks.open_timeout_ms};
+  return ranks.transport == RankTransport::Gloo ? open_gloo_communicator(options) : open_tcp_communicator(options);
+}
+
 }  // namespace
 
 // Members are destroyed from the last to the first: the loop ends before what it uses.
 class EngineState {
  public:
   EngineState(Tokenizer tokenizer_, std::optional<ChatTemplate> chat_template_, std::unique_ptr<ModelRunner> model_,
-              KvCache cache_, EngineInfo info_, const StepLoopOptions& loop_options, const EngineOptions& options)
+              RankedModel* ranks_, KvCache cache_, EngineInfo info_, const StepLoopOptions& loop_options,
+              const EngineOptions& options)
       : tokenizer(std::move(tokenizer_)),
         chat_template(std::move(chat_template_)),
         model(std::move(model_)),
+        ranks(ranks_),
         cache(std::move(cache_)),
         info(std::move(info_)),
         memory_limit_bytes(options.memory_limit_bytes),
@@ -127,6 +145,7 @@ class EngineState {
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;
   std::unique_ptr<ModelRunner> model;
+  RankedModel* ranks;  // the same, where ranks share it; else null
   KvCache cache;
   EngineInfo info;
   std::size_t memory_limit_bytes, memory_tier_bytes;
@@ -138,6 +157,11 @@ class EngineState {
 Result<Engine> Engine::open(const EngineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   TIERCEL_RETURN_IF_ERROR(options.validate());
+  if (options.ranks.rank > 0) {
+    return Status::invalid_argument(
+        fmt::format("ranks.rank is {}; the engine is rank 0, and the others are Engine::serve_rank() (tiercel rank)",
+                    options.ranks.rank));
+  }
   // Every thread of the engine is started below, and stays on these cores.
   const auto affinity = CpuAffinity::set(options.cpus);
   if (!affinity.ok()) return affinity.status();
@@ -173,6 +197,23 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                              .max_logit_rows = options.max_batch_sequences + kScoringRows,
                              .block_tokens = options.cache.block_tokens,
                              .profile = options.profile_steps};
+  std::unique_ptr<Communicator> communicator;
+  if (options.ranks.size > 1) {
+    auto shard = shard_model(shape, 0, options.ranks.size);
+    if (!shard.ok()) return shard.status();
+    auto opened = open_communicator(options.ranks);
+    if (!opened.ok()) return opened.status();
+    communicator = *std::move(opened);
+    model_options.shard = *shard;
+    model_options.communicator = communicator.get();
+    RankSettings settings{.timeout_ms = options.ranks.timeout_ms,
+                          .max_batch_tokens = model_options.max_batch_tokens,
+                          .max_logit_rows = model_options.max_logit_rows,
+                          .block_tokens = model_options.block_tokens,
+                          .compute = model_options.compute,
+                          .deterministic = model_options.deterministic};
+    TIERCEL_RETURN_IF_ERROR(share_settings(*communicator, settings));
+  }
   const KvLayout layout = llama_kv_layout(shape, model_options);
   if (options.context_tokens > 0) {
     const std::size_t needed = layout.blocks_for(options.context_tokens) * layout.block_bytes();
@@ -185,10 +226,23 @@ Result<Engine> Engine::open(const EngineOptions& options) {
   }
   auto model = load_llama(std::move(*file), model_options);
   if (!model.ok()) return model.status();
+  RankedModel* ranks = nullptr;
+  if (communicator) {
+    communicator->set_timeout_ms(options.ranks.timeout_ms);
+    auto ranked = std::make_unique<RankedModel>(std::move(communicator), *std::move(model),
+                                                std::max<std::uint64_t>(1, options.ranks.timeout_ms / kSignsInTimeout));
+    ranks = ranked.get();
+    model = std::unique_ptr<ModelRunner>(std::move(ranked));
+  }
   auto cache_options = fit_memory_limit(options, (*model)->memory(), layout);
   if (!cache_options.ok()) return cache_options.status();
   auto cache = KvCache::open(*cache_options, layout, (*model)->fingerprint());
   if (!cache.ok()) return cache.status();
+  if (ranks) {
+    TIERCEL_RETURN_IF_ERROR(ranks->begin(cache->stats().capacity_blocks));
+    cache->observe_copies(
+        [ranks](BlockId from, BlockId to, std::size_t tokens) { ranks->copy_block(from, to, tokens); });
+  }
   std::vector<std::string> tier_names;
   for (const KvTierStats& tier : cache->stats().tiers) tier_names.push_back(tier.name);
   const std::uint32_t context_tokens = options.context_tokens ? options.context_tokens : shape.context_tokens;
@@ -225,8 +279,41 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                                      .max_queued_requests = options.max_queued_requests,
                                      .max_draft_tokens = options.speculation ? options.max_draft_tokens : 0,
                                      .tier_names = std::move(tier_names)};
-  return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model),
+  return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model), ranks,
                                               std::move(*cache), std::move(info), loop_options, options));
+}
+
+Status Engine::serve_rank(const EngineOptions& options) {
+  TIERCEL_RETURN_IF_ERROR(options.validate());
+  const RankOptions& ranks = options.ranks;
+  if (ranks.rank == 0) {
+    return Status::invalid_argument(
+        fmt::format("ranks.rank is 0; give 1 to {}: rank 0 is Engine::open()", std::max(ranks.size, 2u) - 1));
+  }
+  const auto affinity = CpuAffinity::set(options.cpus);
+  if (!affinity.ok()) return affinity.status();
+  auto file = GgufFile::open(options.model);
+  if (!file.ok()) return file.status();
+  const auto config = read_llama_config(*file);
+  if (!config.ok()) return config.status();
+  const auto shard = shard_model(config->shape, ranks.rank, ranks.size);
+  if (!shard.ok()) return shard.status();
+  const auto communicator = open_communicator(ranks);
+  if (!communicator.ok()) return communicator.status();
+  RankSettings settings;
+  TIERCEL_RETURN_IF_ERROR(share_settings(**communicator, settings));
+  const LlamaOptions model_options{.compute = settings.compute,
+                                   .deterministic = settings.deterministic,
+                                   .threads = options.threads ? options.threads : usable_cores(),
+                                   .max_batch_tokens = static_cast<std::size_t>(settings.max_batch_tokens),
+                                   .max_logit_rows = static_cast<std::size_t>(settings.max_logit_rows),
+                                   .block_tokens = settings.block_tokens,
+                                   .communicator = communicator->get(),
+                                   .shard = *shard};
+  const auto model = load_llama(*std::move(file), model_options);
+  if (!model.ok()) return model.status();
+  (*communicator)->set_timeout_ms(settings.timeout_ms);
+  return follow_first_rank(**communicator, **model, llama_kv_layout(config->shape, model_options));
 }
 
 Engine::Engine(std::unique_ptr<EngineState> state) : state_(std::move(state)) {}
@@ -262,6 +349,7 @@ void Engine::close() {
   if (const Status kept = state_->cache.flush(kPatience_ms); !kept.ok()) {
     log().warn("not all cached KV was kept: {}", kept.message());
   }
+  if (state_->ranks) state_->ranks->end();
 }
 
 Status Engine::flush(std::uint64_t timeout_ms) { return state_->cache.flush(timeout_ms); }

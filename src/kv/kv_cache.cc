@@ -142,6 +142,10 @@ void KvCache::report_prefill(std::size_t tokens, std::size_t position, double se
 
 void KvCache::notify_transfers(std::function<void()> notify) { state_->notify_transfers(std::move(notify)); }
 
+void KvCache::observe_copies(std::function<void(BlockId, BlockId, std::size_t)> observe) {
+  state_->observe_copies(std::move(observe));
+}
+
 Status KvCache::flush(std::uint64_t timeout_ms) { return state_->flush(timeout_ms); }
 
 std::byte* KvCache::block(BlockId id) const { return state_->block(id); }

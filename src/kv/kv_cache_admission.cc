@@ -5,6 +5,7 @@
 #include <new>
 #include <utility>
 
+#include "kv/block_copy.h"
 #include "kv/kv_cache_state.h"
 #include "kv/refusal.h"
 
@@ -310,13 +311,8 @@ std::size_t KvCacheState::lookup(std::span<const TokenId> prompt, const AdmitOpt
 
 void KvCacheState::copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens) {
   if (from == to) return;
-  const std::size_t row_bytes = layout_.head_stride() * size_of(layout_.dtype);
-  const std::size_t used_bytes = tokens * layout_.head_dim * size_of(layout_.dtype);
-  const std::byte* source = arena_.block(from);
-  std::byte* target = arena_.block(to);
-  for (std::size_t row = 0; row < std::size_t{2} * layout_.layers * layout_.kv_heads; ++row) {
-    std::memcpy(target + row * row_bytes, source + row * row_bytes, used_bytes);
-  }
+  tiercel::copy_leading_tokens(layout_, arena_.block(from), arena_.block(to), tokens);
+  if (observe_copy_) observe_copy_(from, to, tokens);
 }
 
 void KvCacheState::begin_trace(LeaseState& lease, std::span<const TokenId> prompt, const AdmitOptions& options) const {

@@ -155,6 +155,11 @@ void KvCacheState::notify_transfers(std::function<void()> notify) {
   notify_.swap(notify);
 }
 
+void KvCacheState::observe_copies(std::function<void(BlockId, BlockId, std::size_t)> observe) {
+  const std::lock_guard lock(mutex_);
+  observe_copy_ = std::move(observe);
+}
+
 void KvCacheState::on_transferred() {
   const std::lock_guard lock(notify_mutex_);
   if (notify_) notify_();

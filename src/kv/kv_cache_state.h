@@ -150,6 +150,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   Status flush(std::uint64_t timeout_ms);
   void report_prefill(std::size_t tokens, std::size_t position, double seconds);
   void notify_transfers(std::function<void()> notify);
+  void observe_copies(std::function<void(BlockId, BlockId, std::size_t)> observe);
   KvCacheStats stats();
   KvRoom room();
   bool prefault();
@@ -324,6 +325,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t useful_blocks_ = 0;  // of the loaded ones
   std::uint64_t wasted_blocks_ = 0;
   std::vector<std::uint64_t> tier_hits_;  // tokens, by tier
+  std::function<void(BlockId, BlockId, std::size_t)> observe_copy_;  // empty: nobody asks
   std::vector<Demotion> demotions_;
   std::size_t demoting_blocks_ = 0;  // that they hold
 

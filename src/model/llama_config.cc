@@ -51,6 +51,15 @@ class Reader {
 
 }  // namespace
 
+LlamaConfig LlamaConfig::part(const ModelShard& shard) const {
+  LlamaConfig part = *this;
+  if (shard.size == 1) return part;
+  part.shape.heads = shard.heads.count;
+  part.shape.kv_heads = shard.kv_heads.count;
+  part.shape.feed_forward = shard.feed_forward.count;
+  return part;
+}
+
 Result<LlamaConfig> read_llama_config(const GgufFile& file) {
   auto architecture = file.get_string("general.architecture");
   if (!architecture.ok()) return architecture.status();

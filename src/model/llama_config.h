@@ -5,6 +5,7 @@
 
 #include "gguf/gguf_file.h"
 #include "model/model_runner.h"
+#include "model/model_shard.h"
 #include "tiercel/status.h"
 
 namespace tiercel {
@@ -19,6 +20,8 @@ struct LlamaConfig {
   std::size_t query_width() const { return std::size_t{shape.heads} * shape.head_dim; }
   std::size_t kv_width() const { return std::size_t{shape.kv_heads} * shape.head_dim; }
   std::size_t group() const { return shape.heads / shape.kv_heads; }
+  // What a rank computes: its heads and its part of the feed-forward layers, everything else as it is.
+  LlamaConfig part(const ModelShard& shard) const;
 };
 
 // InvalidArgument naming the key, its value and what is supported.

@@ -29,6 +29,7 @@
 #include "model/llama_config.h"
 #include "model/llama_weights.h"
 #include "model/machine_speed.h"
+#include "ranks/communicator.h"
 
 namespace tiercel {
 namespace {
@@ -41,8 +42,17 @@ constexpr std::size_t kRowGrain = 8;
 // Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
 constexpr std::uint32_t kArithmeticVersion = 4;
 
-Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout,
-                           const LlamaOptions& options) {
+KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
+  return {.layers = shape.layers,
+          .kv_heads = shape.kv_heads,
+          .head_dim = shape.head_dim,
+          .block_tokens = options.block_tokens,
+          .dtype = options.compute == Compute::Precise ? DType::F32 : DType::BF16};
+}
+
+// Of the whole model as these options compute it: what all ranks have alike.
+Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const LlamaOptions& options) {
+  const KvLayout layout = whole_layout(config.shape, options);
   XXH3_state_t state;
   XXH3_128bits_reset(&state);
   const auto add = [&](const void* data, std::size_t size) { XXH3_128bits_update(&state, data, size); };
@@ -69,6 +79,15 @@ Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, cons
   return {{hash.low64, hash.high64}};
 }
 
+// KV of one rank is that of other heads, and of sums added up otherwise, than that of another rank or of one alone.
+Fingerprint fingerprint_of(const Fingerprint& whole, const ModelShard& shard) {
+  if (shard.size == 1) return whole;
+  const std::uint64_t parts[] = {whole.words[0],       whole.words[1],       shard.size,        shard.rank,
+                                 shard.kv_heads.first, shard.kv_heads.count, shard.heads.first, shard.heads.count};
+  const XXH128_hash_t hash = XXH3_128bits(parts, sizeof parts);
+  return {{hash.low64, hash.high64}};
+}
+
 // Our team's threads each call LibTorch for a part of the work. Its thread count is a setting of the calling thread.
 void use_one_libtorch_thread() { at::set_num_threads(1); }
 
@@ -86,17 +105,19 @@ LinearPlan deterministic_plan(const Linear& layer) {
 
 class LlamaModel final : public ModelRunner {
  public:
-  LlamaModel(GgufFile file, LlamaConfig config, LlamaWeights weights, const LlamaOptions& options)
+  LlamaModel(GgufFile file, const LlamaConfig& config, LlamaWeights weights, const LlamaOptions& options)
       : file_(std::move(file)),
-        config_(std::move(config)),
+        shape_(config.shape),
+        config_(config.part(options.shard)),
         weights_(std::move(weights)),
         options_(options),
-        layout_(llama_kv_layout(config_.shape, options)),
+        layout_(llama_kv_layout(config.shape, options)),
         bf16_attention_(layout_.dtype == DType::BF16 && kernels::has_bf16_products()),
         attention_(bf16_attention_ ? kernels::kBf16Attention : kernels::kAttention, layout_, config_.group(),
                    options.threads),
         team_(options.threads, use_one_libtorch_thread) {
-    fingerprint_ = fingerprint_of(file_, config_, layout_, options_);
+    whole_fingerprint_ = fingerprint_of(file_, config, options_);
+    fingerprint_ = fingerprint_of(whole_fingerprint_, options_.shard);
     choose_kernels();
     allocate_workspace();
     if (options_.profile) {
@@ -105,7 +126,7 @@ class LlamaModel final : public ModelRunner {
     }
   }
 
-  const ModelShape& shape() const override { return config_.shape; }
+  const ModelShape& shape() const override { return shape_; }
   const Fingerprint& fingerprint() const override { return fingerprint_; }
   ModelMemory memory() const override { return memory_; }
   std::vector<std::pair<std::string, std::string>> kernels() const override { return kernel_names_; }
@@ -113,8 +134,16 @@ class LlamaModel final : public ModelRunner {
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
   StepProfile* profile() override { return profile_.get(); }
   double workers_cpu_s() override { return team_.workers_cpu_s(); }
+  // Waits for the other ranks. InvalidArgument where they compute something else.
+  Status agree_with_ranks() const;
 
  private:
+  bool has_ranks() const { return options_.shard.size > 1; }
+  bool is_first_rank() const { return options_.shard.rank == 0; }
+  // delta, of which each rank has a part, becomes the sum of all.
+  Status add_up_ranks();
+  // What ranks have of the logits comes together at rank 0.
+  Status gather_logits(std::size_t rows);
   void choose_kernels();
   void allocate_workspace();
   float* allocate(std::size_t floats);
@@ -133,7 +162,8 @@ class LlamaModel final : public ModelRunner {
   double rows_bound_s(std::size_t floats_each) const;  // that are read or written for each row
 
   GgufFile file_;
-  LlamaConfig config_;
+  ModelShape shape_;    // of the whole model
+  LlamaConfig config_;  // of this rank
   LlamaWeights weights_;
   PageMemory groups_memory_;  // of the weights, packed
   LlamaOptions options_;
@@ -141,7 +171,7 @@ class LlamaModel final : public ModelRunner {
   bool bf16_attention_;
   kernels::AttentionPlan attention_;  // of the current step
   ThreadTeam team_;
-  Fingerprint fingerprint_;
+  Fingerprint whole_fingerprint_, fingerprint_;
   ModelMemory memory_;
   std::vector<std::pair<std::string, std::string>> kernel_names_;
 
@@ -155,8 +185,10 @@ class LlamaModel final : public ModelRunner {
   float* gate_up_;   // [rows][gate, up]
   float* active_;    // [rows][feed_forward]
   float* angles_;    // [rows][pairs][cos, sin]
-  float* logits_;    // [max_logit_rows][vocabulary]
+  float* logits_;    // [max_logit_rows][vocabulary], of rank 0
+  float* head_;      // [max_logit_rows][this rank's part of the vocabulary]; alone: logits
   RoundedRows rounded_;
+  std::vector<float> head_rows_;  // of another rank
 
   std::optional<MachineSpeed> speed_;  // where there is a profile
   std::unique_ptr<StepProfile> profile_;
@@ -199,6 +231,7 @@ void LlamaModel::choose_kernels() {
         kind, plan.describe(linears.front()->weights_type(), group_products(linears.front()->rounding())));
     log().info("linear {}: {}", kind, kernel_names_.back().second);
   });
+  weights_.copies.clear();  // nobody unpacks a layer after this
   for (const GgufTensor& tensor : file_.tensors()) memory_.mapped_bytes += tensor.data.size();
 }
 
@@ -219,7 +252,8 @@ void LlamaModel::allocate_workspace() {
   gate_up_ = allocate(rows * 2 * shape.feed_forward);
   active_ = allocate(rows * shape.feed_forward);
   angles_ = allocate(rows * 2 * config_.rope_frequencies.size());
-  logits_ = allocate(options_.max_logit_rows * shape.vocabulary);
+  logits_ = allocate(is_first_rank() ? options_.max_logit_rows * shape.vocabulary : 0);
+  head_ = has_ranks() ? allocate(options_.max_logit_rows * options_.shard.vocabulary.count) : logits_;
   attention_.set_workspace(allocate(attention_.workspace_floats()));
 }
 
@@ -353,6 +387,49 @@ double LlamaModel::rows_bound_s(std::size_t floats_each) const {
   return profile_ ? speed_->least_s(static_cast<double>(rows_ * floats_each * sizeof(float))) : 0;
 }
 
+Status LlamaModel::agree_with_ranks() const {
+  if (!has_ranks()) return {};
+  std::vector<Fingerprint> all(options_.shard.size);
+  TIERCEL_RETURN_IF_ERROR(options_.communicator->all_gather(&whole_fingerprint_, sizeof(Fingerprint), all.data()));
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    if (all[rank] == all.front()) continue;
+    return Status::invalid_argument(fmt::format(
+        "ranks 0 and {} would compute different models; give all the same file, the same tiercel, and processors that "
+        "multiply alike (tiercel info)",
+        rank));
+  }
+  return {};
+}
+
+Status LlamaModel::add_up_ranks() {
+  if (!has_ranks()) return {};
+  const PartTimer timer(profile_.get(), StepPart::Exchange);
+  return options_.communicator->all_reduce_sum(delta_, rows_ * config_.shape.hidden, Element::F32);
+}
+
+Status LlamaModel::gather_logits(std::size_t rows) {
+  if (!has_ranks() || rows == 0) return {};
+  const PartTimer timer(profile_.get(), StepPart::Exchange);
+  const std::size_t vocabulary = shape_.vocabulary;
+  if (!is_first_rank()) {
+    return options_.communicator->send(head_, rows * options_.shard.vocabulary.count * sizeof(float), 0);
+  }
+  for (std::uint32_t rank = 0; rank < options_.shard.size; ++rank) {
+    const auto shard = shard_model(shape_, rank, options_.shard.size);
+    if (!shard.ok()) return shard.status();
+    const auto [first, count] = shard->vocabulary;
+    if (rank > 0) {
+      head_rows_.resize(std::max(head_rows_.size(), rows * count));
+      TIERCEL_RETURN_IF_ERROR(options_.communicator->receive(head_rows_.data(), rows * count * sizeof(float), rank));
+    }
+    const float* part = rank == 0 ? head_ : head_rows_.data();
+    for (std::size_t row = 0; row < rows; ++row) {
+      std::copy_n(part + row * count, count, logits_ + row * vocabulary + first);
+    }
+  }
+  return {};
+}
+
 Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks, std::byte* arena) try {
   const c10::InferenceMode no_gradients;
   if (step_thread_ != std::this_thread::get_id()) {
@@ -369,10 +446,12 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     rotate_and_append(chunks, arena, i);
     attend(i);
     linear(StepPart::AttentionOutput, layer.attention_output, attended_, delta_);
+    TIERCEL_RETURN_IF_ERROR(add_up_ranks());
     norm(delta_, layer.feed_forward_norm);
     linear(StepPart::GateUp, layer.gate_up, h_, gate_up_);
     activate();
     linear(StepPart::Down, layer.down, active_, delta_);
+    TIERCEL_RETURN_IF_ERROR(add_up_ranks());
     residual = delta_;
   }
 
@@ -394,9 +473,10 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
   const bool exact = options_.deterministic || std::ranges::all_of(chunks, [](const SequenceChunk& chunk) {
                        return chunk.logits == Logits::None || chunk.arithmetic == Arithmetic::Decode;
                      });
-  if (wanted > 0 && exact) weights_.head.forward_decode(team_, h_, wanted, logits_, rounded_);
-  if (wanted > 0 && !exact) weights_.head.forward(team_, h_, wanted, logits_, rounded_);
-  return std::span<float>(logits_, wanted * vocabulary);
+  if (wanted > 0 && exact) weights_.head.forward_decode(team_, h_, wanted, head_, rounded_);
+  if (wanted > 0 && !exact) weights_.head.forward(team_, h_, wanted, head_, rounded_);
+  TIERCEL_RETURN_IF_ERROR(gather_logits(wanted));
+  return std::span<float>(logits_, is_first_rank() ? wanted * vocabulary : 0);
 } catch (const std::exception& error) {
   return Status::internal(fmt::format("the model's step failed: {}", error.what()));
 }
@@ -404,11 +484,9 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
 }  // namespace
 
 KvLayout llama_kv_layout(const ModelShape& shape, const LlamaOptions& options) {
-  return {.layers = shape.layers,
-          .kv_heads = shape.kv_heads,
-          .head_dim = shape.head_dim,
-          .block_tokens = options.block_tokens,
-          .dtype = options.compute == Compute::Precise ? DType::F32 : DType::BF16};
+  KvLayout layout = whole_layout(shape, options);
+  if (options.shard.size > 1) layout.kv_heads = options.shard.kv_heads.count;
+  return layout;
 }
 
 Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOptions& options) {
@@ -418,10 +496,11 @@ Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOption
     use_one_libtorch_thread();
     auto config = read_llama_config(file);
     if (!config.ok()) return config.status();
-    auto weights = read_llama_weights(file, *config, options.compute);
+    auto weights = read_llama_weights(file, *config, options.shard, options.compute);
     if (!weights.ok()) return weights.status();
-    return std::unique_ptr<ModelRunner>(
-        std::make_unique<LlamaModel>(std::move(file), std::move(*config), std::move(*weights), options));
+    auto model = std::make_unique<LlamaModel>(std::move(file), *config, std::move(*weights), options);
+    TIERCEL_RETURN_IF_ERROR(model->agree_with_ranks());
+    return std::unique_ptr<ModelRunner>(std::move(model));
   } catch (const std::exception& error) {
     return Status::unavailable(fmt::format("{}: the model could not be loaded: {}", path, error.what()));
   }

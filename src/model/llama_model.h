@@ -8,9 +8,12 @@
 
 #include "gguf/gguf_file.h"
 #include "model/model_runner.h"
+#include "model/model_shard.h"
 #include "tiercel/options.h"
 
 namespace tiercel {
+
+class Communicator;  // ranks/communicator.h
 
 struct LlamaOptions {
   Compute compute = Compute::Fast;
@@ -20,13 +23,18 @@ struct LlamaOptions {
   std::size_t max_logit_rows = 128;
   std::uint32_t block_tokens = 32;
   bool profile = false;
+  // The ranks that share the model, and what this one has of it; null: alone. It outlives the model. They all have the
+  // same options and call step() with the same chunks; logits are rank 0's, and nobody else's.
+  Communicator* communicator = nullptr;
+  ModelShard shard = {};
 };
 
-// KV layout of the model in `file` under these options.
+// KV layout of a model of this shape under these options, of this rank.
 KvLayout llama_kv_layout(const ModelShape& shape, const LlamaOptions& options);
 
 // Takes the file over; its mapping serves as weights. Measures and packs. InvalidArgument: a tensor is missing, has
-// another shape, or is none that this architecture knows.
+// another shape, or is none that this architecture knows; or the ranks have different models, options or processors.
+// With ranks it waits for all of them, and returns the communicator's Status where one fails.
 Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOptions& options);
 
 }  // namespace tiercel

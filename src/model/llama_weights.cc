@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "gguf/dequantize.h"
+#include "gguf/tensor_slice.h"
 
 namespace tiercel {
 namespace {
@@ -74,22 +75,37 @@ Roundings roundings_of(Compute compute) {
 
 }  // namespace
 
-Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig& config, Compute compute) {
+Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig& config, const ModelShard& shard,
+                                        Compute compute) {
   const ModelShape& shape = config.shape;
   const std::uint64_t hidden = shape.hidden, ff = shape.feed_forward;
   const Roundings rounding = roundings_of(compute);
 
   TensorReader read(file);
   LlamaWeights weights;
+  // Rows of outputs, columns of inputs; heads are `head_dim` of either.
+  const auto scaled = [](ModelShard::Range range, std::uint32_t size) {
+    return ModelShard::Range{.first = range.first * size, .count = range.count * size};
+  };
+  const ModelShard::Range queries = scaled(shard.heads, shape.head_dim), keys = scaled(shard.kv_heads, shape.head_dim);
+  const auto rows = [&](const GgufTensor& matrix, ModelShard::Range range) {
+    return shard.size == 1 || matrix.data.empty() ? matrix : slice_rows(matrix, range.first, range.count);
+  };
+  const auto columns = [&](const GgufTensor& matrix, ModelShard::Range range) {
+    return shard.size == 1 || matrix.data.empty()
+               ? matrix
+               : slice_columns(matrix, range.first, range.count, weights.copies.emplace_back());
+  };
   weights.embedding = read.matrix("token_embd.weight", hidden, shape.vocabulary);
   for (std::uint32_t i = 0; i < shape.layers; ++i) {
     const auto name = [&](std::string_view part) { return fmt::format("blk.{}.{}.weight", i, part); };
-    const GgufTensor qkv[] = {read.matrix(name("attn_q"), hidden, config.query_width()),
-                              read.matrix(name("attn_k"), hidden, config.kv_width()),
-                              read.matrix(name("attn_v"), hidden, config.kv_width())};
-    const GgufTensor output[] = {read.matrix(name("attn_output"), config.query_width(), hidden)};
-    const GgufTensor gate_up[] = {read.matrix(name("ffn_gate"), hidden, ff), read.matrix(name("ffn_up"), hidden, ff)};
-    const GgufTensor down[] = {read.matrix(name("ffn_down"), ff, hidden)};
+    const GgufTensor qkv[] = {rows(read.matrix(name("attn_q"), hidden, config.query_width()), queries),
+                              rows(read.matrix(name("attn_k"), hidden, config.kv_width()), keys),
+                              rows(read.matrix(name("attn_v"), hidden, config.kv_width()), keys)};
+    const GgufTensor output[] = {columns(read.matrix(name("attn_output"), config.query_width(), hidden), queries)};
+    const GgufTensor gate_up[] = {rows(read.matrix(name("ffn_gate"), hidden, ff), shard.feed_forward),
+                                  rows(read.matrix(name("ffn_up"), hidden, ff), shard.feed_forward)};
+    const GgufTensor down[] = {columns(read.matrix(name("ffn_down"), ff, hidden), shard.feed_forward)};
     weights.layers.push_back({.attention_norm = read.vector(name("attn_norm"), hidden),
                               .qkv = Linear(qkv, rounding.qkv),
                               .attention_output = Linear(output, rounding.attention_output),
@@ -99,7 +115,8 @@ Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig&
   }
   weights.output_norm = read.vector("output_norm.weight", hidden);
   const bool tied = !file.find_tensor("output.weight");
-  const GgufTensor head[] = {tied ? weights.embedding : read.matrix("output.weight", hidden, shape.vocabulary)};
+  const GgufTensor head[] = {
+      rows(tied ? weights.embedding : read.matrix("output.weight", hidden, shape.vocabulary), shard.vocabulary)};
   weights.head = Linear(head, rounding.head);
   read.ignore("rope_freqs.weight");  // part of the configuration
   TIERCEL_RETURN_IF_ERROR(read.finish());

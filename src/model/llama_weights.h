@@ -11,6 +11,7 @@
 
 namespace tiercel {
 
+// Of a rank's heads and feed-forward rows. What it adds to the residual stream is a part: that of all ranks is the sum.
 struct LlamaLayer {
   std::vector<float> attention_norm;     // [hidden]
   Linear qkv;                            // hidden -> query heads, key heads, value heads
@@ -25,6 +26,7 @@ struct LlamaWeights {
   std::vector<LlamaLayer> layers;
   std::vector<float> output_norm;  // [hidden]
   Linear head;                     // hidden -> vocabulary; float32 results in every mode, since logits decide
+  std::vector<std::vector<std::byte>> copies;  // of columns, until the layers are packed
 
   // Calls f(kind, layers of that kind) for each kind of linear layer.
   template <class Function>
@@ -42,8 +44,10 @@ struct LlamaWeights {
   }
 };
 
-// Views into `file`, nothing packed. InvalidArgument: a tensor is missing, has another shape, or is none that this
-// architecture has (using the rest would compute another model).
-Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig& config, Compute compute);
+// What `shard` has, as views into `file` (of columns: copies), nothing packed. `config` is that of the whole model.
+// InvalidArgument: a tensor is missing, has another shape, or is none that this architecture has (using the rest would
+// compute another model).
+Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig& config, const ModelShard& shard,
+                                        Compute compute);
 
 }  // namespace tiercel

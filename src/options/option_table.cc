@@ -63,6 +63,19 @@ const OptionField kFields[] = {
     {"profile_steps", "--profile-steps", "", "Statistics say where the time of steps goes", kYesOrNo,
      TIERCEL_MEMBER(bool, profile_steps)},
 
+    {"ranks.size", "--ranks", "N", "Processes that share the model", "1 to 1024",
+     TIERCEL_MEMBER(std::uint32_t, ranks.size), within<1, 1024>},
+    {"ranks.rank", "--rank", "N", "Which of them this is", "a whole number below ranks.size",
+     TIERCEL_MEMBER(std::uint32_t, ranks.rank), within<0, 1023>},
+    {"ranks.address", "--rank-address", "HOST:PORT", "Where rank 0 listens for the others", "host:port of rank 0",
+     TIERCEL_MEMBER(std::string, ranks.address)},
+    {"ranks.transport", "--rank-transport", "NAME", "How they speak to each other: tcp or gloo", "tcp or gloo",
+     TIERCEL_MEMBER(RankTransport, ranks.transport)},
+    {"ranks.timeout_ms", "--rank-timeout-ms", "MS", "Longest that they wait for each other", "at least 1",
+     TIERCEL_MEMBER(std::uint64_t, ranks.timeout_ms), at_least_one},
+    {"ranks.open_timeout_ms", "--rank-open-timeout-ms", "MS", "The same until all are there and loaded", "at least 1",
+     TIERCEL_MEMBER(std::uint64_t, ranks.open_timeout_ms), at_least_one},
+
     {"cache.capacity_bytes", "--cache-bytes", "SIZE", "Memory for KV", "a size such as 2GiB, at least one block",
      TIERCEL_MEMBER(std::size_t, cache.capacity_bytes), at_least_one},
     {"cache.prefault_bytes", "--prefault", "SIZE", "Memory for KV made ready ahead of its use, while idle", kSize,
@@ -107,6 +120,7 @@ constexpr Named<Codec> kCodecNames[] = {
     {"raw", Codec::Raw}, {"lossless", Codec::Lossless}, {"int8", Codec::Int8}, {"int4", Codec::Int4}};
 constexpr Named<WritePolicy> kWritePolicyNames[] = {
     {"every", WritePolicy::EveryBlock}, {"twice", WritePolicy::SeenTwice}, {"evicted", WritePolicy::WhenEvicted}};
+constexpr Named<RankTransport> kTransportNames[] = {{"tcp", RankTransport::Tcp}, {"gloo", RankTransport::Gloo}};
 constexpr Named<bool> kBoolNames[] = {{"true", true}, {"false", false}, {"1", true}, {"0", false}};
 constexpr Named<EvictionPolicyFactory (*)()> kPolicyNames[] = {{"adaptive", adaptive}, {"lru", lru}, {"lfu", lfu}};
 
@@ -166,6 +180,11 @@ bool parse(std::string_view text, bool, WritePolicy& value) {
   return parsed ? value = *parsed, true : false;
 }
 
+bool parse(std::string_view text, bool, RankTransport& value) {
+  const auto parsed = value_of(kTransportNames, text);
+  return parsed ? value = *parsed, true : false;
+}
+
 bool parse(std::string_view text, bool, EvictionPolicyFactory& value) {
   const auto parsed = value_of(kPolicyNames, text);
   return parsed ? value = (*parsed)(), true : false;
@@ -200,6 +219,7 @@ std::optional<std::string> format(bool, bool value) { return value ? "true" : "f
 std::optional<std::string> format(bool, Compute value) { return name_of(kComputeNames, value); }
 std::optional<std::string> format(bool, Codec value) { return name_of(kCodecNames, value); }
 std::optional<std::string> format(bool, WritePolicy value) { return name_of(kWritePolicyNames, value); }
+std::optional<std::string> format(bool, RankTransport value) { return name_of(kTransportNames, value); }
 std::optional<std::string> format(bool, const std::vector<std::uint32_t>& values) {
   return fmt::format("{}", fmt::join(values, ","));
 }

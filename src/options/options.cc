@@ -11,6 +11,27 @@ constexpr std::string_view kCachePrefix = "cache.";
 
 bool is_lossy(Codec codec) { return codec == Codec::Int8 || codec == Codec::Int4; }
 
+Status check_ranks(const EngineOptions& options) {
+  const RankOptions& ranks = options.ranks;
+  if (ranks.rank >= ranks.size) {
+    return Status::invalid_argument(
+        fmt::format("ranks.rank is {}; give 0 to {}, since ranks.size is {}", ranks.rank, ranks.size - 1, ranks.size));
+  }
+  if (ranks.size == 1) return {};
+  if (ranks.address.empty()) {
+    return Status::invalid_argument(
+        fmt::format("ranks.address is empty; give host:port of rank 0, since ranks.size is {}", ranks.size));
+  }
+  const KvCacheOptions& cache = options.cache;
+  const std::string_view tier = !cache.disk_dir.empty()       ? "cache.disk_dir"
+                                : cache.memory_tier_bytes > 0 ? "cache.memory_tier_bytes"
+                                : !cache.tiers.empty()        ? "cache.tiers"
+                                                              : "";
+  if (tier.empty()) return {};
+  return Status::invalid_argument(
+      fmt::format("{} is given, and ranks.size is {}; give one of them: ranks have no tiers yet", tier, ranks.size));
+}
+
 }  // namespace
 
 Status KvCacheOptions::validate() const {
@@ -31,6 +52,7 @@ Status EngineOptions::validate() const {
         fmt::format("max_batch_tokens is {}; give at least max_batch_sequences, which is {}", max_batch_tokens,
                     max_batch_sequences));
   }
+  TIERCEL_RETURN_IF_ERROR(check_ranks(*this));
   const bool lossy_memory = cache.memory_tier_bytes > 0 && is_lossy(cache.memory_tier_codec);
   const bool lossy_disk = !cache.disk_dir.empty() && is_lossy(cache.disk_codec);
   if (deterministic && (lossy_memory || lossy_disk)) {

@@ -23,8 +23,9 @@ LAYERS = {
     "src/gguf": [PUBLIC, "src/base"],
     "src/text": [PUBLIC, "src/base", "src/gguf"],
     "src/device": [PUBLIC, "src/base"],
-    "src/model": [PUBLIC, "src/base", "src/kv", "src/gguf", "kernels"],
-    "src/engine": [PUBLIC, "src/base", "src/kv", "src/gguf", "src/text", "src/device", "src/model", "kernels"],
+    "src/ranks": [PUBLIC],
+    "src/model": [PUBLIC, "src/base", "src/kv", "src/gguf", "src/ranks", "kernels"],
+    "src/engine": [PUBLIC, "src/base", "src/kv", "src/gguf", "src/text", "src/device", "src/ranks", "src/model", "kernels"],
     "src/replay": [PUBLIC, "src/base", "src/kv"],
     "src/cli": [PUBLIC, "src/base", "src/options", "src/device", "src/replay"],
     "tests/cuemu": [PUBLIC, "src/gguf"],  # CUDA's headers are its own
@@ -42,6 +43,7 @@ LIBRARIES = {
     "src/gguf": ["fmt/"],
     "src/text": ["fmt/", "pcre2.h", "nlohmann/"],
     "src/device": ["cuda_runtime_api.h"],
+    "src/ranks": ["fmt/", "gloo/"],
     "src/model": ["fmt/", "spdlog/", "xxhash.h", "ATen/", "c10/", "torch/"],
     "src/engine": ["fmt/", "spdlog/"],
     "src/replay": ["fmt/", "nlohmann/"],
@@ -51,11 +53,11 @@ LIBRARIES = {
 }
 
 # Headers of the C library and the operating system; not for the public headers.
-SYSTEM = {"cpuid.h", "dirent.h", "fcntl.h", "immintrin.h", "malloc.h", "poll.h", "pthread.h", "sched.h", "signal.h", "spawn.h", "ucontext.h",
+SYSTEM = {"cpuid.h", "dirent.h", "dlfcn.h", "fcntl.h", "immintrin.h", "malloc.h", "netdb.h", "poll.h", "pthread.h", "sched.h", "signal.h", "spawn.h", "ucontext.h",
           "unistd.h"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
-FOREIGN = re.compile(r"\b(?:fmt|spdlog|at|c10|torch|hwy|nlohmann|toml|CLI|testing)::|\b(?:XXH|PCRE2_|cuda)[A-Za-z0-9_]+")
+FOREIGN = re.compile(r"\b(?:fmt|spdlog|at|c10|torch|gloo|hwy|nlohmann|toml|CLI|testing)::|\b(?:XXH|PCRE2_|cuda)[A-Za-z0-9_]+")
 
 
 def is_standard(name):

@@ -61,6 +61,17 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.max_draft_tokens = 0; }, "max_draft_tokens", "0", "1 to 64"},
       {[](EngineOptions& o) { o.max_draft_tokens = 65; }, "max_draft_tokens", "65", "1 to 64"},
       {[](EngineOptions& o) { o.max_queued_requests = 0; }, "max_queued_requests", "0", "at least 1"},
+      {[](EngineOptions& o) { o.ranks.size = 0; }, "ranks.size", "0", "1 to 1024"},
+      {[](EngineOptions& o) { o.ranks.rank = 1; }, "ranks.rank", "1", "0 to 0"},
+      {[](EngineOptions& o) { o.ranks.size = 2; }, "ranks.address", "empty", "host:port"},
+      {[](EngineOptions& o) { o.ranks.timeout_ms = 0; }, "ranks.timeout_ms", "0", "at least 1"},
+      {[](EngineOptions& o) { o.ranks.transport = static_cast<RankTransport>(9); }, "ranks.transport", "9",
+       "tcp or gloo"},
+      {[](EngineOptions& o) {
+         o.ranks = {.size = 2, .address = "host:1"};
+         o.cache.disk_dir = "kv";
+       },
+       "cache.disk_dir", "given", "no tiers"},
   };
   for (const Broken& row : rows) {
     EngineOptions options = usable();
@@ -86,6 +97,7 @@ TEST(Options, TheEndsOfEveryRangeAreAllowed) {
       [](EngineOptions& o) { o.max_batch_tokens = 65536; },
       [](EngineOptions& o) { o.max_queued_requests = 1; },
       [](EngineOptions& o) { o.context_tokens = 1; },
+      [](EngineOptions& o) { o.ranks = {.size = 1024, .rank = 1023, .address = "host:1"}; },
   };
   for (const auto& change : edges) {
     EngineOptions options = usable();

@@ -1,0 +1,139 @@
+#include "engine/rank_messages.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <type_traits>
+
+namespace tiercel {
+namespace {
+
+// What a small message, such as a step of a few tokens, fits in as a whole: one broadcast instead of two.
+constexpr std::size_t kFirstBytes = 1024;
+
+struct Head {
+  RankMessage message;
+  std::uint32_t bytes;
+};
+constexpr std::size_t kBytesInFirst = kFirstBytes - sizeof(Head);
+
+// A chunk without its tokens and blocks, which follow all chunks in one run each.
+struct ChunkHead {
+  std::uint64_t first_position;
+  std::uint32_t tokens, blocks;
+  Logits logits;
+  Arithmetic arithmetic;
+};
+
+template <class Value>
+void append(std::vector<std::byte>& bytes, const Value* values, std::size_t count) {
+  static_assert(std::is_trivially_copyable_v<Value>);
+  const std::size_t end = bytes.size();
+  bytes.resize(end + count * sizeof(Value));
+  if (count > 0) std::memcpy(bytes.data() + end, values, count * sizeof(Value));
+}
+
+class Reader {
+ public:
+  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+
+  // False: there are not so many.
+  template <class Value>
+  bool read(std::vector<Value>& values, std::size_t count) {
+    if (count > bytes_.size() / sizeof(Value)) return false;
+    values.resize(count);
+    if (count > 0) std::memcpy(values.data(), bytes_.data(), count * sizeof(Value));
+    bytes_ = bytes_.subspan(count * sizeof(Value));
+    return true;
+  }
+  bool at_end() const { return bytes_.empty(); }
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace
+
+Status share_settings(Communicator& communicator, RankSettings& settings) {
+  return communicator.broadcast(&settings, sizeof settings, 0);
+}
+
+void write_step(std::span<const BlockCopy> copies, std::span<const SequenceChunk> chunks,
+                std::vector<std::byte>& bytes) {
+  bytes.clear();
+  const std::uint32_t counts[] = {static_cast<std::uint32_t>(copies.size()), static_cast<std::uint32_t>(chunks.size())};
+  append(bytes, counts, std::size(counts));
+  append(bytes, copies.data(), copies.size());
+  for (const SequenceChunk& chunk : chunks) {
+    const ChunkHead head{.first_position = chunk.first_position,
+                         .tokens = static_cast<std::uint32_t>(chunk.tokens.size()),
+                         .blocks = static_cast<std::uint32_t>(chunk.block_table.size()),
+                         .logits = chunk.logits,
+                         .arithmetic = chunk.arithmetic};
+    append(bytes, &head, 1);
+  }
+  for (const SequenceChunk& chunk : chunks) append(bytes, chunk.tokens.data(), chunk.tokens.size());
+  for (const SequenceChunk& chunk : chunks) append(bytes, chunk.block_table.data(), chunk.block_table.size());
+}
+
+Status read_step(std::span<const std::byte> bytes, std::size_t blocks, std::size_t vocabulary, RankStep& step) {
+  const auto no_step = [] { return Status::internal("what rank 0 sent is no step"); };
+  Reader reader(bytes);
+  std::vector<std::uint32_t> counts;
+  std::vector<ChunkHead> heads;
+  if (!reader.read(counts, 2) || !reader.read(step.copies, counts[0]) || !reader.read(heads, counts[1])) {
+    return no_step();
+  }
+  std::size_t tokens = 0, table_blocks = 0;
+  for (const ChunkHead& head : heads) tokens += head.tokens, table_blocks += head.blocks;
+  if (!reader.read(step.tokens, tokens) || !reader.read(step.blocks, table_blocks) || !reader.at_end()) {
+    return no_step();
+  }
+  const auto is_block = [&](BlockId block) { return block < blocks; };
+  const bool fits =
+      std::ranges::all_of(step.tokens,
+                          [&](TokenId token) { return token >= 0 && static_cast<std::size_t>(token) < vocabulary; }) &&
+      std::ranges::all_of(step.blocks, is_block) &&
+      std::ranges::all_of(step.copies, [&](const BlockCopy& copy) { return is_block(copy.from) && is_block(copy.to); });
+  if (!fits) return no_step();
+  step.chunks.clear();
+  const TokenId* next_token = step.tokens.data();
+  const BlockId* next_block = step.blocks.data();
+  for (const ChunkHead& head : heads) {
+    step.chunks.push_back({.tokens = {next_token, head.tokens},
+                           .first_position = static_cast<std::size_t>(head.first_position),
+                           .block_table = {next_block, head.blocks},
+                           .logits = head.logits,
+                           .arithmetic = head.arithmetic});
+    next_token += head.tokens;
+    next_block += head.blocks;
+  }
+  return {};
+}
+
+Status send_message(Communicator& communicator, RankMessage message, std::span<const std::byte> bytes) {
+  std::array<std::byte, kFirstBytes> first = {};
+  const Head head{.message = message, .bytes = static_cast<std::uint32_t>(bytes.size())};
+  std::memcpy(first.data(), &head, sizeof head);
+  const std::size_t in_first = std::min(bytes.size(), kBytesInFirst);
+  if (in_first > 0) std::memcpy(first.data() + sizeof head, bytes.data(), in_first);
+  TIERCEL_RETURN_IF_ERROR(communicator.broadcast(first.data(), first.size(), 0));
+  const std::span<const std::byte> rest = bytes.subspan(in_first);
+  return rest.empty() ? Status() : communicator.broadcast(const_cast<std::byte*>(rest.data()), rest.size(), 0);
+}
+
+Result<ReceivedMessage> receive_message(Communicator& communicator, std::vector<std::byte>& storage) {
+  std::array<std::byte, kFirstBytes> first;
+  TIERCEL_RETURN_IF_ERROR(communicator.broadcast(first.data(), first.size(), 0));
+  Head head;
+  std::memcpy(&head, first.data(), sizeof head);
+  storage.resize(head.bytes);
+  const std::size_t in_first = std::min<std::size_t>(head.bytes, kBytesInFirst);
+  if (in_first > 0) std::memcpy(storage.data(), first.data() + sizeof head, in_first);
+  if (head.bytes > in_first) {
+    TIERCEL_RETURN_IF_ERROR(communicator.broadcast(storage.data() + in_first, head.bytes - in_first, 0));
+  }
+  return ReceivedMessage{head.message, storage};
+}
+
+}  // namespace tiercel

@@ -1,0 +1,61 @@
+// What rank 0 tells the others, by broadcast: with which options to load the model, how many blocks there are, each
+// step, that it is still there, and that it ends.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/model_runner.h"
+#include "ranks/communicator.h"
+#include "tiercel/options.h"
+#include "tiercel/status.h"
+
+namespace tiercel {
+
+// The options that ranks must have alike, so rank 0 gives them to all.
+struct RankSettings {
+  std::uint64_t timeout_ms = 0;  // of an operation, once the model is loaded
+  std::uint64_t max_batch_tokens = 0;
+  std::uint64_t max_logit_rows = 0;
+  std::uint32_t block_tokens = 0;
+  Compute compute = Compute::Fast;
+  bool deterministic = false;
+};
+// Ok: `settings` are those of rank 0, here and there.
+Status share_settings(Communicator& communicator, RankSettings& settings);
+
+enum class RankMessage : std::uint32_t {
+  Begin,      // a number of blocks
+  Step,       // copies of blocks, then chunks
+  StillHere,  // nothing has been said for a while; everybody answers
+  End,
+};
+
+// Leading tokens that are copied from block to block.
+struct BlockCopy {
+  BlockId from, to;
+  std::uint32_t tokens;
+};
+
+// What a step is, as bytes and back.
+void write_step(std::span<const BlockCopy> copies, std::span<const SequenceChunk> chunks,
+                std::vector<std::byte>& bytes);
+struct RankStep {
+  std::vector<BlockCopy> copies;
+  std::vector<SequenceChunk> chunks;  // of what is below
+  std::vector<TokenId> tokens;
+  std::vector<BlockId> blocks;
+};
+// Internal: that is no step, or one beyond `blocks` blocks or `vocabulary`.
+Status read_step(std::span<const std::byte> bytes, std::size_t blocks, std::size_t vocabulary, RankStep& step);
+
+// A message and what belongs to it, from rank 0 to all others.
+Status send_message(Communicator& communicator, RankMessage message, std::span<const std::byte> bytes);
+struct ReceivedMessage {
+  RankMessage message;
+  std::span<const std::byte> bytes;  // in `storage`
+};
+Result<ReceivedMessage> receive_message(Communicator& communicator, std::vector<std::byte>& storage);
+
+}  // namespace tiercel
