@@ -1,6 +1,6 @@
 // What ranks say to each other: processes (or threads, or devices) that hold a part of one model each and compute every
-// step together. Two implementations move host memory over TCP (tcp_communicator.h, gloo_communicator.h); one for
-// device memory fits the same interface.
+// step together. Two implementations move host memory over TCP (tcp_communicator.h, gloo_communicator.h), one that of
+// GPUs by NCCL (device/nccl_communicator.h).
 //
 // Every rank calls the same collective operations in the same order with the same sizes; a send meets a receive of the
 // same size. Where sizes or operations differ, all fail, at the deadline at the latest.

@@ -16,7 +16,7 @@ Pace pace_of(std::uint64_t seed) { return static_cast<Pace>(seed % 3); }
 }  // namespace
 
 Device::Device(const DeviceOptions& options) : options_(options), random_state_(options.seed * 2 + 1) {
-  create_stream();
+  for (int device = 0; device < std::max(options.devices, 1); ++device) create_stream_on(device);
 }
 
 Device::~Device() {
@@ -30,8 +30,11 @@ std::uint64_t Device::random(std::uint64_t bound) {
   return (x ^ (x >> 31)) % bound;
 }
 
-Stream* Device::create_stream() {
+Stream* Device::create_stream() { return create_stream_on(current_device); }
+
+Stream* Device::create_stream_on(int device) {
   streams_.push_back(std::make_unique<Stream>());
+  streams_.back()->device = device;
   streams_.back()->sanitizer_thread = create_sanitizer_thread();
   return streams_.back().get();
 }
@@ -46,7 +49,9 @@ bool Device::knows(const Stream* stream) const {
          std::ranges::any_of(streams_, [&](const auto& each) { return each.get() == stream && !each->destroyed; });
 }
 
-Stream& Device::stream(cudaStream_t handle) { return handle == nullptr ? *streams_.front() : *handle; }
+Stream& Device::stream(cudaStream_t handle) {
+  return handle == nullptr ? *streams_[static_cast<std::size_t>(current_device)] : *handle;
+}
 
 void Device::queue(Stream& stream, std::function<void()> run) {
   if (stream.capture != nullptr) {
@@ -56,6 +61,7 @@ void Device::queue(Stream& stream, std::function<void()> run) {
   stream.queue.push_back(std::make_unique<Operation>());
   stream.queue.back()->run = std::move(run);
   release(&stream.queue.back()->order);
+  ++changes;
 }
 
 void Device::record(Stream& stream, Event& event) {
@@ -74,13 +80,25 @@ void Device::wait(Stream& stream, const Event& event) {
     stream.capture = capture;
     return;
   }
+  wait(stream, event.last);
+}
+
+void Device::wait(Stream& stream, std::shared_ptr<Completion> completion) {
   stream.queue.push_back(std::make_unique<Operation>());
-  stream.queue.back()->wait_for = event.last;
+  stream.queue.back()->wait_for = std::move(completion);
   release(&stream.queue.back()->order);
 }
 
+void Device::complete(Completion& completion) {
+  completion.done = true;
+  completion.at = operations_run_;
+  ++changes;
+}
+
 bool Device::can_run(const Stream& stream) const {
-  return !stream.queue.empty() && (stream.queue.front()->wait_for == nullptr || stream.queue.front()->wait_for->done);
+  if (stream.queue.empty()) return false;
+  const auto& wait_for = stream.queue.front()->wait_for;
+  return wait_for == nullptr || wait_for->done || broken != cudaSuccess;
 }
 
 void Device::run_front(Stream& stream) {
@@ -96,17 +114,22 @@ void Device::run_front(Stream& stream) {
     if (operation->completes != nullptr) release(&operation->completes->order);
     release(&stream.order);
   }
-  if (operation->completes != nullptr) {
-    operation->completes->done = true;
-    operation->completes->at = operations_run_;
-  }
+  ++changes;
+  if (operation->completes != nullptr) complete(*operation->completes);
 }
 
-void Device::run_towards(Stream& stream) {
-  if (stream.queue.empty()) return;
+bool Device::run_towards(Stream& stream) {
   Stream* next = &stream;
-  while (!can_run(*next)) next = next->queue.front()->wait_for->stream;
-  run_front(*next);
+  // Streams may wait for each other in a circle, where ranks of a communicator do.
+  for (std::size_t steps = 0; steps <= streams_.size() && next != nullptr && !next->queue.empty(); ++steps) {
+    if (can_run(*next)) {
+      run_front(*next);
+      return true;
+    }
+    const Completion& awaited = *next->queue.front()->wait_for;
+    next = awaited.needs ? awaited.needs() : awaited.stream;
+  }
+  return false;
 }
 
 void Device::end_capture(const Graph* graph) {
@@ -130,24 +153,40 @@ void Device::drift() {
   remove_finished();
 }
 
-void Device::finish(Stream& stream) {
+bool Device::finish(Stream& stream) {
   drift();
-  while (!stream.queue.empty()) run_towards(stream);
+  while (!stream.queue.empty()) {
+    if (!run_towards(stream)) return false;
+  }
   acquire(&stream.order);
+  return true;
 }
 
-void Device::finish(Completion& completion) {
+bool Device::finish(Completion& completion) {
   drift();
-  while (!completion.done) run_towards(*completion.stream);
+  while (!completion.done) {
+    if (!run_towards(*completion.stream)) return false;
+  }
   acquire(&completion.order);
+  return true;
 }
 
-void Device::finish_all() {
+bool Device::finish_device(int device) {
   for (const auto& stream : streams_) {
-    while (!stream->queue.empty()) run_towards(*stream);
+    if (stream->device != device) continue;
+    while (!stream->queue.empty()) {
+      if (!run_towards(*stream)) return false;
+    }
     acquire(&stream->order);
   }
   remove_finished();
+  return true;
+}
+
+bool Device::finish_all() {
+  bool finished = true;
+  for (int device = 0; device < std::max(options_.devices, 1); ++device) finished = finish_device(device) && finished;
+  return finished;
 }
 
 void Device::remove_finished() {
@@ -202,7 +241,8 @@ std::string Device::leftovers() const {
   };
   add(allocations_.size(), "allocations");
   add(pinned_.size(), "pinned ranges");
-  add(static_cast<std::size_t>(std::ranges::count_if(streams_, [](const auto& each) { return !each->destroyed; })) - 1,
+  add(static_cast<std::size_t>(std::ranges::count_if(streams_, [](const auto& each) { return !each->destroyed; })) -
+          static_cast<std::size_t>(std::max(options_.devices, 1)),
       "streams");
   add(static_cast<std::size_t>(events), "events");
   add(static_cast<std::size_t>(graphs), "graphs");

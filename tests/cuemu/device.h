@@ -1,4 +1,4 @@
-// The emulated GPU behind the CUDA runtime, as tests control it.
+// The emulated GPUs behind the CUDA runtime, as tests control it.
 //
 // Streams are queues that run when somebody calls into the runtime: which operations of which streams run then, beyond
 // those that the call waits for, is drawn by the seed. So a missing wait between streams shows as wrong data, the same
@@ -9,7 +9,10 @@
 // Device memory is malloc's, a piece for each allocation, so AddressSanitizer knows its ends; nothing keeps the host
 // from reading it. The default stream waits for no other and no other for it, which is weaker than CUDA promises.
 // Copies from memory that is not pinned read it before they return, copies to it return when all is there. Host
-// functions in streams, managed memory, and graphs by any other way than capture are not there. There is one device.
+// functions in streams, managed memory, and graphs by any other way than capture are not there.
+//
+// Several devices differ in what CUDA keeps by device: the current one of a thread, streams, events, and what a call
+// for a whole device waits for. Memory is everybody's, and a failed operation breaks all of them.
 //
 // Not thread-safe; what is declared in <cuda_runtime_api.h> is.
 #pragma once
@@ -29,8 +32,8 @@ struct DeviceOptions {
   int devices = 1;  // 0: as on a machine without one
 };
 
-// A new device, without errors, streams or memory. Aborts, naming what is left, if the one before it was not given back
-// everything it gave.
+// New devices, without errors, streams or memory. Aborts, naming what is left, if those before were not given back
+// everything they gave. The calling thread's current device is the first; other threads set theirs.
 void reset_device(const DeviceOptions& options);
 
 // The `nth` call from now on of the function of that name, 1 being the next, does nothing and returns `error`. Kernels

@@ -1,6 +1,7 @@
-// Streams, events and memory of the emulated device. One mutex guards all of it; ThreadSanitizer does not see it.
+// Streams, events and memory of the emulated devices. One mutex guards all of it; ThreadSanitizer does not see it.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -16,9 +17,12 @@
 
 namespace cuemu {
 
-// One record of an event: whether the stream has come there.
+// One record of an event: whether the stream has come there. Or something else that streams wait for.
 struct Completion {
   Stream* stream = nullptr;
+  // Where it is not one stream that brings it about: the one that has to go on for it now, or null where none of those
+  // that there are can help.
+  std::function<Stream*()> needs;
   bool done = false;
   std::uint64_t at = 0;  // operations that had run before it
   char order = 0;        // its address orders memory for ThreadSanitizer
@@ -36,6 +40,7 @@ struct Graph {
 };
 
 struct Stream {
+  int device = 0;
   std::deque<std::unique_ptr<Operation>> queue;
   void* sanitizer_thread = nullptr;
   Graph* capture = nullptr;
@@ -44,9 +49,14 @@ struct Stream {
 };
 
 struct Event {
+  int device = 0;
   std::shared_ptr<Completion> last;
 };
 
+// Of the calling thread, as cudaSetDevice() has it.
+inline thread_local int current_device = 0;
+
+// All devices that there are.
 class Device {
  public:
   explicit Device(const DeviceOptions& options);
@@ -55,18 +65,23 @@ class Device {
   Stream* create_stream();
   void destroy_stream(Stream* stream);
   bool knows(const Stream* stream) const;
-  Stream& stream(cudaStream_t handle);  // the default one for null
+  Stream& stream(cudaStream_t handle);  // the current device's default one for null
 
   // An operation at the end of a stream, or of the graph that it captures.
   void queue(Stream& stream, std::function<void()> run);
   void record(Stream& stream, Event& event);
   void wait(Stream& stream, const Event& event);
-  // Runs what must run until the stream is empty, or the event has come.
-  void finish(Stream& stream);
-  void finish(Completion& completion);
-  void finish_all();
-  // The stream's next operation, or, while that waits, one of the stream that it waits for; nothing where it is empty.
-  void run_towards(Stream& stream);
+  void wait(Stream& stream, std::shared_ptr<Completion> completion);
+  // What streams wait for without one that brings it about.
+  void complete(Completion& completion);
+  // Runs what must run until the stream is empty, or the event has come. False where that takes what another thread has
+  // not given yet.
+  bool finish(Stream& stream);
+  bool finish(Completion& completion);
+  bool finish_device(int device);
+  bool finish_all();
+  // The stream's next operation, or, while that waits, one of the stream that it waits for. False where none can run.
+  bool run_towards(Stream& stream);
   void end_capture(const Graph* graph);
   // Runs as much as the seed likes.
   void drift();
@@ -86,6 +101,9 @@ class Device {
   const DeviceOptions& options() const { return options_; }
   std::uint64_t random(std::uint64_t bound);
 
+  // Grows with everything that may let a stream go on.
+  static inline std::atomic<std::uint32_t> changes = 0;
+
   DeviceCounts counts;
   int events = 0, graphs = 0;
   cudaError_t broken = cudaSuccess;  // from here on every call returns it
@@ -102,17 +120,22 @@ class Device {
  private:
   using Ranges = std::map<const char*, std::size_t>;
   static bool contains(const Ranges& ranges, const void* memory, std::size_t bytes);
+  Stream* create_stream_on(int device);
   bool can_run(const Stream& stream) const;
   void run_front(Stream& stream);
   void remove_finished();
 
   DeviceOptions options_;
   std::uint64_t random_state_;
-  std::vector<std::unique_ptr<Stream>> streams_;  // the first is the default one
+  std::vector<std::unique_ptr<Stream>> streams_;  // the first are the devices' default ones
   Ranges allocations_, pinned_;
   std::size_t allocated_ = 0;
   std::uint64_t operations_run_ = 0;
 };
+
+// Runs `body` alone with the devices, unseen by ThreadSanitizer, as a call into the runtime does. While `body` returns
+// false it waits for other threads' calls, and tries again.
+void with_devices(const std::function<bool(Device&)>& body);
 
 // Behind the templates of <cuda_runtime.h>, which this cannot include: its names of indices are macros.
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread);

@@ -13,15 +13,24 @@ namespace {
 // Not a std::mutex, which ThreadSanitizer would see: its order is none that a device gives.
 class Lock {
  public:
-  Lock() {
-    while (taken.test_and_set(std::memory_order_acquire)) taken.wait(true, std::memory_order_relaxed);
-  }
-  ~Lock() {
-    taken.clear(std::memory_order_release);
-    taken.notify_one();
+  Lock() { take(); }
+  ~Lock() { give(); }
+  // Lets others have it until one of them changes something.
+  void wait() {
+    const std::uint32_t seen = Device::changes;
+    give();
+    Device::changes.wait(seen);
+    take();
   }
 
  private:
+  static void take() {
+    while (taken.test_and_set(std::memory_order_acquire)) taken.wait(true, std::memory_order_relaxed);
+  }
+  static void give() {
+    taken.clear(std::memory_order_release);
+    taken.notify_one();
+  }
   static inline std::atomic_flag taken;
 };
 
@@ -43,12 +52,8 @@ cudaError_t note(cudaError_t error) {
   return error;
 }
 
-// One call into the runtime: alone with the device, unless it is broken or the call is to fail.
-template <class Body>
-cudaError_t call(const char* function, const Body& body) {
-  const Unseen unseen;
-  const Lock lock;
-  Device& d = device();
+// What a call of this function fails with before it does anything; success where it does not.
+cudaError_t refusal(Device& d, std::string_view function) {
   if (d.options().devices == 0) return note(cudaErrorNoDevice);
   for (auto planned = d.planned_failures.begin(); planned != d.planned_failures.end(); ++planned) {
     if (planned->function != function || --planned->calls_left > 0) continue;
@@ -56,10 +61,35 @@ cudaError_t call(const char* function, const Body& body) {
     d.planned_failures.erase(planned);
     return note(error);
   }
-  if (d.broken != cudaSuccess) return note(d.broken);
+  return note(d.broken);
+}
+
+// One call into the runtime: alone with the device, unless it is broken or the call is to fail.
+template <class Body>
+cudaError_t call(const char* function, const Body& body) {
+  const Unseen unseen;
+  const Lock lock;
+  Device& d = device();
+  if (const cudaError_t refused = refusal(d, function); refused != cudaSuccess) return refused;
   const cudaError_t error = body(d);
   d.drift();
+  Device::changes.notify_all();
   return note(error);
+}
+
+// One that waits until `finish` says that what it waits for has come.
+template <class Finish>
+cudaError_t waiting_call(const char* function, const Finish& finish) {
+  const Unseen unseen;
+  Lock lock;
+  if (const cudaError_t refused = refusal(device(), function); refused != cudaSuccess) return refused;
+  while (!finish(device())) {
+    Device::changes.notify_all();
+    lock.wait();
+  }
+  device().drift();
+  Device::changes.notify_all();
+  return note(device().broken);
 }
 
 // Of a broken device memory is still taken back, so that a test can end.
@@ -96,7 +126,8 @@ std::shared_ptr<char[]> staged(const void* from, std::size_t bytes) {
 
 cudaError_t copy(const char* function, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                  cudaStream_t stream, bool counts_as_call) {
-  return call(function, [&](Device& d) {
+  bool to_pageable = false;
+  const cudaError_t error = call(function, [&](Device& d) {
     if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
     const Copy what = look_at(d, to, from, bytes, kind);
     if (!what.valid) return cudaErrorInvalidValue;
@@ -110,9 +141,11 @@ cudaError_t copy(const char* function, void* to, const void* from, std::size_t b
     } else {
       d.queue(d.stream(stream), [=] { std::memcpy(to, from, bytes); });
     }
-    if (what.to_pageable) d.finish(d.stream(stream));
+    to_pageable = what.to_pageable;
     return d.broken;
   });
+  if (error != cudaSuccess || !to_pageable) return error;
+  return waiting_call("", [&](Device& d) { return d.finish(d.stream(stream)); });
 }
 
 }  // namespace
@@ -120,7 +153,10 @@ cudaError_t copy(const char* function, void* to, const void* from, std::size_t b
 void reset_device(const DeviceOptions& options) {
   const Unseen unseen;
   const Lock lock;
-  device().finish_all();
+  if (!device().finish_all()) {
+    std::fprintf(stderr, "cuemu: a stream waits for what has never come\n");
+    std::abort();
+  }
   const std::string left = device().leftovers();
   if (!left.empty()) {
     std::fprintf(stderr, "cuemu: the device was not given back: %s\n", left.c_str());
@@ -128,6 +164,18 @@ void reset_device(const DeviceOptions& options) {
   }
   replace_device(options);
   last_error = cudaSuccess;
+  current_device = 0;
+}
+
+void with_devices(const std::function<bool(Device&)>& body) {
+  const Unseen unseen;
+  Lock lock;
+  while (!body(device())) {
+    Device::changes.notify_all();
+    lock.wait();
+  }
+  device().drift();
+  Device::changes.notify_all();
 }
 
 void fail_call(std::string_view function, int nth, cudaError_t error) {
@@ -163,7 +211,8 @@ cudaError_t set_function_attribute(const void* kernel, cudaFuncAttribute attribu
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> thread) {
   return call("cudaLaunchKernelEx", [&](Device& d) {
-    if (!d.knows(config.stream)) return cudaErrorInvalidResourceHandle;
+    if (!d.knows(config.stream) || d.stream(config.stream).device != current_device)
+      return cudaErrorInvalidResourceHandle;
     const dim3 g = config.gridDim, b = config.blockDim;
     const auto within = [](unsigned value, unsigned most) { return value >= 1 && value <= most; };
     if (!within(g.x, 0x7fffffffu) || !within(g.y, 65535) || !within(g.z, 65535) || !within(b.x, 1024) ||
@@ -226,17 +275,21 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = cuemu::current_device;
   return call(__func__, [](Device&) { return cudaSuccess; });
 }
 
 cudaError_t cudaSetDevice(int device) {
-  return call(__func__, [&](Device&) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; });
+  return call(__func__, [&](Device& d) {
+    if (device < 0 || device >= d.options().devices) return cudaErrorInvalidDevice;
+    cuemu::current_device = device;
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return call(__func__, [&](Device& d) {
-    if (device != 0) return cudaErrorInvalidDevice;
+    if (device < 0 || device >= d.options().devices) return cudaErrorInvalidDevice;
     *properties = {
         "Emulated GPU", d.options().memory_bytes, 232448, d.options().compute_major, d.options().compute_minor, 132};
     return cudaSuccess;
@@ -245,7 +298,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   return call(__func__, [&](Device& d) {
-    if (device != 0) return cudaErrorInvalidDevice;
+    if (device < 0 || device >= d.options().devices) return cudaErrorInvalidDevice;
     switch (attribute) {
       case cudaDevAttrMultiProcessorCount: *value = 132; break;
       case cudaDevAttrComputeCapabilityMajor: *value = d.options().compute_major; break;
@@ -263,12 +316,13 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   return call(__func__, [](Device&) { return cudaSuccess; });
 }
 
-cudaError_t cudaDeviceSynchronize() {
-  return call(__func__, [](Device& d) {
-    d.finish_all();
-    return d.broken;
-  });
+namespace {
+cudaError_t finish_current_device(const char* function) {
+  return cuemu::waiting_call(function, [](Device& d) { return d.finish_device(cuemu::current_device); });
 }
+}  // namespace
+
+cudaError_t cudaDeviceSynchronize() { return finish_current_device(__func__); }
 
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   return call(__func__, [&](Device& d) {
@@ -295,10 +349,10 @@ cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t strea
 
 cudaError_t cudaFree(void* memory) {
   if (memory == nullptr) return cudaSuccess;
-  const cudaError_t error = call(__func__, [&](Device& d) {
-    d.finish_all();  // as a device does
-    return d.free(memory) ? d.broken : cudaErrorInvalidValue;
-  });
+  cudaError_t error = finish_current_device(__func__);  // as a device does
+  if (error == cudaSuccess) {
+    error = call("", [&](Device& d) { return d.free(memory) ? cudaSuccess : cudaErrorInvalidValue; });
+  }
   if (cuemu::is_broken(error)) {
     const cuemu::Unseen unseen;
     const cuemu::Lock lock;
@@ -327,10 +381,10 @@ cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
 
 cudaError_t cudaFreeHost(void* memory) {
   if (memory == nullptr) return cudaSuccess;
-  const cudaError_t error = call(__func__, [&](Device& d) {
-    d.finish_all();
-    return d.unpin(memory) ? d.broken : cudaErrorInvalidValue;
-  });
+  cudaError_t error = finish_current_device(__func__);
+  if (error == cudaSuccess) {
+    error = call("", [&](Device& d) { return d.unpin(memory) ? cudaSuccess : cudaErrorInvalidValue; });
+  }
   if (cuemu::is_broken(error)) {
     const cuemu::Lock lock;
     cuemu::device().unpin(memory);
@@ -345,10 +399,10 @@ cudaError_t cudaHostRegister(void* memory, std::size_t bytes, unsigned) {
 }
 
 cudaError_t cudaHostUnregister(void* memory) {
-  const cudaError_t error = call(__func__, [&](Device& d) {
-    d.finish_all();
-    return d.unpin(memory) ? cudaSuccess : cudaErrorHostMemoryNotRegistered;
-  });
+  cudaError_t error = finish_current_device(__func__);
+  if (error == cudaSuccess) {
+    error = call("", [&](Device& d) { return d.unpin(memory) ? cudaSuccess : cudaErrorHostMemoryNotRegistered; });
+  }
   if (cuemu::is_broken(error)) {
     const cuemu::Lock lock;
     cuemu::device().unpin(memory);
@@ -414,12 +468,12 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return call(__func__, [&](Device& d) {
+  const cudaError_t error = call(__func__, [&](Device& d) {
     if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
-    if (capturing(d, stream)) return cudaErrorStreamCaptureUnsupported;
-    d.finish(d.stream(stream));
-    return d.broken;
+    return capturing(d, stream) ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
   });
+  if (error != cudaSuccess) return error;
+  return cuemu::waiting_call("", [&](Device& d) { return d.finish(d.stream(stream)); });
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -444,7 +498,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   return call(__func__, [&](Device& d) {
-    *event = new cuemu::Event;
+    *event = new cuemu::Event{cuemu::current_device, nullptr};
     ++d.events;
     return cudaSuccess;
   });
@@ -461,18 +515,16 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return call(__func__, [&](Device& d) {
-    if (!d.knows(stream) || event == nullptr) return cudaErrorInvalidResourceHandle;
+    if (!d.knows(stream) || event == nullptr || d.stream(stream).device != event->device)
+      return cudaErrorInvalidResourceHandle;
     d.record(d.stream(stream), *event);
     return cudaSuccess;
   });
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  return call(__func__, [&](Device& d) {
-    if (event == nullptr) return cudaErrorInvalidResourceHandle;
-    if (event->last != nullptr) d.finish(*event->last);
-    return d.broken;
-  });
+  if (event == nullptr) return cuemu::note(cudaErrorInvalidResourceHandle);
+  return cuemu::waiting_call(__func__, [&](Device& d) { return event->last == nullptr || d.finish(*event->last); });
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {

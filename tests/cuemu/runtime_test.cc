@@ -227,6 +227,27 @@ TEST(CudaRuntimeOrder, AMissingSynchronisationShowsAsWrongData) {
   EXPECT_GE(wrong, 4);
 }
 
+TEST(CudaRuntimeDevices, StreamsAndEventsAreOfTheCurrentOne) {
+  cuemu::reset_device({.seed = 1, .devices = 2});  // a pace at which nothing runs that is not waited for
+  {
+    const Streams of_first;
+    const DeviceMemory<int> a(std::vector<int>(kCount, 0));
+    ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+    const Streams of_second;
+    EXPECT_EQ(cudaEventRecord(of_first.event, of_second.first), cudaErrorInvalidResourceHandle);
+    EXPECT_EQ(cuemu::run_increment(a.data(), a.data(), kCount, of_first.first), cudaErrorInvalidResourceHandle);
+    ASSERT_EQ(cudaMemsetAsync(a.data(), 1, kBytes, of_first.first), cudaSuccess);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(cudaStreamQuery(of_first.first), cudaErrorNotReady);
+    ASSERT_EQ(cudaEventRecord(of_first.event, of_first.first), cudaSuccess);
+    ASSERT_EQ(cudaStreamWaitEvent(of_second.first, of_first.event), cudaSuccess);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(cudaStreamQuery(of_first.first), cudaSuccess);
+    EXPECT_EQ(cudaSetDevice(2), cudaErrorInvalidDevice);
+  }
+  cuemu::reset_device({});
+}
+
 TEST(CudaRuntimeDevices, AMachineWithoutAGpu) {
   cuemu::reset_device({.devices = 0});
   int count = 1;

@@ -22,13 +22,14 @@ LAYERS = {
     "kernels": [PUBLIC, "src/gguf"],  # for the names of quantised formats
     "src/gguf": [PUBLIC, "src/base"],
     "src/text": [PUBLIC, "src/base", "src/gguf"],
-    "src/device": [PUBLIC, "src/base"],
     "src/ranks": [PUBLIC],
+    "src/device": [PUBLIC, "src/base", "src/ranks"],
     "src/model": [PUBLIC, "src/base", "src/kv", "src/gguf", "src/ranks", "kernels"],
     "src/engine": [PUBLIC, "src/base", "src/kv", "src/gguf", "src/text", "src/device", "src/ranks", "src/model", "kernels"],
     "src/replay": [PUBLIC, "src/base", "src/kv"],
     "src/cli": [PUBLIC, "src/base", "src/options", "src/device", "src/replay"],
     "tests/cuemu": [PUBLIC, "src/gguf"],  # CUDA's headers are its own
+    "tests/nccl_stand_in": [PUBLIC, "tests/cuemu"],
     "examples": [PUBLIC],
 }
 
@@ -42,13 +43,14 @@ LIBRARIES = {
     "kernels": ["hwy/", "cuda_"],
     "src/gguf": ["fmt/"],
     "src/text": ["fmt/", "pcre2.h", "nlohmann/"],
-    "src/device": ["cuda_runtime_api.h"],
     "src/ranks": ["fmt/", "gloo/"],
+    "src/device": ["fmt/", "cuda_runtime_api.h", "nccl.h"],
     "src/model": ["fmt/", "spdlog/", "xxhash.h", "ATen/", "c10/", "torch/"],
     "src/engine": ["fmt/", "spdlog/"],
     "src/replay": ["fmt/", "nlohmann/"],
     "src/cli": ["fmt/", "CLI/", "nlohmann/"],
     "tests/cuemu": ["cuda_", "sanitizer/", "gtest/"],
+    "tests/nccl_stand_in": ["cuda_", "nccl.h", "gtest/"],
     "examples": ["fmt/"],
 }
 

@@ -17,7 +17,8 @@ import subprocess
 import sys
 
 # (what it is, file, text, replacement, program that must see it, its cases)
-KERNELS, SAMPLING, DEVICE = "cuda_kernels_test", "cuda_sampling_test", "device_test"
+KERNELS, SAMPLING, DEVICE, NCCL = "cuda_kernels_test", "cuda_sampling_test", "device_test", "nccl_test"
+RANKS = "src/device/nccl_communicator.cc"
 MUTANTS = [
     ("decode: warps' results are read before they are written", "kernels/decode_attention.cu",
      "  __syncthreads();\n\n  for (int i = thread", "  for (int i = thread", KERNELS, "CudaDecode*"),
@@ -58,6 +59,26 @@ MUTANTS = [
     ("copies: a layer is waited for by the first one's event", "src/device/copy_engine.cc", "layer / layers_per_event_", "0 * layer", DEVICE, "*"),
     ("copies: a failed load goes on behind the caller's back", "src/device/copy_engine.cc", "(void)stream.synchronize();", "", DEVICE, "*"),
     ("status: an error surfaces in a later call", "src/device/cuda_status.cc", "cudaGetLastError();", "", DEVICE, "*"),
+    ("ranks: NCCL's kernels stay after a failure", RANKS, "comm != nullptr) ncclCommAbort(comm);", "comm != nullptr) {}", NCCL, "*OpeningFails*/0"),
+    ("ranks: what is in progress is taken for done", RANKS, "  ncclResult_t result = call();",
+     "  ncclResult_t result = call();\n  if (result == ncclInProgress) result = ncclSuccess;", NCCL, "*SumsOfIntegers*/8"),
+    ("ranks: what is under way is not waited for", RANKS, "if (under_way_.empty()) return {};", "return {};", NCCL, "*EverybodyGets*/10"),
+    ("ranks: the end of an operation is not marked", RANKS,
+     "if (Status recorded = through->record(stream_); !recorded.ok()) return fail(std::move(recorded));", "", NCCL, "*EverybodyGets*/10"),
+    ("ranks: an operation is in another stream", RANKS, "static_cast<int>(root), comm_, stream_.get()",
+     "static_cast<int>(root), comm_, nullptr", NCCL, "*EverybodyGets*/1"),
+    ("ranks: a message to the next rank", RANKS, "ncclSend(data, bytes, ncclInt8, static_cast<int>(to)",
+     "ncclSend(data, bytes, ncclInt8, static_cast<int>((to + 1) % size_)", NCCL, "*MessagesGo*/3"),
+    ("ranks: the last byte is not gathered", RANKS, "ncclAllGather(mine, all, bytes,", "ncclAllGather(mine, all, bytes - 1,", NCCL, "*EverybodyGets*/8"),
+    ("ranks: bfloat16 is summed as half", RANKS, "return ncclBfloat16", "return ncclFloat16", NCCL, "*Bfloat16*/1"),
+    ("ranks: what NCCL says later is not heard", RANKS,
+     "if (error != ncclSuccess && error != ncclInProgress) return fail(oldest, error);", "", NCCL, "*ADeadRank*/1"),
+    ("ranks: events are of the caller's GPU", RANKS, "const CurrentDevice current(device_);", "", NCCL, "*AnyThread*/1"),
+    ("ranks: one leaves without a word", RANKS, "ncclResult_t result = ncclCommFinalize(comm_);", "ncclResult_t result = ncclSuccess;",
+     NCCL, "*Barrier*"),
+    ("ranks: a failure is not final", RANKS, "{\n  if (!failure_.ok()) return failure_;\n  while", "{\n  while", NCCL, "*AHungRank*/0"),
+    ("ranks: a failed opening leaves a communicator", RANKS, "return result == ncclSuccess ? Status() : fail(opening, result);",
+     "return result == ncclSuccess ? Status() : Status::unavailable(\"\");", NCCL, "*OpeningFails*/1"),
 ]
 
 
