@@ -324,7 +324,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   std::uint64_t loaded_blocks_ = 0;
   std::uint64_t useful_blocks_ = 0;  // of the loaded ones
   std::uint64_t wasted_blocks_ = 0;
-  std::vector<std::uint64_t> tier_hits_;  // tokens, by tier
+  std::vector<std::uint64_t> tier_hits_;                             // tokens, by tier
   std::function<void(BlockId, BlockId, std::size_t)> observe_copy_;  // empty: nobody asks
   std::vector<Demotion> demotions_;
   std::size_t demoting_blocks_ = 0;  // that they hold
