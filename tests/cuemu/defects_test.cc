@@ -8,13 +8,8 @@
 
 #include "tests/cuemu/device.h"
 #include "tests/cuemu/device_memory.h"
+#include "tests/cuemu/halt_on_race.h"
 #include "tests/cuemu/test_kernels.h"
-
-#if defined(__SANITIZE_THREAD__)
-// A race ends the process, as the other sanitizers' findings do.
-extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options();
-extern "C" const char* __tsan_default_options() { return "halt_on_error=1"; }
-#endif
 
 namespace tiercel {
 namespace {

@@ -9,12 +9,7 @@
 
 #include "tests/cuemu/device.h"
 #include "tests/cuemu/device_memory.h"
-
-#if defined(__SANITIZE_THREAD__)
-// A race ends the process, as the other sanitizers' findings do.
-extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options();
-extern "C" const char* __tsan_default_options() { return "halt_on_error=1"; }
-#endif
+#include "tests/cuemu/halt_on_race.h"
 
 namespace tiercel {
 namespace {
