@@ -263,6 +263,16 @@ TEST_F(TierManagerTest, WhatIsEvictedBeforeItsTurnIsNotWrittenAsAnother) {
   expect_bytes(cache, lease, second);
 }
 
+// Of two that follow the same one, too: only their keys tell them apart.
+TEST_F(TierManagerTest, ASiblingInTheSameBlockIsNotWrittenAsTheEvictedOne) {
+  KvCache cache = open_tiered(1);
+  run(cache, numbers(1, 4));
+  run(cache, numbers(101, 4));  // takes the only block
+  finish(cache);
+  EXPECT_EQ(cache.stats().stored_blocks, 1u);
+  EXPECT_FALSE(cache.expect(numbers(1, 4), {}).in_flight());
+}
+
 TEST_F(TierManagerTest, WhatPromisesNeedIsNotHeldForCopies) {
   KvCache cache = open_tiered(64);
   {
