@@ -20,7 +20,7 @@ enum class Compute : std::uint8_t {
   Fast,  // bf16 activations and KV, int8 activations in some layers: mean |log-prob deviation| under 0.03 from float32
   Precise,  // float32 activations and KV: agrees with a float32 reference; for checking, about 4 times slower
   Turbo,    // int8 activations, each 32 with a scale of their own, as llama.cpp has them: about 0.05. As Fast where the
-            // processor has no AVX512-VNNI
+            // processor has neither AVX512-VNNI nor AVX2
 };
 
 // Which new blocks are written to the tiers while the cache is open. In the background and without anybody waiting:
