@@ -17,6 +17,17 @@
 extern char** environ;
 
 namespace tiercel::cli {
+namespace {
+
+// As execv() takes them; valid as long as both are left alone.
+std::vector<char*> words_of(const std::string& path, std::vector<std::string>& arguments) {
+  std::vector<char*> words = {const_cast<char*>(path.data())};
+  for (std::string& argument : arguments) words.push_back(argument.data());
+  words.push_back(nullptr);
+  return words;
+}
+
+}  // namespace
 
 Result<ProgramOutput> run_program(const std::string& path, std::vector<std::string> arguments) {
   int ends[2];
@@ -24,10 +35,7 @@ Result<ProgramOutput> run_program(const std::string& path, std::vector<std::stri
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
-  arguments.insert(arguments.begin(), path);
-  std::vector<char*> words;
-  for (std::string& argument : arguments) words.push_back(argument.data());
-  words.push_back(nullptr);
+  std::vector<char*> words = words_of(path, arguments);
   const auto start = std::chrono::steady_clock::now();
   pid_t child = 0;
   const int error = ::posix_spawnp(&child, path.c_str(), &actions, nullptr, words.data(), environ);
@@ -54,10 +62,7 @@ Result<ProgramOutput> run_program(const std::string& path, std::vector<std::stri
 }
 
 Status start_program(const std::string& path, std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), path);
-  std::vector<char*> words;
-  for (std::string& argument : arguments) words.push_back(argument.data());
-  words.push_back(nullptr);
+  std::vector<char*> words = words_of(path, arguments);
   pid_t child = 0;
   const int error = ::posix_spawnp(&child, path.c_str(), nullptr, nullptr, words.data(), environ);
   return error == 0 ? Status() : Status::unavailable(fmt::format("cannot start {}: {}", path, std::strerror(error)));
