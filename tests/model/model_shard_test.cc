@@ -212,16 +212,21 @@ TEST_P(TinyRanks, ComputeWhatOneComputes) {
   }
 }
 
+// 9 query and 3 KV heads, as SmolLM2-135M has them.
+TinyModel nine_heads(const char* name, TensorType type) {
+  return TinyModel({.name = name,
+                    .heads = 9,
+                    .kv_heads = 3,
+                    .head_dim = 32,
+                    .rotated = 32,
+                    .feed_forward = 160,
+                    .vocabulary = 170,
+                    .type = type});
+}
+
 // Sums over ranks are in one order whatever is beside them, so what holds for one alone holds for ranks.
 TEST(Ranks, ATokenHasTheSameBitsInEveryBatch) {
-  const TinyModel tiny({.name = "bits",
-                        .heads = 9,
-                        .kv_heads = 3,
-                        .head_dim = 32,
-                        .rotated = 32,
-                        .feed_forward = 160,
-                        .vocabulary = 170,
-                        .type = TensorType::Q4_1});
+  const TinyModel tiny = nine_heads("bits", TensorType::Q4_1);
   const auto open_file = [&] { return GgufFile::parse(as_bytes(tiny.bytes), "tiny").value(); };
   const auto ids = random_tokens(200, 170);
   const LlamaOptions options{.deterministic = true, .threads = 1, .max_batch_tokens = 256, .max_logit_rows = 256};
@@ -232,13 +237,7 @@ TEST(Ranks, ATokenHasTheSameBitsInEveryBatch) {
 }
 
 TEST(Ranks, AFingerprintTellsRanksAndTheirNumberApart) {
-  const TinyModel tiny({.name = "fingerprint",
-                        .heads = 9,
-                        .kv_heads = 3,
-                        .head_dim = 32,
-                        .rotated = 32,
-                        .feed_forward = 160,
-                        .vocabulary = 170});
+  const TinyModel tiny = nine_heads("fingerprint", TensorType::F32);
   const auto open_file = [&] { return GgufFile::parse(as_bytes(tiny.bytes), "tiny").value(); };
   const LlamaOptions options{.max_batch_tokens = 64};
   std::mutex mutex;
