@@ -6,7 +6,6 @@
 
 #include "engine/rank_messages.h"
 #include "kv/block_arena.h"
-#include "kv/block_copy.h"
 
 namespace tiercel {
 namespace {
@@ -45,7 +44,7 @@ class Follower {
   Status step(std::span<const std::byte> bytes) {
     TIERCEL_RETURN_IF_ERROR(read_step(bytes, blocks_, model_.shape().vocabulary, step_));
     for (const BlockCopy& copy : step_.copies) {
-      copy_leading_tokens(layout_, arena_->block(copy.from), arena_->block(copy.to), copy.tokens);
+      TIERCEL_RETURN_IF_ERROR(arena_->copy_leading_tokens(layout_, copy.from, copy.to, copy.tokens));
     }
     return model_.step(step_.chunks, arena_->block(0)).status();
   }

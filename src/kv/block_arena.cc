@@ -1,6 +1,8 @@
 #include "kv/block_arena.h"
 
+#include <algorithm>
 #include <cassert>
+#include <cstring>
 #include <utility>
 
 #include <fmt/format.h>
@@ -16,12 +18,39 @@ Result<BlockArena> BlockArena::reserve(std::size_t blocks, std::size_t block_byt
   }
   auto memory = PageMemory::reserve(bytes);
   if (!memory.ok()) return Status::unavailable(fmt::format("KV arena: {}", memory.status().message()));
-  return BlockArena(std::move(*memory), stride);
+  return BlockArena(std::move(*memory), blocks, stride);
 }
 
 std::byte* BlockArena::block(BlockId id) const {
-  assert((std::size_t{id} + 1) * stride_ <= memory_.bytes());
+  assert(id < blocks_);
   return memory_.start() + id * stride_;
+}
+
+Status BlockArena::copy_leading_tokens(const KvLayout& layout, BlockId from, BlockId to, std::size_t tokens) const {
+  const std::size_t row_bytes = layout.head_stride() * size_of(layout.dtype);
+  const std::size_t used_bytes = tokens * layout.head_dim * size_of(layout.dtype);
+  for (std::size_t row = 0; row < std::size_t{2} * layout.layers * layout.kv_heads; ++row) {
+    std::memcpy(block(to) + row * row_bytes, block(from) + row * row_bytes, used_bytes);
+  }
+  return {};
+}
+
+std::shared_ptr<std::byte> BlockArena::allocate_host(std::size_t bytes) const {
+  const std::shared_ptr<std::byte[]> memory(new std::byte[bytes]);
+  return {memory, memory.get()};
+}
+
+Status BlockArena::save(std::span<const BlockId> blocks, std::size_t block_bytes, std::byte* to) const {
+  for (const BlockId id : blocks) to = std::copy_n(block(id), block_bytes, to);
+  return {};
+}
+
+Status BlockArena::load(const std::byte* from, std::size_t block_bytes, std::span<const BlockId> blocks) const {
+  for (const BlockId id : blocks) {
+    std::memcpy(block(id), from, block_bytes);
+    from += block_bytes;
+  }
+  return {};
 }
 
 }  // namespace tiercel

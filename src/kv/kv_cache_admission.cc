@@ -5,7 +5,6 @@
 #include <new>
 #include <utility>
 
-#include "kv/block_copy.h"
 #include "kv/kv_cache_state.h"
 #include "kv/refusal.h"
 
@@ -120,7 +119,7 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
         StatusCode::ResourceExhausted,
         "a sequence of {} tokens needs {} KV blocks, and the cache has {}; lower max_tokens, or raise capacity_bytes "
         "to {} or more",
-        options.max_tokens, total_blocks * groups, pool_.capacity_blocks(), total_blocks * groups * arena_.stride());
+        options.max_tokens, total_blocks * groups, pool_.capacity_blocks(), total_blocks * groups * memory_->stride());
   }
   end_demotions();
   try {
@@ -176,7 +175,7 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
       lease->epoch = index_.epoch(lease->root);
     }
 
-    // From here on nothing fails.
+    // From here on nothing fails, but the copying of a block on a GPU.
     lease->cache = shared_from_this();
     lease->shares = prefix_reuse_;
     lease->forgotten = forgotten_;
@@ -204,8 +203,8 @@ Result<Lease> KvCacheState::admit(std::span<const TokenId> prompt, const AdmitOp
       use(found.partial.block, options.retention, seams_.now_ms());
       const BlockId own = take_promised_block(lease->tenant);
       --lease->promised_blocks;
-      copy_leading_tokens(found.partial.block, own, found.partial.tokens);
       lease->blocks.push_back(own);
+      TIERCEL_RETURN_IF_ERROR(copy_leading_tokens(found.partial.block, own, found.partial.tokens));
       const auto copied = prompt.subspan(matched_end, found.partial.tokens);
       lease->open_tokens.assign(copied.begin(), copied.end());
     }
@@ -263,7 +262,7 @@ Result<Lease> KvCacheState::fork(const LeaseState& source, std::size_t max_token
     }
     if (Status refused = check_claim(new_blocks, 0, source.tenant); !refused.ok()) return refused;
 
-    // From here on nothing fails.
+    // From here on nothing fails, but the copying of a block on a GPU.
     lease->cache = shared_from_this();
     lease->max_tokens = max_tokens;
     lease->matched_tokens = lease->committed_tokens = source.committed_tokens;
@@ -291,7 +290,7 @@ Result<Lease> KvCacheState::fork(const LeaseState& source, std::size_t max_token
       if (begun_tokens == 0) continue;
       table.push_back(take_promised_block(lease->tenant));
       --lease->promised_blocks;
-      copy_leading_tokens(from[full_blocks], table.back(), begun_tokens);
+      TIERCEL_RETURN_IF_ERROR(copy_leading_tokens(from[full_blocks], table.back(), begun_tokens));
     }
     ++admitted_;
     return Lease(std::move(lease));
@@ -309,10 +308,11 @@ std::size_t KvCacheState::lookup(std::span<const TokenId> prompt, const AdmitOpt
   return 0;
 }
 
-void KvCacheState::copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens) {
-  if (from == to) return;
-  tiercel::copy_leading_tokens(layout_, arena_.block(from), arena_.block(to), tokens);
+Status KvCacheState::copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens) {
+  if (from == to) return {};
+  TIERCEL_RETURN_IF_ERROR(memory_->copy_leading_tokens(layout_, from, to, tokens));
   if (observe_copy_) observe_copy_(from, to, tokens);
+  return {};
 }
 
 void KvCacheState::begin_trace(LeaseState& lease, std::span<const TokenId> prompt, const AdmitOptions& options) const {

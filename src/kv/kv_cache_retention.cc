@@ -355,10 +355,10 @@ Status KvCacheState::set_tenant_quota(std::string_view salt, std::size_t quota_b
         "the cache was opened without tenant quotas; open it with tenant_quota_bytes above 0 (SIZE_MAX: no default "
         "limit)");
   }
-  const std::size_t blocks = quota_bytes / arena_.stride();
+  const std::size_t blocks = quota_bytes / memory_->stride();
   if (quota_bytes != 0 && blocks == 0) {
     return refusal(StatusCode::InvalidArgument, "a quota of {} bytes is less than one KV block; give at least {}, or 0",
-                   quota_bytes, arena_.stride());
+                   quota_bytes, memory_->stride());
   }
   tenants_->set_quota(salt, blocks);
   return {};

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/logging.h"
+#include "kv/block_arena.h"
 #include "kv/refusal.h"
 
 namespace tiercel {
@@ -33,17 +34,17 @@ Status out_of_memory(const char* what) {
 }  // namespace
 
 Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout& layout,
-                                   const Fingerprint& fingerprint, std::span<const KvGroup> groups,
-                                   KvCacheSeams seams) {
+                                   const Fingerprint& fingerprint, std::span<const KvGroup> groups, KvCacheSeams seams,
+                                   std::shared_ptr<const BlockMemory> memory) {
   const std::size_t block_bytes = checked_block_bytes(layout);
-  const std::size_t stride = BlockArena::stride_of(block_bytes);
+  const std::size_t stride = memory ? memory->stride() : BlockMemory::stride_of(block_bytes);
   if (stride == 0) {
     return refusal(StatusCode::InvalidArgument,
                    "the KV layout is {} layers, {} KV heads, {} values per head and {} tokens per block; give at least "
                    "1 of each, and blocks that fit the address space",
                    layout.layers, layout.kv_heads, layout.head_dim, layout.block_tokens);
   }
-  const std::size_t blocks = options.capacity_bytes / stride;
+  const std::size_t blocks = memory ? memory->blocks() : options.capacity_bytes / stride;
   if (blocks == 0 || blocks > PrefixIndex::kMostBlocks) {
     return refusal(StatusCode::InvalidArgument,
                    "capacity_bytes is {}, which holds {} KV blocks of {} bytes; give room for 1 to {} blocks",
@@ -75,8 +76,11 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
     }
   }
   try {
-    auto arena = BlockArena::reserve(blocks, block_bytes);
-    if (!arena.ok()) return arena.status();
+    if (!memory) {
+      auto arena = BlockArena::reserve(blocks, block_bytes);
+      if (!arena.ok()) return arena.status();
+      memory = std::make_shared<const BlockArena>(*std::move(arena));
+    }
     auto policy = options.eviction ? options.eviction(blocks) : adaptive()(blocks);
     if (policy == nullptr)
       return refusal(StatusCode::InvalidArgument, "the eviction option made no policy; return one");
@@ -90,7 +94,7 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
     if (!seams.tier_now_s) seams.tier_now_s = steady_s;
     const bool background_thread = seams.background_thread;
     auto state = std::make_shared<KvCacheState>(options, layout, fingerprint, groups, std::move(seams),
-                                                *std::move(arena), blocks, std::move(policy), std::move(recorder));
+                                                std::move(memory), std::move(policy), std::move(recorder));
     if (state->tiers_ && background_thread) TIERCEL_RETURN_IF_ERROR(state->tiers_->start());
     return KvCache(std::move(state));
   } catch (const std::bad_alloc&) {
@@ -99,24 +103,25 @@ Result<KvCache> KvCacheState::open(const KvCacheOptions& options, const KvLayout
 }
 
 KvCacheState::KvCacheState(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
-                           std::span<const KvGroup> groups, KvCacheSeams seams, BlockArena arena,
-                           std::size_t capacity_blocks, std::unique_ptr<EvictionPolicy> policy,
+                           std::span<const KvGroup> groups, KvCacheSeams seams,
+                           std::shared_ptr<const BlockMemory> memory, std::unique_ptr<EvictionPolicy> policy,
                            std::unique_ptr<TraceRecorder> recorder)
     : layout_(layout),
       groups_(groups.empty() ? std::vector<KvGroup>(1) : std::vector<KvGroup>(groups.begin(), groups.end())),
       prefix_reuse_(options.prefix_reuse),
       fingerprint_(fingerprint),
       seams_(std::move(seams)),
-      arena_(std::move(arena)),
+      memory_(std::move(memory)),
       prefault_bytes_(options.prefault_bytes),
       recorder_(std::move(recorder)),
-      pool_(capacity_blocks),
-      index_(capacity_blocks, layout.block_tokens, fingerprint, seams_.key_function, groups_.size()),
-      tails_(prefix_reuse_ ? capacity_blocks : 1, layout.block_tokens),
-      order_(capacity_blocks, std::move(policy)) {
+      pool_(memory_->blocks()),
+      index_(memory_->blocks(), layout.block_tokens, fingerprint, seams_.key_function, groups_.size()),
+      tails_(prefix_reuse_ ? memory_->blocks() : 1, layout.block_tokens),
+      order_(memory_->blocks(), std::move(policy)) {
+  const std::size_t capacity_blocks = memory_->blocks();
   if (options.tenant_quota_bytes > 0) {
     const bool limited = options.tenant_quota_bytes != SIZE_MAX;
-    tenants_.emplace(capacity_blocks, limited ? options.tenant_quota_bytes / arena_.stride() : 0);
+    tenants_.emplace(capacity_blocks, limited ? options.tenant_quota_bytes / memory_->stride() : 0);
   }
   // A block of a window is given up before its lease ends, which is its use. So from the start on it must be known who
   // was used and who was not: the first use with a ttl may come in between.
@@ -221,7 +226,7 @@ KvCacheStats KvCacheState::stats() {
           .cached_blocks = pool_.cached_blocks(),
           .promised_blocks = pool_.promised_blocks(),
           .pinned_blocks = pinned_blocks_,
-          .block_bytes = arena_.stride(),
+          .block_bytes = memory_->stride(),
           .metadata_bytes = metadata_bytes,
           .admitted = admitted_,
           .prompt_tokens = prompt_tokens_,
@@ -244,14 +249,14 @@ bool KvCacheState::prefault() {
   std::size_t used;
   {
     const std::lock_guard lock(mutex_);
-    used = pool_.used_blocks() * arena_.stride();
+    used = pool_.used_blocks() * memory_->stride();
   }
   const std::size_t begin = std::max(used, prefaulted_bytes_.load(std::memory_order_relaxed));
-  const std::size_t end = used + std::min(arena_.bytes() - used, prefault_bytes_);
+  const std::size_t end = used + std::min(memory_->bytes() - used, prefault_bytes_);
   if (begin >= end) return false;
   const std::size_t bytes = std::min(kPiece - begin % kPiece, end - begin);
-  const bool backed = arena_.populate(begin, bytes);
-  prefaulted_bytes_.store(backed ? begin + bytes : arena_.bytes(), std::memory_order_relaxed);
+  const bool backed = memory_->populate(begin, bytes);
+  prefaulted_bytes_.store(backed ? begin + bytes : memory_->bytes(), std::memory_order_relaxed);
   return backed;
 }
 

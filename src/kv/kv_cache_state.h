@@ -26,7 +26,7 @@
 #include <string>
 #include <vector>
 
-#include "kv/block_arena.h"
+#include "kv/block_memory.h"
 #include "kv/block_pool.h"
 #include "kv/content_key.h"
 #include "kv/eviction_order.h"
@@ -118,15 +118,16 @@ struct ExpectedState {
 
 class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
  public:
-  // As KvCache::open().
+  // As KvCache::open(). `memory`: where blocks are to be, instead of capacity_bytes of the host's.
   static Result<KvCache> open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
-                              std::span<const KvGroup> groups, KvCacheSeams seams = {});
+                              std::span<const KvGroup> groups, KvCacheSeams seams = {},
+                              std::shared_ptr<const BlockMemory> memory = nullptr);
   static KvCacheState& of(const KvCache& cache) { return *cache.state_; }
   // Ends what goes on in the background. When the KvCache goes: leases that outlive it have no tiers.
   void close();
 
   KvCacheState(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
-               std::span<const KvGroup> groups, KvCacheSeams seams, BlockArena arena, std::size_t capacity_blocks,
+               std::span<const KvGroup> groups, KvCacheSeams seams, std::shared_ptr<const BlockMemory> memory,
                std::unique_ptr<EvictionPolicy> policy, std::unique_ptr<TraceRecorder> recorder);
 
   // As the methods of KvCache, Lease and ExpectedPrompt with these names.
@@ -154,7 +155,8 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   KvCacheStats stats();
   KvRoom room();
   bool prefault();
-  std::byte* block(BlockId id) const { return arena_.block(id); }
+  std::byte* block(BlockId id) const { return memory_->block(id); }
+  const BlockMemory& memory() const { return *memory_; }
   const KvLayout& layout() const { return layout_; }
 
   Status grow(LeaseState& lease, std::size_t tokens);
@@ -242,7 +244,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   // For continuation(): how a sequence ended behind its last full block.
   void remember_tail(const LeaseState& lease);
   void announce_next_block(LeaseState& lease);
-  void copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens);
+  Status copy_leading_tokens(BlockId from, BlockId to, std::size_t tokens);
   void begin_trace(LeaseState& lease, std::span<const TokenId> prompt, const AdmitOptions& options) const;
   void end_trace(const LeaseState& lease) const;
 
@@ -292,7 +294,7 @@ class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
   const bool prefix_reuse_;
   const Fingerprint fingerprint_;
   const KvCacheSeams seams_;
-  const BlockArena arena_;
+  const std::shared_ptr<const BlockMemory> memory_;
   const std::size_t prefault_bytes_;
   std::atomic<std::size_t> prefaulted_bytes_ = 0;  // of the arena, from its start on; all of it once the system refused
   const std::unique_ptr<TraceRecorder> recorder_;  // null: nothing is recorded

@@ -17,7 +17,14 @@ bool is_failure(StatusCode code) {
 
 TierLoader::TierLoader(KvCacheState& cache, TierId tier, TierStore& store, TierMonitor& monitor,
                        std::function<bool()> is_readable)
-    : cache_(cache), tier_(tier), store_(store), monitor_(monitor), is_readable_(std::move(is_readable)) {}
+    : cache_(cache),
+      tier_(tier),
+      store_(store),
+      monitor_(monitor),
+      is_readable_(std::move(is_readable)),
+      staging_(cache.memory_->is_host()
+                   ? nullptr
+                   : cache.memory_->allocate_host(kTierBatchBlocks * cache.layout_.block_bytes())) {}
 
 bool TierLoader::load_batch(TierLoad& load) {
   return load.from_back ? load_batch_from_back(load) : load_batch_from_front(load);
@@ -84,7 +91,8 @@ bool TierLoader::load_batch_from_back(TierLoad& load) {
 std::vector<TierRead> TierLoader::read(const TierLoad& load, std::size_t first, std::size_t last,
                                        std::span<const BlockId> into) {
   assert(first >= load.first_block && last - load.first_block < load.keys.size());
-  const std::size_t block_tokens = cache_.layout_.block_tokens;
+  assert(last - first <= kTierBatchBlocks);
+  const std::size_t block_tokens = cache_.layout_.block_tokens, block_bytes = cache_.layout_.block_bytes();
   std::vector<TierRead> reads;
   reads.reserve(last - first);
   for (std::size_t i = first; i < last; ++i) {
@@ -93,10 +101,17 @@ std::vector<TierRead> TierLoader::read(const TierLoad& load, std::size_t first, 
                      .tenant = load.tenant,
                      .adapter_id = load.adapter_id,
                      .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
-                     .bytes = {cache_.block(into[i - first]), cache_.layout_.block_bytes()}});
+                     .bytes = {staging_ ? staging_.get() + (i - first) * block_bytes : cache_.block(into[i - first]),
+                               block_bytes}});
   }
   monitor_.begin(reads.size());
   store_.read(reads);
+  if (staging_) {
+    const Status loaded = cache_.memory_->load(staging_.get(), block_bytes, into.first(reads.size()));
+    for (TierRead& read : reads) {
+      if (!loaded.ok() && read.status.ok()) read.status = loaded;
+    }
+  }
   const auto count = [&](auto matches) {
     return static_cast<std::size_t>(
         std::ranges::count_if(reads, [&](const TierRead& read) { return matches(read.status.code()); }));

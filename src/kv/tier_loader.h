@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,7 +19,7 @@ class KvCacheState;
 
 class TierLoader {
  public:
-  // `is_readable`: whether the tier may be asked now. All outlive this.
+  // `is_readable`: whether the tier may be asked now. All outlive this. May throw std::bad_alloc.
   TierLoader(KvCacheState& cache, TierId tier, TierStore& store, TierMonitor& monitor,
              std::function<bool()> is_readable);
 
@@ -36,6 +37,7 @@ class TierLoader {
   TierStore& store_;
   TierMonitor& monitor_;
   const std::function<bool()> is_readable_;
+  const std::shared_ptr<std::byte> staging_;  // a batch, where blocks are not in host memory; else null
 };
 
 }  // namespace tiercel

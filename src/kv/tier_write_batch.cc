@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cstring>
 #include <mutex>
 
 #include "kv/block_key.h"
@@ -12,7 +11,7 @@ namespace tiercel {
 
 TierWriteBatch::TierWriteBatch(KvCacheState& cache)
     : cache_(cache),
-      bytes_(kTierBatchBlocks * cache.layout_.block_bytes()),
+      bytes_(cache.memory_->allocate_host(kTierBatchBlocks * cache.layout_.block_bytes())),
       tokens_(kTierBatchBlocks * cache.layout_.block_tokens) {
   records_.reserve(kTierBatchBlocks);
 }
@@ -51,17 +50,17 @@ std::span<const TierRecord> TierWriteBatch::copy(const TierWrite& path, std::siz
                           .tenant = path.tenant,
                           .adapter_id = path.adapter_id,
                           .tokens = tokens,
-                          .bytes = std::span(bytes_).subspan((i - first) * block_bytes, block_bytes),
+                          .bytes = std::span(bytes_.get() + (i - first) * block_bytes, block_bytes),
                           .position = static_cast<std::uint32_t>(i),
                           .copyable = index.is_copyable(path.blocks[i])});
     }
   }
   const std::size_t held = first + records_.size();
-  for (std::size_t i = first; i < held; ++i) {
-    std::memcpy(bytes_.data() + (i - first) * block_bytes, cache_.block(path.blocks[i]), block_bytes);
-  }
+  const Status saved =
+      cache_.memory_->save(std::span(path.blocks).subspan(first, records_.size()), block_bytes, bytes_.get());
   const std::lock_guard cache_lock(cache_.mutex_);
   for (std::size_t i = held; i-- > 0;) cache_.drop(path.blocks[i]);
+  if (!saved.ok()) records_.clear();
   return records_;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -27,7 +28,7 @@ class TierWriteBatch {
   bool is_of_scope(const TierWrite& path, NodeId node) const;
 
   KvCacheState& cache_;
-  std::vector<std::byte> bytes_;
+  std::shared_ptr<std::byte> bytes_;
   std::vector<TokenId> tokens_;
   std::vector<TierRecord> records_;
 };

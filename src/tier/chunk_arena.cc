@@ -8,7 +8,7 @@
 namespace tiercel {
 
 Result<ChunkArena> ChunkArena::reserve(std::size_t capacity_bytes, std::size_t chunk_bytes) {
-  assert(BlockArena::stride_of(chunk_bytes) == chunk_bytes);
+  assert(BlockMemory::stride_of(chunk_bytes) == chunk_bytes);
   const std::size_t chunks = std::min<std::size_t>(capacity_bytes / (chunk_bytes + sizeof(ChunkId)), kNoBlock);
   assert(chunks > 0);
   auto arena = BlockArena::reserve(chunks, chunk_bytes);

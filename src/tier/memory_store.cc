@@ -13,7 +13,7 @@ namespace {
 // About 1/64 of a block: what the last chunk of a block wastes is little then, and so are the links.
 std::size_t chunk_bytes_for(const KvLayout& layout) {
   const std::size_t usual = std::clamp<std::size_t>(std::bit_floor(layout.block_bytes() / 64), 256, 4096);
-  return std::min(usual, BlockArena::stride_of(layout.block_bytes()));
+  return std::min(usual, BlockMemory::stride_of(layout.block_bytes()));
 }
 
 bool same(const KvLayout& a, const KvLayout& b) {

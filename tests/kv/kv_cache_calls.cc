@@ -57,7 +57,7 @@ void run_calls(const std::uint8_t* data, std::size_t size) {
   const KvLayout layout{
       .layers = 1, .kv_heads = 1, .head_dim = 8, .block_tokens = 1u + shape % 4u, .dtype = DType::F16};
   const std::size_t blocks = 4 + input.below(12);
-  const std::size_t stride = BlockArena::stride_of(layout.block_bytes());
+  const std::size_t stride = BlockMemory::stride_of(layout.block_bytes());
   const KvGroup two_groups[] = {{}, {.window_tokens = 3}};
   const bool has_groups = (shape & 8) != 0;
   const EvictionPolicyFactory policies[] = {lru(), lfu(), adaptive()};

@@ -96,7 +96,7 @@ class History {
         contents_(std::make_shared<Contents>()) {
     const KvLayout layout{
         .layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = block_tokens_, .dtype = DType::F16};
-    const std::size_t stride = BlockArena::stride_of(layout.block_bytes());
+    const std::size_t stride = BlockMemory::stride_of(layout.block_bytes());
     const auto watched = [this](std::size_t blocks) { return std::make_unique<WatchedPolicy>(blocks, contents_); };
     cache_ = KvCacheState::open({.capacity_bytes = capacity_ * stride, .prefix_reuse = reuse_, .eviction = watched},
                                 layout, {}, {}, {.key_function = key_function})

@@ -22,7 +22,7 @@ using Tokens = std::vector<TokenId>;
 
 TEST(KvCacheThreads, EveryHitHasTheRightBytes) {
   const KvLayout layout{.layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = 4, .dtype = DType::F16};
-  auto cache = KvCache::open({.capacity_bytes = 24 * BlockArena::stride_of(layout.block_bytes())}, layout, {}).value();
+  auto cache = KvCache::open({.capacity_bytes = 24 * BlockMemory::stride_of(layout.block_bytes())}, layout, {}).value();
   std::atomic<std::uint64_t> wrong_answers = 0, refused = 0, matched = 0, prompt_tokens = 0, failed_grows = 0;
 
   const auto work = [&](std::uint64_t seed) {

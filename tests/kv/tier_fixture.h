@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/kv/distant_memory.h"
 #include "tests/kv/kv_cache_fixture.h"
 #include "tests/tier/forwarding_store.h"
 #include "tier/memory_store.h"
@@ -80,13 +81,14 @@ class TierFixture : public KvCacheFixture {
   static std::size_t tier_bytes(std::size_t blocks) {
     return blocks * MemoryStore::taken_bytes(kLayout.block_bytes(), kLayout);
   }
-  KvCache open_tiered(std::size_t blocks, KvCacheOptions options = {}) {
+  KvCache open_tiered(std::size_t blocks, KvCacheOptions options = {},
+                      std::shared_ptr<const BlockMemory> memory = nullptr) {
     options.capacity_bytes = bytes(blocks);
     options.eviction = lru();
     if (options.tiers.empty()) options.tiers = {store};
     const KvCacheSeams seams{
         .now_ms = [this] { return now_ms; }, .tier_now_s = [this] { return now_s; }, .background_thread = false};
-    return KvCacheState::open(options, kLayout, {}, {}, seams).value();
+    return KvCacheState::open(options, kLayout, {}, {}, seams, std::move(memory)).value();
   }
   static TierManager& tiers(KvCache& cache) { return *KvCacheState::of(cache).tiers(); }
   static void finish(KvCache& cache) {

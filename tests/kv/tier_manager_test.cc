@@ -397,7 +397,12 @@ TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
       store->fail_read_one_in = store->fail_write_one_in = 8;
       store->fail_erase_one_in = 4;
     }
-    KvCache cache = open_tiered(40, {.tenant_quota_bytes = seed % 3 == 0 ? bytes(25) : 0});
+    std::shared_ptr<DistantMemory> distant;
+    if (seed % 5 < 2) {
+      distant = std::make_shared<DistantMemory>(40, kLayout.block_bytes());
+      if (seed % 2 == 0) distant->fails = [&] { return random() % 10 == 0; };
+    }
+    KvCache cache = open_tiered(40, {.tenant_quota_bytes = seed % 3 == 0 ? bytes(25) : 0}, distant);
     struct Waiting {
       Tokens tokens;
       std::string salt;
@@ -466,7 +471,7 @@ TEST_F(TierManagerTest, SeededHistoriesLeaveNothingBehind) {
 // With its thread. For ThreadSanitizer, and for the order of ends.
 TEST(TierManagerThreads, EveryHitHasTheRightBytes) {
   const KvLayout layout{.layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = 4, .dtype = DType::F16};
-  const std::size_t stride = BlockArena::stride_of(layout.block_bytes());
+  const std::size_t stride = BlockMemory::stride_of(layout.block_bytes());
   const auto store = std::make_shared<MemoryStore>(MemoryTierOptions{
       .capacity_bytes = 100 * MemoryStore::taken_bytes(layout.block_bytes(), layout), .codec = Codec::Raw});
   std::atomic<std::uint64_t> wrong_answers = 0;

@@ -14,7 +14,7 @@ namespace tiercel::sim {
 namespace {
 
 constexpr KvLayout kLayout{.layers = 1, .kv_heads = 1, .head_dim = 8, .block_tokens = 4, .dtype = DType::F16};
-constexpr std::size_t kStride = BlockArena::stride_of(kLayout.block_bytes());
+constexpr std::size_t kStride = BlockMemory::stride_of(kLayout.block_bytes());
 
 KvCacheOptions options_of(std::size_t blocks) {
   return {.capacity_bytes = blocks * kStride, .eviction = lru(), .tenant_quota_bytes = SIZE_MAX};

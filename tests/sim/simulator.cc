@@ -25,6 +25,7 @@ Simulator::Simulator(const Configuration& configuration, std::uint64_t seed, Key
       tally_(tally),
       log_(std::move(log)),
       model_(draw_shape(configuration, random_), tally),
+      has_distant_memory_(configuration.tiers && seed % 3 == 0),
       has_lifetimes_(configuration.lifetimes && below(3) != 0),
       alphabet_(2 + below(3)),
       key_function_(key_function) {
@@ -33,7 +34,7 @@ Simulator::Simulator(const Configuration& configuration, std::uint64_t seed, Key
              .head_dim = 4,
              .block_tokens = static_cast<std::uint32_t>(model_.shape.block_tokens),
              .dtype = DType::F16};
-  stride_ = BlockArena::stride_of(layout_.block_bytes());
+  stride_ = BlockMemory::stride_of(layout_.block_bytes());
   const PolicyKind kind = configuration.policies[below(configuration.policies.size())];
   options_ = {.capacity_bytes = model_.shape.capacity_blocks * stride_ + below(stride_),
               .prefix_reuse = model_.shape.prefix_reuse,

@@ -99,6 +99,7 @@ class Simulator {
   void turn_worker();
   bool turn_worker(std::size_t tier);
   void meddle(double began_s);
+  std::vector<std::byte> as_in_blocks(std::vector<std::byte> bytes) const;
   void settle_load();
   ContentKey key_of(const Text& path) const;
   void check_stores();
@@ -153,6 +154,7 @@ class Simulator {
   Tally& tally_;
   const Log log_;
   Model model_;
+  const bool has_distant_memory_;  // blocks are where tiers cannot reach them
   const bool has_lifetimes_;
   const std::size_t alphabet_;
   const KeyFunction key_function_;

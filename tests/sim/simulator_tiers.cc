@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kv/block_key.h"
+#include "tests/kv/distant_memory.h"
 #include "tests/kv/kv_pattern.h"
 #include "tests/sim/simulator.h"
 
@@ -35,7 +36,12 @@ void Simulator::begin_process() {
     seams.tier_now_s = [this] { return tiers_->now_s; };
     seams.background_thread = false;
   }
-  auto opened = KvCacheState::open(options, layout_, {{model_.model_number(), 0}}, groups_, std::move(seams));
+  std::shared_ptr<const BlockMemory> memory;
+  if (has_distant_memory_) {
+    memory = std::make_shared<DistantMemory>(options.capacity_bytes / stride_, layout_.block_bytes());
+  }
+  auto opened =
+      KvCacheState::open(options, layout_, {{model_.model_number(), 0}}, groups_, std::move(seams), std::move(memory));
   demand_code(opened.status(), StatusCode::Ok, "open()");
   cache_ = *std::move(opened);
   state_ = &KvCacheState::of(*cache_);
@@ -189,6 +195,12 @@ ContentKey Simulator::key_of(const Text& path) const {
   return last_key(key_function_, root, to_tokens(path.substr(1)), layout_.block_tokens);
 }
 
+// What a block has of these bytes of a tier.
+std::vector<std::byte> Simulator::as_in_blocks(std::vector<std::byte> bytes) const {
+  if (has_distant_memory_) std::ranges::transform(bytes, bytes.begin(), DistantMemory::turn_over);
+  return bytes;
+}
+
 // Says what a load has brought, if it was one.
 void Simulator::settle_load() {
   const auto is_found = [&](const Text& path) {
@@ -201,7 +213,7 @@ void Simulator::settle_load() {
   };
   std::vector<std::vector<std::byte>> given;
   for (std::size_t tier = 0; tier < tier_manager().tiers(); ++tier) {
-    for (auto& bytes : tiers_->store(tier).take_given()) given.push_back(std::move(bytes));
+    for (auto& bytes : tiers_->store(tier).take_given()) given.push_back(as_in_blocks(std::move(bytes)));
   }
   for (const auto& [block, origin] : model_.call.loaded) {
     const std::span<const std::byte> loaded(cache_->block(block), layout_.block_bytes());
@@ -352,6 +364,7 @@ void Simulator::check_flushed() {
     check_stores();
     read_directly_ += read.status.ok();
     demand_code(read.status, StatusCode::Ok, ("the reading of a flushed block, " + path).c_str());
+    bytes = as_in_blocks(std::move(bytes));
     const bool right =
         model_.may_be_given(path, [&](const Computed& each) { return bytes_hold(layout_, bytes.data(), each.words); });
     demand(right, "a flushed block has not the bytes of its tokens");

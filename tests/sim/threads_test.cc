@@ -24,7 +24,7 @@ constexpr int kSteps = 200'000;
 #endif
 constexpr std::uint64_t kThreads = 4;
 constexpr KvLayout kLayout{.layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = 4, .dtype = DType::F16};
-constexpr std::size_t kStride = BlockArena::stride_of(kLayout.block_bytes());
+constexpr std::size_t kStride = BlockMemory::stride_of(kLayout.block_bytes());
 
 using Tokens = std::vector<TokenId>;
 
