@@ -11,6 +11,7 @@
 #include "gguf/dequantize.h"
 #include "kernels/int8_kernels.h"
 #include "tests/kernels/every_target.h"
+#include "tests/kernels/random_tensor.h"
 
 namespace tiercel {
 namespace {
@@ -19,25 +20,14 @@ using namespace kernels;
 
 struct RandomWeights {
   RandomWeights(TensorType type, std::size_t outputs, std::size_t columns, std::mt19937& random) {
-    const std::size_t blocks = outputs * columns / 32, size = block_bytes(type);
-    std::vector<std::byte> file(blocks * size);
-    for (auto& byte : file) byte = static_cast<std::byte>(random());
-    std::uniform_real_distribution<float> scale(-0.1f, 0.1f);
-    for (std::size_t b = 0; b < blocks; ++b) {
-      const std::size_t halves = type == TensorType::Q4_1 ? 2 : 1;
-      for (std::size_t h = 0; h < halves; ++h) {
-        const std::uint16_t half = float_to_half(scale(random));
-        std::memcpy(file.data() + b * size + 2 * h, &half, 2);
-      }
-    }
-    exact.resize(outputs * columns);
-    dequantize(type, file, exact);
+    const RandomTensor tensor(type, outputs, columns, random);
+    exact = tensor.exact;
     // Packed in two parts, on top of rubbish.
     const GroupFormat format = group_format(type);
     tiles.assign(group_weights_bytes(format, outputs, columns), std::byte{0xa5});
     const std::size_t half = tiles_of(outputs) / 2;
-    pack_group_weights(type, file.data(), outputs, columns, half, tiles_of(outputs), tiles.data());
-    pack_group_weights(type, file.data(), outputs, columns, 0, half, tiles.data());
+    pack_group_weights(type, tensor.file.data(), outputs, columns, half, tiles_of(outputs), tiles.data());
+    pack_group_weights(type, tensor.file.data(), outputs, columns, 0, half, tiles.data());
     view = {format, tiles.data(), outputs, columns};
   }
   std::vector<std::byte> tiles;
