@@ -23,12 +23,11 @@ struct EmbeddingArgs {
 };
 cudaError_t embed(const EmbeddingArgs& args, cudaStream_t stream);
 
-// to[i] = from[rows[i]], the bytes.
+// to[i] = from[rows[i]], the bytes. Rows begin at multiples of 16 bytes and are whole multiples of 16 bytes long.
 struct GatherRowsArgs {
   DType dtype = DType::BF16;
-  const void* from =
-      nullptr;  // [...][from_stride], rows begin at multiples of 16 bytes and are whole multiples of them
-  std::size_t from_stride = 0;          // in elements
+  const void* from = nullptr;  // [...][from_stride], strides in elements
+  std::size_t from_stride = 0;
   const std::uint32_t* rows = nullptr;  // [count]; a row may be named more than once
   std::size_t count = 0;                // 0: nothing is done
   std::size_t width = 0;                // elements of a row
