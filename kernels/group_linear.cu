@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) multiply_float_rows(const _
 // Prefill. Block: rows of x (x) with a tile of outputs for each warp (y). Both pass through shared memory a group of
 // columns at a time, as they are; a warp decodes the weights of its own tile.
 constexpr int kPrefillThreads = 128, kPrefillWarps = kPrefillThreads / kWarpLanes;
-constexpr std::size_t kSharedBytes = 48 * 1024;
+constexpr unsigned kStages = 3;  // one that is multiplied, two that are on their way
 
 template <class T, WeightCode code, int kRows>
 struct Stage {
@@ -242,8 +242,6 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
   constexpr int kRows = kRowTiles * kRowsOfTile, kPacks = kColumns / Pack<T>::kSize;
   constexpr unsigned kGroupBytes = device_group_bytes(code, kDTypeOf<T>);
   using S = Stage<T, code, kRows>;
-  // One that is multiplied, one whose rows are summed, and one or two that are on their way.
-  constexpr unsigned kStages = 4 * sizeof(S) + 2 * kRows * sizeof(float) * P::kHasMinimum <= kSharedBytes ? 4 : 3;
   __shared__ __align__(16) S stages[kStages];
   __shared__ __align__(8) float x_sums[2][kRows];
   const std::size_t first_row = static_cast<std::size_t>(blockIdx.x) * kRows;
@@ -259,7 +257,10 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
       S& stage = stages[group % kStages];
       const unsigned stride = static_cast<unsigned>(a.x_stride), pack = threadIdx.x % kPacks * Pack<T>::kSize;
       const T* from = row_of_x<T>(a, first_row) + group * kColumns;
-      for (int row = threadIdx.x / kPacks; row < rows; row += kPrefillThreads / kPacks) {
+      // A lane brings what it needs itself for the sums of its warp's rows.
+      static_assert(kPacks * kRowsOfTile == kWarpLanes);
+#pragma unroll
+      for (int row = threadIdx.x / kPacks; row < rows; row += kPrefillWarps * kRowsOfTile) {
         __pipeline_memcpy_async(&stage.x[row][pack], from + (row * stride + pack), sizeof(Pack<T>));
       }
       for (unsigned at = 16 * lane; has_outputs && at < kGroupBytes; at += 16 * kWarpLanes) {
@@ -271,27 +272,22 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
   const auto rows_of_x = [&](unsigned group, int n) {
     return RowsOfX<T>(*reinterpret_cast<const Quad*>(&stages[group % kStages].x[kRowsOfTile * n + g][8 * t]));
   };
-  const auto sum_stage = [&](unsigned group) {
-    if constexpr (P::kHasMinimum) {
-      if (group >= groups) return;
-      for (int n = warp; n < kRowTiles; n += kPrefillWarps) {
-        const float2 sums = rows_of_x(group, n).sums();
-        if (g == 0) *reinterpret_cast<float2*>(&x_sums[group % 2][kRowsOfTile * n + 2 * t]) = sums;
-      }
-    }
-  };
 
   for (unsigned group = 0; group < kStages - 1; ++group) begin_stage(group);
-  __pipeline_wait_prior(kStages - 2);
-  __syncthreads();
-  sum_stage(0);
-
   Sums sums[kRowTiles];
   for (unsigned group = 0; group < groups; ++group) {
-    __pipeline_wait_prior(kStages - 3);  // for the group after this one
+    __pipeline_wait_prior(kStages - 2);  // for what this thread has brought: others wait at the barrier
+    if constexpr (P::kHasMinimum) {
+#pragma unroll
+      for (int first = 0; first < kRowTiles; first += kPrefillWarps) {
+        const float2 of_rows = rows_of_x(group, first + warp).sums();
+        if (g == 0) {
+          *reinterpret_cast<float2*>(&x_sums[group % 2][kRowsOfTile * (first + warp) + 2 * t]) = of_rows;
+        }
+      }
+    }
     __syncthreads();
     begin_stage(group + kStages - 1);  // where the group before this one was
-    sum_stage(group + 1);
     if (!has_outputs) continue;
     const Weights<T, P> part(P::template load<Reads::Again>(stages[group % kStages].weights[warp], lane));
 #pragma unroll
@@ -334,17 +330,22 @@ cudaError_t prefill(const LinearArgs& args, cudaStream_t stream) {
   return cudaLaunchKernelEx(&config, multiply_tiles<T, code, kRowTiles>, args);
 }
 
-// The number of rows chooses among variants that give a row the same bits.
+// Variants of a kernel give a row the same bits; the number of rows chooses among them, and where prefill's blocks
+// would not be one for each multiprocessor, smaller ones, or decode, which has blocks for 32 outputs.
 template <class T, WeightCode code>
 cudaError_t launch(const LinearArgs& args, cudaStream_t stream) {
   if constexpr (sizeof(T) == 4) {
     return decode<T, code, 1>(args, stream);
   } else {
-    constexpr std::size_t kMostDecodeRows = 32;  // beyond it the weights would be read again
-    const bool is_decode = args.arithmetic == LinearArithmetic::Any ? args.rows <= kMostDecodeRows
-                                                                    : args.arithmetic == LinearArithmetic::Decode;
-    if (!is_decode) {
-      return args.rows <= 64 ? prefill<T, code, 8>(args, stream) : prefill<T, code, 16>(args, stream);
+    constexpr std::size_t kMostDecodeRows = 32, kMultiprocessors = 128;  // A100 has 108, H100 and H200 132
+    const auto fills = [&](int row_tiles) {
+      return std::size_t{divide_up(args.rows, row_tiles * kRowsOfTile)} *
+                 divide_up(args.w.outputs, kPrefillWarps * kOutputs) >=
+             kMultiprocessors;
+    };
+    if (args.arithmetic == LinearArithmetic::Prefill ||
+        (args.arithmetic == LinearArithmetic::Any && args.rows > kMostDecodeRows && fills(8))) {
+      return fills(12) ? prefill<T, code, 12>(args, stream) : prefill<T, code, 8>(args, stream);
     }
     if (args.rows <= 8) return decode<T, code, 1>(args, stream);
     return args.rows <= 16 ? decode<T, code, 2>(args, stream) : decode<T, code, 4>(args, stream);

@@ -6,7 +6,7 @@
 // in float32 with weights in float32, without tensor cores.
 //
 // There are two kernels. Decode reads the weights once for up to 32 rows, with each tile's columns split among the
-// warps of a block, always in the same way; prefill multiplies tiles of up to 128 rows and adds columns in their order.
+// warps of a block, always in the same way; prefill multiplies tiles of up to 96 rows and adds columns in their order.
 // Each by itself gives a row the same bits whatever other rows there are; the two differ by float32 rounding. For f32
 // both are the same kernel.
 #pragma once
@@ -22,7 +22,7 @@ namespace tiercel::kernels::cuda {
 
 // As Arithmetic of model/model_runner.h.
 enum class LinearArithmetic : std::uint8_t {
-  Any,      // the faster of the two for that number of rows
+  Any,      // the one that is estimated to be faster
   Prefill,  // the one that is named, for any number of rows
   Decode,
 };

@@ -19,6 +19,8 @@ import sys
 # (what it is, file, text, replacement, program that must see it, its cases)
 KERNELS, SAMPLING, DEVICE, NCCL = "cuda_kernels_test", "cuda_sampling_test", "device_test", "nccl_test"
 RANKS = "src/device/nccl_communicator.cc"
+LINEAR, PARTS = "kernels/group_linear.cu", "kernels/weight_parts.h"
+SUMS = "CudaGroupLinear.AgreesWithSums*"
 MUTANTS = [
     ("decode: warps' results are read before they are written", "kernels/decode_attention.cu",
      "  __syncthreads();\n\n  for (int i = thread", "  for (int i = thread", KERNELS, "CudaDecode*"),
@@ -44,6 +46,34 @@ MUTANTS = [
     ("append: values are rotated too", "kernels/kv_append.cu", "!is_value && pair", "pair", KERNELS, "CudaKvAppend*"),
     ("append: int4 scales are rounded down", "kernels/kv_append.cu",
      "(__float_as_uint(value) + 0xffffu) >> 16", "__float_as_uint(value) >> 16", KERNELS, "CudaKvAppend*"),
+    ("linear: warps' sums are read before they are written", LINEAR, "  __syncthreads();\n  for (int i = threadIdx.x; i < rows",
+     "  for (int i = threadIdx.x; i < rows", KERNELS, SUMS),
+    ("linear: the last warp's sums are left out", LINEAR, "w < kDecodeWarps; ++w", "w < kDecodeWarps - 1; ++w", KERNELS, SUMS),
+    ("linear: warps take each other's groups too", LINEAR, "first += kAtOnce * kDecodeWarps", "first += kDecodeWarps", KERNELS, SUMS),
+    ("linear: the remainder of the split is nobody's", LINEAR, "if (group >= groups) break;", "if (group + 1 >= groups) break;", KERNELS, SUMS),
+    ("linear: warps are added up in an order of rows", LINEAR, "Pack<float>::load(partials[w][row], four)",
+     "Pack<float>::load(partials[(w + first_row / 8 + row) % kDecodeWarps][row], four)", KERNELS, "CudaGroupLinear.ARowHasTheSameBits*"),
+    ("linear: minima are not applied", LINEAR, "sum[i] = __fmaf_rn(minima[j], i % 2 == 0 ? x_sums.x : x_sums.y, sum[i]);", "{}", KERNELS, SUMS),
+    ("linear: minima take the sum of the first row of two", LINEAR, "i % 2 == 0 ? x_sums.x : x_sums.y", "x_sums.x", KERNELS, SUMS),
+    ("linear: half of the columns are summed for the minima", LINEAR, "multiply_add<T>(c, kAllOnes, b[1]);", "", KERNELS, SUMS),
+    ("linear: an output has its neighbour's scale", LINEAR, "scales[j], c[i], sum[i]", "scales[j ^ 1], c[i], sum[i]", KERNELS, SUMS),
+    ("linear: one output too many is written", LINEAR, "if (output + j < outputs)", "if (output + j <= outputs)", KERNELS, SUMS),
+    ("linear: four outputs are written where fewer are left", LINEAR, "if (output + 4 <= outputs &&", "if (", KERNELS, "CudaGroupLinear.*"),
+    ("linear: lanes of float32 swap rows", LINEAR, "if (row / 2 == t)", "if (row % 4 == t)", KERNELS, SUMS),
+    ("linear: prefill multiplies the stage after it", LINEAR, "stages[group % kStages].weights[warp], lane",
+     "stages[(group + 1) % kStages].weights[warp], lane", KERNELS, SUMS),
+    ("linear: prefill has the sums of another stage", LINEAR, "float2*>(&x_sums[group % 2][kRowsOfTile * n + 2 * t]);",
+     "float2*>(&x_sums[0][kRowsOfTile * n + 2 * t]);", KERNELS, SUMS),
+    ("linear: prefill reads a stage before it has come", LINEAR, "__pipeline_wait_prior(kStages - 2)", "__pipeline_wait_prior(kStages - 1)", KERNELS, SUMS),
+    ("linear: prefill reads and overwrites stages at any time", LINEAR, "    __syncthreads();\n    begin_stage", "    begin_stage", KERNELS, SUMS),
+    ("linear: prefill sums a row of another lane's", LINEAR, "rows_of_x(group, first + warp).sums()", "rows_of_x(group, first + (warp ^ 1)).sums()",
+     KERNELS, SUMS),
+    ("linear: prefill writes one row too many", LINEAR, "if (own >= rows) continue;", "if (own > rows) continue;", KERNELS, SUMS),
+    ("linear: prefill's last warps write over the others", LINEAR, "first_row + own, tile * kOutputs + 4 * g",
+     "first_row + own, tile % 2 * kOutputs + 4 * g", KERNELS, SUMS),
+    ("embedding: a token has another one's columns", "kernels/embedding.cu", "output / 4 * 4 + eight % 4", "output / 4 * 4 + (eight + 1) % 4",
+     KERNELS, "CudaEmbedding*"),
+    ("gather: rows stay where they are", "kernels/embedding.cu", "a.rows[i] * a.from_stride", "i * a.from_stride", KERNELS, "CudaGather*"),
     ("norm: warps' sums are read before they are written", "kernels/rms_norm.cu", "  __syncthreads();\n", "", KERNELS, "CudaRmsNorm*"),
     ("SwiGLU: rows read the first one's second half", "kernels/swiglu.cu", "gates + a.width", "gates + a.width * (row == 0)", KERNELS, "CudaSwiglu*"),
     ("copy: the last 16 bytes stay behind", "kernels/block_copy.cu",
