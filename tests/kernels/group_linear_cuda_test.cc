@@ -130,9 +130,9 @@ TEST(CudaGroupLinear, AgreesWithSumsInDouble) {
 
 TEST(CudaGroupLinear, RandomShapes) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  const int rounds = 6;
+  const int rounds = 15;
 #else
-  const int rounds = 60;
+  const int rounds = 100;
 #endif
   std::mt19937 random(2);
   constexpr TensorType kTypes[] = {TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0,
