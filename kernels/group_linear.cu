@@ -225,32 +225,33 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) multiply_float_rows(const _
   combine<float>(a, sums, first_row, rows);
 }
 
-// Prefill. Block: rows of x (x) with a tile of outputs for each warp (y). Both pass through shared memory a group of
-// columns at a time, as they are; a warp decodes the weights of its own tile.
+// Prefill. Block: rows of x (x) with tiles of outputs (y). Both pass through shared memory a group of columns at a
+// time, as they are; a warp decodes the weights of its tile. Warps beyond the tiles share these and divide the rows.
 constexpr int kPrefillThreads = 128, kPrefillWarps = kPrefillThreads / kWarpLanes;
-constexpr unsigned kStages = 3;  // one that is multiplied, two that are on their way
 
-template <class T, WeightCode code, int kRows>
+template <class T, WeightCode code, int kRows, int kTiles>
 struct Stage {
   T x[kRows][kColumns];
-  alignas(16) std::byte weights[kPrefillWarps][device_group_bytes(code, kDTypeOf<T>)];
+  alignas(16) std::byte weights[kTiles][device_group_bytes(code, kDTypeOf<T>)];
 };
 
-template <class T, WeightCode code, int kRowTiles>
+// kRowTiles are a warp's.
+template <class T, WeightCode code, int kRowTiles, int kTiles>
 __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __grid_constant__ LinearArgs a) {
   using P = Part<T, code>;
-  constexpr int kRows = kRowTiles * kRowsOfTile, kPacks = kColumns / Pack<T>::kSize;
-  constexpr unsigned kGroupBytes = device_group_bytes(code, kDTypeOf<T>);
-  using S = Stage<T, code, kRows>;
+  constexpr int kRowWarps = kPrefillWarps / kTiles, kRows = kRowWarps * kRowTiles * kRowsOfTile;
+  constexpr int kPacks = kColumns / Pack<T>::kSize;
+  constexpr unsigned kGroupBytes = device_group_bytes(code, kDTypeOf<T>), kGroupPacks = kGroupBytes / 16;
+  constexpr unsigned kStages = kTiles == 1 ? 4 : 3;  // one that is multiplied, the others are on their way
+  using S = Stage<T, code, kRows, kTiles>;
   __shared__ __align__(16) S stages[kStages];
   __shared__ __align__(8) float x_sums[2][kRows];
   const std::size_t first_row = static_cast<std::size_t>(blockIdx.x) * kRows;
   const int rows = static_cast<int>(min(a.rows - first_row, static_cast<std::size_t>(kRows)));
-  const unsigned groups = a.w.columns / kColumns;
+  const unsigned groups = a.w.columns / kColumns, tiles = divide_up(a.w.outputs, kOutputs);
   const int warp = threadIdx.x / kWarpLanes, lane = threadIdx.x % kWarpLanes, g = lane / 4, t = lane % 4;
-  const unsigned tile = blockIdx.y * kPrefillWarps + warp;
-  const bool has_outputs = tile * kOutputs < a.w.outputs;  // a warp without any only helps with x
-  const std::byte* weights = tile_of<T, code>(a.w, tile);
+  const unsigned first_tile = blockIdx.y * kTiles, tile = first_tile + warp % kTiles;
+  const bool has_outputs = tile < tiles;  // a warp without any only helps to bring things
 
   const auto begin_stage = [&](unsigned group) {
     if (group < groups) {
@@ -259,12 +260,15 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
       const T* from = row_of_x<T>(a, first_row) + group * kColumns;
       // A lane brings what it needs itself for the sums of its warp's rows.
       static_assert(kPacks * kRowsOfTile == kWarpLanes);
-#pragma unroll
+#pragma unroll 1
       for (int row = threadIdx.x / kPacks; row < rows; row += kPrefillWarps * kRowsOfTile) {
         __pipeline_memcpy_async(&stage.x[row][pack], from + (row * stride + pack), sizeof(Pack<T>));
       }
-      for (unsigned at = 16 * lane; has_outputs && at < kGroupBytes; at += 16 * kWarpLanes) {
-        __pipeline_memcpy_async(&stage.weights[warp][at], weights + group * kGroupBytes + at, 16);
+      for (unsigned i = threadIdx.x; i < kTiles * kGroupPacks; i += kPrefillThreads) {
+        const unsigned of_tile = i / kGroupPacks, at = i % kGroupPacks * 16;
+        if (first_tile + of_tile >= tiles) break;
+        const std::byte* weights = tile_of<T, code>(a.w, first_tile + of_tile) + group * kGroupBytes;
+        __pipeline_memcpy_async(&stage.weights[of_tile][at], weights + at, 16);
       }
     }
     __pipeline_commit();
@@ -272,6 +276,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
   const auto rows_of_x = [&](unsigned group, int n) {
     return RowsOfX<T>(*reinterpret_cast<const Quad*>(&stages[group % kStages].x[kRowsOfTile * n + g][8 * t]));
   };
+  const auto own_rows = [&](int n) { return kRowWarps * n + warp / kTiles; };
 
   for (unsigned group = 0; group < kStages - 1; ++group) begin_stage(group);
   Sums sums[kRowTiles];
@@ -279,7 +284,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
     __pipeline_wait_prior(kStages - 2);  // for what this thread has brought: others wait at the barrier
     if constexpr (P::kHasMinimum) {
 #pragma unroll
-      for (int first = 0; first < kRowTiles; first += kPrefillWarps) {
+      for (int first = 0; first < kRowWarps * kRowTiles; first += kPrefillWarps) {
         const float2 of_rows = rows_of_x(group, first + warp).sums();
         if (g == 0) {
           *reinterpret_cast<float2*>(&x_sums[group % 2][kRowsOfTile * (first + warp) + 2 * t]) = of_rows;
@@ -289,14 +294,14 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
     __syncthreads();
     begin_stage(group + kStages - 1);  // where the group before this one was
     if (!has_outputs) continue;
-    const Weights<T, P> part(P::template load<Reads::Again>(stages[group % kStages].weights[warp], lane));
+    const Weights<T, P> part(P::template load<Reads::Again>(stages[group % kStages].weights[warp % kTiles], lane));
 #pragma unroll
     for (int n = 0; n < kRowTiles; ++n) {
       float2 of_rows = {};
       if constexpr (P::kHasMinimum) {
-        of_rows = *reinterpret_cast<const float2*>(&x_sums[group % 2][kRowsOfTile * n + 2 * t]);
+        of_rows = *reinterpret_cast<const float2*>(&x_sums[group % 2][kRowsOfTile * own_rows(n) + 2 * t]);
       }
-      part.multiply_add_to(sums[n], rows_of_x(group, n), of_rows);
+      part.multiply_add_to(sums[n], rows_of_x(group, own_rows(n)), of_rows);
     }
   }
   if (!has_outputs) return;
@@ -304,7 +309,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
   for (int n = 0; n < kRowTiles; ++n) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      const int own = kRowsOfTile * n + 2 * t + row;
+      const int own = kRowsOfTile * own_rows(n) + 2 * t + row;
       if (own >= rows) continue;
       const float results[4] = {sums[n].at(row, 0), sums[n].at(row, 1), sums[n].at(row, 2), sums[n].at(row, 3)};
       store<T>(a, first_row + own, tile * kOutputs + 4 * g, results);
@@ -323,29 +328,32 @@ cudaError_t decode(const LinearArgs& args, cudaStream_t stream) {
   }
 }
 
-template <class T, WeightCode code, int kRowTiles>
-cudaError_t prefill(const LinearArgs& args, cudaStream_t stream) {
-  const dim3 grid(divide_up(args.rows, kRowTiles * kRowsOfTile), divide_up(args.w.outputs, kPrefillWarps * kOutputs));
-  const cudaLaunchConfig_t config = {grid, kPrefillThreads, 0, stream, nullptr, 0};
-  return cudaLaunchKernelEx(&config, multiply_tiles<T, code, kRowTiles>, args);
+// Blocks of prefill for so many tiles of rows and outputs.
+template <int kRowTiles, int kTiles>
+dim3 prefill_grid(const LinearArgs& args) {
+  return {divide_up(args.rows, kPrefillWarps / kTiles * kRowTiles * kRowsOfTile),
+          divide_up(args.w.outputs, kTiles * kOutputs)};
 }
 
-// Variants of a kernel give a row the same bits; the number of rows chooses among them, and where prefill's blocks
-// would not be one for each multiprocessor, smaller ones, or decode, which has blocks for 32 outputs.
+template <class T, WeightCode code, int kRowTiles, int kTiles>
+cudaError_t prefill(const LinearArgs& args, cudaStream_t stream) {
+  const cudaLaunchConfig_t config = {prefill_grid<kRowTiles, kTiles>(args), kPrefillThreads, 0, stream, nullptr, 0};
+  return cudaLaunchKernelEx(&config, multiply_tiles<T, code, kRowTiles, kTiles>, args);
+}
+
+// Variants of a kernel give a row the same bits. Large blocks of prefill do less for each result, and are taken where
+// there is one for each multiprocessor: 96 rows and 128 outputs, otherwise 64 and 32.
 template <class T, WeightCode code>
 cudaError_t launch(const LinearArgs& args, cudaStream_t stream) {
   if constexpr (sizeof(T) == 4) {
     return decode<T, code, 1>(args, stream);
   } else {
-    constexpr std::size_t kMostDecodeRows = 32, kMultiprocessors = 128;  // A100 has 108, H100 and H200 132
-    const auto fills = [&](int row_tiles) {
-      return std::size_t{divide_up(args.rows, row_tiles * kRowsOfTile)} *
-                 divide_up(args.w.outputs, kPrefillWarps * kOutputs) >=
-             kMultiprocessors;
-    };
+    constexpr std::size_t kMostDecodeRows = 32;
+    const dim3 large = prefill_grid<12, 4>(args);
+    const bool fills = std::size_t{large.x} * large.y >= args.multiprocessors;
     if (args.arithmetic == LinearArithmetic::Prefill ||
-        (args.arithmetic == LinearArithmetic::Any && args.rows > kMostDecodeRows && fills(8))) {
-      return fills(12) ? prefill<T, code, 12>(args, stream) : prefill<T, code, 8>(args, stream);
+        (args.arithmetic == LinearArithmetic::Any && args.rows > kMostDecodeRows && fills)) {
+      return fills ? prefill<T, code, 12, 4>(args, stream) : prefill<T, code, 2, 1>(args, stream);
     }
     if (args.rows <= 8) return decode<T, code, 1>(args, stream);
     return args.rows <= 16 ? decode<T, code, 2>(args, stream) : decode<T, code, 4>(args, stream);

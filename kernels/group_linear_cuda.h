@@ -6,7 +6,7 @@
 // in float32 with weights in float32, without tensor cores.
 //
 // There are two kernels. Decode reads the weights once for up to 32 rows, with each tile's columns split among the
-// warps of a block, always in the same way; prefill multiplies tiles of up to 96 rows and adds columns in their order.
+// warps of a block, always in the same way; prefill multiplies blocks of 96 or 64 rows and adds columns in their order.
 // Each by itself gives a row the same bits whatever other rows there are; the two differ by float32 rounding. For f32
 // both are the same kernel.
 #pragma once
@@ -39,6 +39,7 @@ struct LinearArgs {
   std::size_t y_stride = 0;
   bool float_output = false;  // y is float32, as logits are
   LinearArithmetic arithmetic = LinearArithmetic::Any;
+  std::size_t multiprocessors = 128;  // of the device, more or less: prefill's blocks are to be as many at least
 };
 
 // One kernel on `stream`. No workspace.

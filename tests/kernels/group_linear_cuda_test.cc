@@ -51,6 +51,7 @@ struct Call {
   LinearArithmetic arithmetic;
   bool float_output = false;
   std::size_t x_padding = 8, y_padding = 3;
+  std::size_t multiprocessors = 128;  // 1: prefill takes its large blocks
 
   DType output() const { return float_output ? DType::F32 : dtype; }
 
@@ -71,7 +72,8 @@ struct Call {
                                      .y = device_y.data(),
                                      .y_stride = y_stride,
                                      .float_output = float_output,
-                                     .arithmetic = arithmetic},
+                                     .arithmetic = arithmetic,
+                                     .multiprocessors = multiprocessors},
                                     nullptr),
               cudaSuccess);
     const auto all = to_floats(device_y.read(), output());
@@ -122,6 +124,7 @@ TEST(CudaGroupLinear, AgreesWithSumsInDouble) {
         const WeightCode code = kernels::cuda::device_code(type);
         check(type, code, 67, 96, 3, {dtype, arithmetic}, random);
         check(type, code, 150, 544, 1, {dtype, arithmetic, true, 0, 0}, random);
+        check(type, code, 150, 160, 5, {dtype, arithmetic, false, 16, 2, 1}, random);
       }
     }
     check(TensorType::Q4_1, WeightCode::Plain, 40, 64, 5, {dtype, LinearArithmetic::Any}, random);
@@ -132,7 +135,7 @@ TEST(CudaGroupLinear, RandomShapes) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
   const int rounds = 15;
 #else
-  const int rounds = 100;
+  const int rounds = 60;
 #endif
   std::mt19937 random(2);
   constexpr TensorType kTypes[] = {TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0,
@@ -141,8 +144,9 @@ TEST(CudaGroupLinear, RandomShapes) {
     const TensorType type = kTypes[random() % std::size(kTypes)];
     const std::size_t rows = 1 + random() % 70;
     const std::size_t columns = 32 * (1 + random() % (rows < 20 ? 64 : 12)), most_outputs = 100000 / columns;
-    const Call call = {kDTypes[random() % 3], static_cast<LinearArithmetic>(random() % 3), random() % 3 == 0,
-                       8 * (random() % 3), random() % 5};
+    const Call call = {kDTypes[random() % 3], static_cast<LinearArithmetic>(random() % 3),
+                       random() % 3 == 0,     8 * (random() % 3),
+                       random() % 5,          random() % 2};
     check(type, kernels::cuda::device_code(type), 1 + random() % std::min<std::size_t>(most_outputs, 300), columns,
           rows, call, random);
   }
@@ -178,61 +182,39 @@ TEST(CudaGroupLinear, ARowHasTheSameBitsInEveryBatch) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
   const std::size_t outputs = 37, columns = 160;
 #else
-  const std::size_t outputs = 69, columns = 288;
+  const std::size_t outputs = 45, columns = 288;
 #endif
   std::mt19937 random(4);
-  const std::size_t rows = 70;
+  const std::size_t rows = 100;
   for (const DType dtype : kDTypes) {
     for (const TensorType type : {TensorType::Q4_1, TensorType::Q8_0, TensorType::F16}) {
       cuemu::reset_device({.seed = random()});
       const RandomTensor tensor(type, outputs, columns, random);
       const Matrix matrix({&tensor}, type, kernels::cuda::device_code(type), dtype, columns);
       const auto x = random_values(rows * columns, dtype, random);
-      const auto same = [&](const std::vector<float>& part, const std::vector<float>& whole, std::size_t first) {
+      const auto is_part = [&](const std::vector<float>& part, const std::vector<float>& whole, std::size_t first) {
         return std::memcmp(part.data(), &whole[first * outputs], part.size() * sizeof(float)) == 0;
       };
       std::vector<float> wholes[2];
       for (const LinearArithmetic arithmetic : kArithmetics) {
-        const Call call = {dtype, arithmetic, true};
+        Call call = {dtype, arithmetic, true};
         auto& whole = wholes[arithmetic == LinearArithmetic::Decode];
         whole = call(matrix.view, x.data(), rows);
-        for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>{0, 1}, {69, 1}, {7, 9}, {30, 31}}) {
-          EXPECT_TRUE(same(call(matrix.view, &x[first * columns], count), whole, first))
+        for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>{0, 1}, {99, 1}, {7, 9}, {60, 31}}) {
+          EXPECT_TRUE(is_part(call(matrix.view, &x[first * columns], count), whole, first))
               << to_string(type) << " " << to_string(dtype) << ", " << count << " rows from " << first << " on";
         }
+        call.multiprocessors = 1;
+        EXPECT_EQ(call(matrix.view, x.data(), rows), whole);
       }
-      EXPECT_TRUE(dtype != DType::F32 || wholes[0] == wholes[1]);
+      EXPECT_EQ(wholes[0] == wholes[1], dtype == DType::F32);
+      // Any: prefill for more than 32 rows that are work for all multiprocessors.
+      Call any = {dtype, LinearArithmetic::Any, true, 0, 0, 1};
+      EXPECT_TRUE(is_part(any(matrix.view, x.data(), 33), wholes[0], 0));
+      EXPECT_TRUE(is_part(any(matrix.view, x.data(), 32), wholes[1], 0));
+      any.multiprocessors = 3;
+      EXPECT_TRUE(is_part(any(matrix.view, x.data(), rows), wholes[1], 0));
     }
-  }
-}
-
-// More rows than other tests have: so many that prefill takes its larger tiles, and Any takes prefill.
-TEST(CudaGroupLinear, SoManyRowsThatTheyFillTheDevice) {
-  std::mt19937 random(6);
-  const std::size_t outputs = 20, columns = 64, rows = 127 * 96 + 1, least_rows = 127 * 64 + 1;
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  const auto types = {TensorType::Q4_1};
-#else
-  const auto types = {TensorType::Q4_1, TensorType::Q8_0, TensorType::F16};
-#endif
-  for (const TensorType type : types) {
-    cuemu::reset_device({.seed = random()});
-    const RandomTensor tensor(type, outputs, columns, random);
-    const Matrix matrix({&tensor}, type, kernels::cuda::device_code(type), DType::F16, columns);
-    const auto x = random_values(rows * columns, DType::F16, random);
-    const auto y = [&](LinearArithmetic arithmetic, std::size_t first, std::size_t count) {
-      return Call{DType::F16, arithmetic, true}(matrix.view, &x[first * columns], count);
-    };
-    const auto begin = [&](std::size_t row) { return static_cast<std::ptrdiff_t>(row * outputs); };
-    const auto all = y(LinearArithmetic::Any, 0, rows);
-    for (const std::size_t first : {std::size_t{0}, rows - 100}) {
-      const std::vector<float> part(all.begin() + begin(first), all.begin() + begin(first + 100));
-      EXPECT_EQ(part, y(LinearArithmetic::Prefill, first, 100)) << to_string(type);
-      EXPECT_NE(part, y(LinearArithmetic::Decode, first, 100)) << to_string(type);
-    }
-    if (type != TensorType::Q8_0) continue;
-    EXPECT_EQ(y(LinearArithmetic::Any, 0, least_rows), y(LinearArithmetic::Prefill, 0, least_rows));
-    EXPECT_EQ(y(LinearArithmetic::Any, 0, least_rows - 1), y(LinearArithmetic::Decode, 0, least_rows - 1));
   }
 }
 
