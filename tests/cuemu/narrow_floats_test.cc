@@ -59,5 +59,21 @@ TEST(CudaNarrowFloats, E4M3RoundsToTheNearestOfItsValuesAndSaturates) {
   EXPECT_EQ(to(-INFINITY), 0xfe);
 }
 
+TEST(CudaNarrowFloats, PairsAreSubtractedEachByItself) {
+  const __half2 half = __hsub2(__floats2half2_rn(1031, 2), __floats2half2_rn(1024, 0x1p-11f));
+  EXPECT_EQ(__half22float2(half).x, 7);
+  EXPECT_EQ(__half22float2(half).y, 2);  // half way: to the even one
+  const __nv_bfloat162 bfloat16 = __hsub2(__floats2bfloat162_rn(135, -3), __floats2bfloat162_rn(128, 0.5f));
+  EXPECT_EQ(__bfloat1622float2(bfloat16).x, 7);
+  EXPECT_EQ(__bfloat1622float2(bfloat16).y, -3.5f);
+}
+
+TEST(CudaIntegers, BytesArePickedFromTwoRegisters) {
+  EXPECT_EQ(__byte_perm(0x44332211u, 0x88776655u, 0x3210), 0x44332211u);
+  EXPECT_EQ(__byte_perm(0x44332211u, 0x88776655u, 0x7654), 0x88776655u);
+  EXPECT_EQ(__byte_perm(0x44332211u, 0, 0x4342), 0x00440033u);
+  EXPECT_EQ(__byte_perm(0x44332211u, 0x88776655u, 0x0716), 0x11882277u);
+}
+
 }  // namespace
 }  // namespace tiercel
