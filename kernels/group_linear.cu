@@ -106,7 +106,8 @@ struct Weights {
   }
 };
 
-// Decode. Block: one tile of outputs (x) of some rows (y); its warps take groups in turn.
+// Decode. Block: some rows (x) of one tile of outputs (y); its warps take groups in turn. Blocks of the same weights
+// run at the same time.
 constexpr int kDecodeThreads = 256, kDecodeWarps = kDecodeThreads / kWarpLanes;
 
 // Adds up what the warps have, in their order.
@@ -132,7 +133,7 @@ __device__ void combine(const LinearArgs& a, Sums (&sums)[kRowTiles], std::size_
 #pragma unroll
       for (int j = 0; j < 4; ++j) sum[j] += partial.values[j];
     }
-    store<T>(a, first_row + row, blockIdx.x * kOutputs + 4 * four, sum);
+    store<T>(a, first_row + row, blockIdx.y * kOutputs + 4 * four, sum);
   }
 }
 
@@ -142,11 +143,11 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) multiply_rows(const __grid_
   constexpr unsigned kGroupBytes = device_group_bytes(code, kDTypeOf<T>);
   // Of a warp: groups that are under way together, as many as registers allow.
   constexpr int kAtOnce = code == WeightCode::Group4 ? (kRowTiles > 2 ? 2 : 4) : 2;
-  const std::size_t first_row = static_cast<std::size_t>(blockIdx.y) * (kRowTiles * kRowsOfTile);
+  const std::size_t first_row = static_cast<std::size_t>(blockIdx.x) * (kRowTiles * kRowsOfTile);
   const int rows = static_cast<int>(min(a.rows - first_row, static_cast<std::size_t>(kRowTiles * kRowsOfTile)));
   const unsigned groups = a.w.columns / kColumns;
   const int warp = threadIdx.x / kWarpLanes, lane = threadIdx.x % kWarpLanes, g = lane / 4, t = lane % 4;
-  const std::byte* tile = tile_of<T, code>(a.w, blockIdx.x);
+  const std::byte* tile = tile_of<T, code>(a.w, blockIdx.y);
 
   // Rows beyond the last are the last one again: no result that is stored depends on them.
   const std::byte* x_of_rows = reinterpret_cast<const std::byte*>(row_of_x<T>(a, first_row));
@@ -186,11 +187,11 @@ template <WeightCode code>
 __global__ void __launch_bounds__(kDecodeThreads, 2) multiply_float_rows(const __grid_constant__ LinearArgs a) {
   using P = Part<float, code>;
   constexpr unsigned kGroupBytes = device_group_bytes(code, DType::F32);
-  const std::size_t first_row = static_cast<std::size_t>(blockIdx.y) * kRowsOfTile;
+  const std::size_t first_row = static_cast<std::size_t>(blockIdx.x) * kRowsOfTile;
   const int rows = static_cast<int>(min(a.rows - first_row, static_cast<std::size_t>(kRowsOfTile)));
   const unsigned groups = a.w.columns / kColumns;
   const int warp = threadIdx.x / kWarpLanes, lane = threadIdx.x % kWarpLanes, t = lane % 4;
-  const std::byte* tile = tile_of<float, code>(a.w, blockIdx.x);
+  const std::byte* tile = tile_of<float, code>(a.w, blockIdx.y);
 
   float own[kRowsOfTile][4] = {};  // over this lane's columns
   for (unsigned group = warp; group < groups; group += kDecodeWarps) {
@@ -319,7 +320,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) multiply_tiles(const __gri
 
 template <class T, WeightCode code, int kRowTiles>
 cudaError_t decode(const LinearArgs& args, cudaStream_t stream) {
-  const dim3 grid(divide_up(args.w.outputs, kOutputs), divide_up(args.rows, kRowTiles * kRowsOfTile));
+  const dim3 grid(divide_up(args.rows, kRowTiles * kRowsOfTile), divide_up(args.w.outputs, kOutputs));
   const cudaLaunchConfig_t config = {grid, kDecodeThreads, 0, stream, nullptr, 0};
   if constexpr (sizeof(T) == 4) {
     return cudaLaunchKernelEx(&config, multiply_float_rows<code>, args);
