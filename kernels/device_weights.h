@@ -4,8 +4,8 @@
 // Weights keep the precision of the file, and nearly its size: nibbles or bytes in groups of 32 columns that share a
 // scale, or plain elements of the activations' type. Their order is that in which tensor cores take them
 // (tensor_core.h: as A of m16n8k16), so that every lane of a warp gets its operands by loads of 16 bytes, neighbouring
-// lanes from neighbouring addresses, and a warp that walks over columns reads memory from front to back; no value is
-// shuffled and none passes shared memory.
+// lanes from neighbouring addresses, and a warp that walks over columns reads memory from front to back; no value has
+// to change lanes.
 //
 //   tile    32 outputs, all columns   [group]
 //   group   32 columns: what follows, in this order. Of lane 4 g + t are outputs 4 g .. 4 g + 3, columns 8 t .. 8 t + 7

@@ -27,8 +27,8 @@ enum class LinearArithmetic : std::uint8_t {
   Decode,
 };
 
-// All pointers are device memory. Rows of x begin at multiples of 16 bytes; those of y anywhere, but the kernel that
-// stores most is faster where they begin at multiples of 8 bytes (16 for float32).
+// All pointers are device memory. Rows of x begin at multiples of 16 bytes; those of y anywhere, but stores are
+// fewer where they begin at multiples of 4 elements.
 struct LinearArgs {
   DType dtype = DType::BF16;  // of x, of y, and of Plain weights
   DeviceWeights w;
