@@ -50,6 +50,7 @@ struct TierRead {
   std::uint64_t adapter_id = 0;     // must be what was written
   std::span<const TokenId> tokens;  // must be what was written
   std::span<std::byte> bytes;       // filled where status is Ok, else unspecified
+  BlockId block = kNoBlock;         // of the cache, which `bytes` become
   // Out. NotFound: not here, or of other content. Corruption: not the bytes that were written, and forgotten now. Other
   // codes: could not be read.
   Status status = {};
@@ -108,6 +109,13 @@ class TierStore {
   virtual std::size_t leading(std::span<const BlockKey> keys) const = 0;
   // Sets the status of every read.
   virtual void read(std::span<TierRead> reads) = 0;
+  // The blocks of the next write(), from the thread that will call it, while the cache holds them: for a store that has
+  // parts of a block in other places than `bytes`, under the same ids, and copies them there now. Quick. Not Ok: they are
+  // not written.
+  virtual Status stage(std::span<const BlockId> blocks) {
+    static_cast<void>(blocks);
+    return {};
+  }
   // Blocks already here are kept. Not Ok: some or all of them were not written.
   virtual Status write(std::span<const TierRecord> records) = 0;
   // Forget: the blocks directly behind `parent` whose tokens begin with `tokens`, and all behind those; all of a

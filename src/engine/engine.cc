@@ -13,6 +13,7 @@
 #include "base/step_profile.h"
 #include "engine/engine_batch.h"
 #include "engine/rank_follower.h"
+#include "engine/rank_tiers.h"
 #include "engine/ranked_model.h"
 #include "engine/request_check.h"
 #include "engine/stats_recorder.h"
@@ -23,6 +24,7 @@
 #include "model/llama_config.h"
 #include "model/llama_model.h"
 #include "ranks/gloo_communicator.h"
+#include "ranks/rank_links.h"
 #include "ranks/tcp_communicator.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -121,6 +123,12 @@ Result<std::unique_ptr<Communicator>> open_communicator(const RankOptions& ranks
   return ranks.transport == RankTransport::Gloo ? open_gloo_communicator(options) : open_tcp_communicator(options);
 }
 
+// One for each tier of rank 0.
+Result<std::vector<std::vector<Socket>>> link_for_tiers(Communicator& communicator, const RankOptions& ranks,
+                                                        const RankSettings& settings) {
+  return link_with_first(communicator, ranks.address, settings.tiers.count(), ranks.open_timeout_ms);
+}
+
 }  // namespace
 
 // Members are destroyed from the last to the first: the loop ends before what it uses.
@@ -198,6 +206,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                              .block_tokens = options.cache.block_tokens,
                              .profile = options.profile_steps};
   std::unique_ptr<Communicator> communicator;
+  std::vector<std::vector<Socket>> tier_links;
   if (options.ranks.size > 1) {
     auto shard = shard_model(shape, 0, options.ranks.size);
     if (!shard.ok()) return shard.status();
@@ -211,8 +220,12 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                           .max_logit_rows = model_options.max_logit_rows,
                           .block_tokens = model_options.block_tokens,
                           .compute = model_options.compute,
-                          .deterministic = model_options.deterministic};
+                          .deterministic = model_options.deterministic,
+                          .tiers = tier_settings_of(options.cache, llama_kv_layout(shape, model_options).block_bytes())};
     TIERCEL_RETURN_IF_ERROR(share_settings(*communicator, settings));
+    auto links = link_for_tiers(*communicator, options.ranks, settings);
+    if (!links.ok()) return links.status();
+    tier_links = *std::move(links);
   }
   const KvLayout layout = llama_kv_layout(shape, model_options);
   if (options.context_tokens > 0) {
@@ -236,6 +249,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
   }
   auto cache_options = fit_memory_limit(options, (*model)->memory(), layout);
   if (!cache_options.ok()) return cache_options.status();
+  if (ranks) TIERCEL_RETURN_IF_ERROR(share_tiers(*cache_options, std::move(tier_links), ranks->progress()));
   auto cache = KvCache::open(*cache_options, layout, (*model)->fingerprint());
   if (!cache.ok()) return cache.status();
   if (ranks) {
@@ -302,6 +316,8 @@ Status Engine::serve_rank(const EngineOptions& options) {
   if (!communicator.ok()) return communicator.status();
   RankSettings settings;
   TIERCEL_RETURN_IF_ERROR(share_settings(**communicator, settings));
+  auto tier_links = link_for_tiers(**communicator, ranks, settings);
+  if (!tier_links.ok()) return tier_links.status();
   const LlamaOptions model_options{.compute = settings.compute,
                                    .deterministic = settings.deterministic,
                                    .threads = options.threads ? options.threads : usable_cores(),
@@ -313,7 +329,11 @@ Status Engine::serve_rank(const EngineOptions& options) {
   const auto model = load_llama(*std::move(file), model_options);
   if (!model.ok()) return model.status();
   (*communicator)->set_timeout_ms(settings.timeout_ms);
-  return follow_first_rank(**communicator, **model, llama_kv_layout(config->shape, model_options));
+  const KvLayout layout = llama_kv_layout(config->shape, model_options);
+  RankTierServer tiers(stores_of_rank(options.cache, settings.tiers, layout.block_bytes()),
+                       std::move(tier_links->front()), layout, (*model)->fingerprint());
+  const Status status = follow_first_rank(**communicator, **model, layout, &tiers);
+  return tiers.opened().ok() ? status : tiers.opened();  // why rank 0 left
 }
 
 Engine::Engine(std::unique_ptr<EngineState> state) : state_(std::move(state)) {}

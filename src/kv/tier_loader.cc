@@ -102,7 +102,8 @@ std::vector<TierRead> TierLoader::read(const TierLoad& load, std::size_t first, 
                      .adapter_id = load.adapter_id,
                      .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
                      .bytes = {staging_ ? staging_.get() + (i - first) * block_bytes : cache_.block(into[i - first]),
-                               block_bytes}});
+                               block_bytes},
+                     .block = into[i - first]});
   }
   monitor_.begin(reads.size());
   store_.read(reads);

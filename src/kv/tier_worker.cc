@@ -21,7 +21,7 @@ TierWorker::TierWorker(KvCacheState& cache, TierId tier, std::shared_ptr<TierSto
       hand_over_(std::move(hand_over)),
       monitor_(std::string(store_->name()), cache.layout_.block_bytes(), options_.deadline_s, options_.now_s),
       loader_(cache, tier, *store_, monitor_, [this] { return is_readable(); }),
-      copied_(cache) {}
+      copied_(cache, *store_) {}
 
 TierWorker::~TierWorker() { assert(!thread_.joinable()); }
 

@@ -187,10 +187,9 @@ INSTANTIATE_TEST_SUITE_P(Signals, LostProcess, testing::Values(SIGKILL, SIGSTOP)
 
 TEST(EngineRanks, WhatRanksCannotBeIsRefusedByName) {
   REQUIRE_TEST_MODEL();
-  const auto refusal = [](const RankOptions& ranks, const KvCacheOptions& cache = {}) {
+  const auto refusal = [](const RankOptions& ranks) {
     EngineOptions options = options_of(Compute::Fast);
     options.ranks = ranks;
-    options.cache = cache;
     const Status status = Engine::open(options).status();
     EXPECT_EQ(status.code(), StatusCode::InvalidArgument) << status.to_string();
     return status.message();
@@ -203,8 +202,6 @@ TEST(EngineRanks, WhatRanksCannotBeIsRefusedByName) {
   names(refusal({.size = 2, .rank = 1, .address = "localhost:1"}), "Engine::serve_rank()");
   names(refusal({.size = 10, .address = "localhost:1"}), "9 query heads");
   names(refusal({.size = 2, .address = "nowhere"}), "'nowhere' is no address");
-  names(refusal({.size = 2, .address = "localhost:1"}, {.memory_tier_bytes = 1 << 20}), "cache.memory_tier_bytes");
-  names(refusal({.size = 2, .address = "localhost:1"}, {.disk_dir = "kv"}), "cache.disk_dir");
   EXPECT_EQ(Engine::serve_rank(options_of(Compute::Fast)).code(), StatusCode::InvalidArgument);
 }
 

@@ -67,11 +67,6 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.ranks.timeout_ms = 0; }, "ranks.timeout_ms", "0", "at least 1"},
       {[](EngineOptions& o) { o.ranks.transport = static_cast<RankTransport>(9); }, "ranks.transport", "9",
        "tcp or gloo"},
-      {[](EngineOptions& o) {
-         o.ranks = {.size = 2, .address = "host:1"};
-         o.cache.disk_dir = "kv";
-       },
-       "cache.disk_dir", "given", "no tiers"},
   };
   for (const Broken& row : rows) {
     EngineOptions options = usable();
@@ -98,6 +93,7 @@ TEST(Options, TheEndsOfEveryRangeAreAllowed) {
       [](EngineOptions& o) { o.max_queued_requests = 1; },
       [](EngineOptions& o) { o.context_tokens = 1; },
       [](EngineOptions& o) { o.ranks = {.size = 1024, .rank = 1023, .address = "host:1"}; },
+      [](EngineOptions& o) { o.ranks = {.size = 2, .address = "host:1"}, o.cache.disk_dir = "kv"; },
   };
   for (const auto& change : edges) {
     EngineOptions options = usable();
