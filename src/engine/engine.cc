@@ -215,13 +215,14 @@ Result<Engine> Engine::open(const EngineOptions& options) {
     communicator = *std::move(opened);
     model_options.shard = *shard;
     model_options.communicator = communicator.get();
-    RankSettings settings{.timeout_ms = options.ranks.timeout_ms,
-                          .max_batch_tokens = model_options.max_batch_tokens,
-                          .max_logit_rows = model_options.max_logit_rows,
-                          .block_tokens = model_options.block_tokens,
-                          .compute = model_options.compute,
-                          .deterministic = model_options.deterministic,
-                          .tiers = tier_settings_of(options.cache, llama_kv_layout(shape, model_options).block_bytes())};
+    RankSettings settings{
+        .timeout_ms = options.ranks.timeout_ms,
+        .max_batch_tokens = model_options.max_batch_tokens,
+        .max_logit_rows = model_options.max_logit_rows,
+        .block_tokens = model_options.block_tokens,
+        .compute = model_options.compute,
+        .deterministic = model_options.deterministic,
+        .tiers = tier_settings_of(options.cache, llama_kv_layout(shape, model_options).block_bytes())};
     TIERCEL_RETURN_IF_ERROR(share_settings(*communicator, settings));
     auto links = link_for_tiers(*communicator, options.ranks, settings);
     if (!links.ok()) return links.status();

@@ -59,8 +59,8 @@ class RankTierServer::Worker {
   void read();
   void stage();
   void write();
-  // Until so much is carried out as the request says, and the blocks are there. Not Ok: the end came first, or there are
-  // no such blocks.
+  // Until so much is carried out as the request says, and the blocks are there. Not Ok: the end came first, or there
+  // are no such blocks.
   Status await_turn();
   // Calls each(block, its tokens) for those of the request.
   template <class Each>

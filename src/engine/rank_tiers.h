@@ -23,8 +23,8 @@ Status share_tiers(KvCacheOptions& cache, std::vector<std::vector<Socket>> links
                    const std::shared_ptr<RankProgress>& progress);
 
 // At another rank: its stores, in the order of rank 0's tiers, each with room for as many blocks. `block_bytes` is that
-// of its part. A memory tier needs nothing of `cache`; a disk tier its disk_dir, and stores of one's own as many as rank
-// 0 has: where that is missing, in place of the store is the Status that says so.
+// of its part. A memory tier needs nothing of `cache`; a disk tier its disk_dir, and stores of one's own as many as
+// rank 0 has: where that is missing, in place of the store is the Status that says so.
 std::vector<Result<std::shared_ptr<TierStore>>> stores_of_rank(const KvCacheOptions& cache,
                                                                const RankTierSettings& settings,
                                                                std::size_t block_bytes);

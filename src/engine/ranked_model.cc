@@ -35,11 +35,11 @@ void RankedModel::end() {
   {
     const std::lock_guard lock(mutex_);
     if (has_ended_) return;
+    progress_->end();  // no step comes any more, so what reads into blocks need not be waited for
     // Whoever is not there to hear it is no reason to wait longer, or to complain.
     if (send(RankMessage::End).ok()) static_cast<void>(communicator_->barrier());
     has_ended_ = true;
     if (failure_.ok()) failure_ = Status::cancelled("the ranks have been sent home");
-    progress_->end();
   }
   ending_.notify_all();
 }

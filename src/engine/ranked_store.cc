@@ -88,11 +88,11 @@ bool RankedStore::ask_all(TierRequest& request, const std::function<void()>& own
 }
 
 void RankedStore::on_fault(std::size_t rank, Fault fault, const std::string& what) {
-  std::atomic<std::uint64_t>& count = fault == Fault::Missing   ? missing_
-                                      : fault == Fault::Corrupt ? corrupt_
-                                                                : failed_;
+  std::atomic<std::uint64_t>& count = fault == Fault::Missing ? missing_ : fault == Fault::Corrupt ? corrupt_ : failed_;
   // Said the first time, the second, the fourth, ...
-  if (std::has_single_bit(++count)) log().warn("rank {}, tier '{}': {}", rank, name(), what);
+  if (std::has_single_bit(++count)) {
+    log().warn("rank {}, tier '{}': {}", rank, name(), what);
+  }
 }
 
 Status RankedStore::outcome(const Status& own, std::string_view what) {
@@ -191,7 +191,10 @@ void RankedStore::read(std::span<TierRead> reads) try {
       const Fault fault = code == StatusCode::NotFound     ? Fault::Missing
                           : code == StatusCode::Corruption ? Fault::Corrupt
                                                            : Fault::Failed;
-      on_fault(i + 1, fault, answer.status.message());
+      on_fault(i + 1, fault,
+               fault == Fault::Missing   ? "does not have a block that rank 0 has"
+               : fault == Fault::Corrupt ? "a block is not what was written"
+                                         : answer.status.message());
       if (fault != Fault::Failed) lacking.push_back(read.key);
       read.status = Status(code, fmt::format("rank {}: {}", i + 1, answer.status.message()));
     }

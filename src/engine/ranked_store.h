@@ -2,15 +2,16 @@
 // same kind (rank_tier_server.h) with that rank's part of every block. The cache decides as for any store; what it asks
 // for is asked of all.
 //
-//   read      Every rank reads its part into its own block of the same id, all at once. A block is read where all could;
+//   read      Every rank reads its part into its own block of the same id, all at once. A block is read where all
+//   could;
 //             else its status is that of the first that could not. What another rank does not have, or has corrupted,
 //             counts as not here until it is written again: leading() ends before it, so the cache writes it.
 //   write     stage(): the others copy the blocks while the cache holds them. write(): all write at once.
 //   erase, flush    Of all; not Ok where one could not.
 //
 // A rank that is slow or hangs makes the operation slow or hang, which the cache's deadlines are for. A read returns
-// only when no rank writes into its blocks any more: where a link breaks meanwhile, when the ranks have ended. Afterwards
-// the tier fails at once. When blocks may be touched on the other ranks: rank_progress.h.
+// only when no rank writes into its blocks any more: where a link breaks meanwhile, when the ranks have ended.
+// Afterwards the tier fails at once. When blocks may be touched on the other ranks: rank_progress.h.
 #pragma once
 
 #include <atomic>

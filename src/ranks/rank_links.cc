@@ -65,8 +65,7 @@ Result<Links> open_links(Communicator& communicator, const HostPort& address, st
     auto socket = Socket::connect_to(first, deadline);
     if (!socket.ok()) return socket.status();
     const Greeting greeting{.token = invitation.token, .rank = communicator.rank(), .index = index};
-    TIERCEL_RETURN_IF_ERROR(
-        socket->send_frame({reinterpret_cast<const char*>(&greeting), sizeof greeting}, deadline));
+    TIERCEL_RETURN_IF_ERROR(socket->send_frame({reinterpret_cast<const char*>(&greeting), sizeof greeting}, deadline));
     links[0].push_back(*std::move(socket));
   }
   return links;
