@@ -9,7 +9,7 @@ namespace {
 
 struct RequestHead {
   TierCall call;
-  std::uint32_t used, blocks, tokens;
+  std::uint32_t used, used_lengths, blocks, tokens;
   std::uint64_t after, tenant;
   BlockKey parent;
 };
@@ -27,6 +27,7 @@ void write_request(const TierRequest& request, std::vector<std::byte>& bytes) {
   bytes.clear();
   const RequestHead head{.call = request.call,
                          .used = static_cast<std::uint32_t>(request.used.size()),
+                         .used_lengths = static_cast<std::uint32_t>(request.used_lengths.size()),
                          .blocks = static_cast<std::uint32_t>(request.blocks.size()),
                          .tokens = static_cast<std::uint32_t>(request.tokens.size()),
                          .after = request.after,
@@ -34,6 +35,7 @@ void write_request(const TierRequest& request, std::vector<std::byte>& bytes) {
                          .parent = request.parent};
   append(bytes, &head, 1);
   append(bytes, request.used.data(), request.used.size());
+  append(bytes, request.used_lengths.data(), request.used_lengths.size());
   append(bytes, request.blocks.data(), request.blocks.size());
   append(bytes, request.tokens.data(), request.tokens.size());
 }
@@ -54,16 +56,18 @@ Status read_request(std::span<const std::byte> bytes, TierRequest& request) {
   MessageReader reader(bytes);
   RequestHead head;
   if (!reader.read(head) || head.call > TierCall::Flush || !reader.read(request.used, head.used) ||
-      !reader.read(request.blocks, head.blocks) || !reader.read(request.tokens, head.tokens) || !reader.at_end()) {
+      !reader.read(request.used_lengths, head.used_lengths) || !reader.read(request.blocks, head.blocks) ||
+      !reader.read(request.tokens, head.tokens) || !reader.at_end()) {
     return no_request();
   }
   request.call = head.call;
   request.after = head.after;
   request.tenant = head.tenant;
   request.parent = head.parent;
-  std::uint64_t tokens = 0;
+  std::uint64_t tokens = 0, used = 0;
   for (const TierRequest::Block& block : request.blocks) tokens += block.tokens;
-  return tokens > request.tokens.size() ? no_request() : Status();
+  for (const std::uint32_t length : request.used_lengths) used += length;
+  return tokens > request.tokens.size() || used > request.used.size() ? no_request() : Status();
 }
 
 Status read_answer(std::span<const std::byte> bytes, TierAnswer& answer) {

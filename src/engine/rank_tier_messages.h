@@ -36,12 +36,13 @@ struct TierRequest {
   };
 
   TierCall call = TierCall::Open;
-  std::uint64_t after = 0;           // Read, Stage: not before this is carried out (rank_progress.h)
-  BlockKey parent = {};              // ErasePrefix
-  std::uint64_t tenant = 0;          // EraseTenant
-  std::vector<BlockKey> used = {};   // paths that were asked for since the last request: a use of them
-  std::vector<Block> blocks = {};    // Read, Stage, Write
-  std::vector<TokenId> tokens = {};  // of all blocks, one behind the other; ErasePrefix
+  std::uint64_t after = 0;          // Read, Stage: not before this is carried out (rank_progress.h)
+  BlockKey parent = {};             // ErasePrefix
+  std::uint64_t tenant = 0;         // EraseTenant
+  std::vector<BlockKey> used = {};  // paths that were asked for since the last request, one behind the other
+  std::vector<std::uint32_t> used_lengths = {};  // of each of them
+  std::vector<Block> blocks = {};                // Read, Stage, Write
+  std::vector<TokenId> tokens = {};              // of all blocks, one behind the other; ErasePrefix
 };
 
 struct TierAnswer {

@@ -21,7 +21,7 @@ constexpr Deadline kAnyTime = Deadline::max();
 // Answers are small, and rank 0 waits for them.
 constexpr std::chrono::seconds kAnswerTime{30};
 // How long the end waits for a store.
-constexpr std::chrono::seconds kPatience{5};
+constexpr std::chrono::seconds kPatience{2};
 
 }  // namespace
 
@@ -105,7 +105,10 @@ void RankTierServer::Worker::answer_request() {
     return;
   }
   TierStore& store = **store_;
-  if (!request_.used.empty()) static_cast<void>(store.leading(request_.used));
+  for (std::span<const BlockKey> used = request_.used; const std::uint32_t length : request_.used_lengths) {
+    static_cast<void>(store.leading(used.first(length)));
+    used = used.subspan(length);
+  }
   switch (request_.call) {
     case TierCall::Open: break;
     case TierCall::Read: return read();

@@ -66,6 +66,7 @@ bool RankedStore::ask_all(TierRequest& request, const std::function<void()>& own
   {
     const std::lock_guard lock(keys_mutex_);
     request.used.swap(used_);
+    request.used_lengths.swap(used_lengths_);
   }
   write_request(request, bytes_);
   bool all_are_well = true;
@@ -138,7 +139,10 @@ std::size_t RankedStore::leading(std::span<const BlockKey> keys) const {
     known = static_cast<std::size_t>(std::ranges::find_if(keys.first(known), lacks) - keys.begin());
   }
   try {
-    if (used_.size() + known <= kMostUsedKeys) used_.insert(used_.end(), keys.begin(), keys.begin() + known);
+    if (known > 0 && used_.size() + known <= kMostUsedKeys) {
+      used_.insert(used_.end(), keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(known));
+      used_lengths_.push_back(static_cast<std::uint32_t>(known));
+    }
   } catch (const std::bad_alloc&) {
     // It orders what goes first, no more.
   }

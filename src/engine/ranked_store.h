@@ -85,7 +85,9 @@ class RankedStore final : public TierStore {
 
   mutable std::mutex keys_mutex_;  // nothing is locked under it
   mutable Keys lacking_;           // of blocks that rank 0 has, and another has not
+  // TierRequest's, of the next one.
   mutable std::vector<BlockKey> used_;
+  mutable std::vector<std::uint32_t> used_lengths_;
 
   std::atomic<std::uint64_t> missing_ = 0, corrupt_ = 0, failed_ = 0;  // by Fault
 };

@@ -152,7 +152,7 @@ struct RankedEngine {
   // As Engine's end.
   void leave() {
     loop.reset();
-    if (cache) static_cast<void>(cache->flush(5000));
+    if (cache) static_cast<void>(cache->flush(500));
     model->end();
     for (std::thread& thread : threads) thread.join();
     threads.clear();
