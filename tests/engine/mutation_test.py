@@ -6,8 +6,9 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from tests.kv.mutation_test import main  # noqa: E402
 
-CASES, HISTORIES = "engine_test", "serving_sim_test"
+CASES, HISTORIES, RANKS = "engine_test", "serving_sim_test", "ranked_model_test"
 DRAFTER = "engine/drafter.cc"
+STORE, SERVER, PROGRESS = "engine/ranked_store.cc", "engine/rank_tier_server.cc", "engine/rank_progress.cc"
 SCHEDULER, LOOP, COMPUTE = "engine/scheduler.cc", "engine/step_loop.cc", "engine/step_loop_compute.cc"
 
 # (what it is, file, text, replacement, programs that must see it)
@@ -83,6 +84,35 @@ MUTANTS = [
     ("some give way in vain", SCHEDULER, "if (suffices(giving_way_.size(), giving_way_[i]))", "if (i > enough)", CASES),
     ("a demotion never ends", "kv_cache_demotion.cc", "return all || demotion.write.path.expired() ||",
      "return all; demotion.write.path.expired() ||", HISTORIES),
+    ("a rank copies before its step is over", SERVER, "shared_->carried_out >= request_.after;", "true;", RANKS),
+    ("a rank counts a step before it is over", "engine/rank_follower.cc",
+     "    TIERCEL_RETURN_IF_ERROR(model_.step(step_.chunks, arena_->block(0)).status());\n    carried_out();\n",
+     "    carried_out();\n    TIERCEL_RETURN_IF_ERROR(model_.step(step_.chunks, arena_->block(0)).status());\n", RANKS),
+    ("a rank copies another block", SERVER, "shared_->arena->block(block.block), block_bytes);",
+     "shared_->arena->block(block.block ^ 1), block_bytes);", RANKS),
+    ("a rank reads into another block", SERVER, ".bytes = {shared_->arena->block(block.block),",
+     ".bytes = {shared_->arena->block(block.block ^ 1),", RANKS),
+    ("a block that waits for a copy is read into", PROGRESS, "if (touch(copies_, blocks)) return std::nullopt;", "", RANKS),
+    ("a copy under way is not waited for", PROGRESS, "touch(told_copies_, blocks) ? told_ : carried_out_;",
+     "carried_out_;", RANKS),
+    ("what is told is carried out", PROGRESS, "  ++told_;\n", "  carried_out_ = ++told_;\n", RANKS),
+    ("what another rank cannot give is found", STORE, "if (!read.status.ok() || code == StatusCode::Ok) continue;",
+     "continue;", RANKS),
+    ("what another rank lacks is not written again", STORE,
+     "if (fault != Fault::Failed) lacking.push_back(read.key);", "", RANKS),
+    ("a write that another rank failed is one", STORE, "TIERCEL_RETURN_IF_ERROR(outcome(own, \"cannot write\"));",
+     "TIERCEL_RETURN_IF_ERROR(own);", RANKS),
+    ("what another rank must not copy is copyable", STORE, "read.copyable &= copyable;", "", RANKS),
+    ("a read whose link breaks gives its blocks back", STORE,
+     "if (request.call == TierCall::Read) progress_->wait_for_end();", "", RANKS),
+    ("a broken link is asked again", STORE, " || std::ranges::any_of(peers_, &Peer::is_broken)", "", RANKS),
+    ("who cannot ask others forgets nothing", STORE, "if (!is_done) do_own_part();", "", RANKS),
+    ("other ranks are not told of uses", STORE, "used_lengths_.push_back(static_cast<std::uint32_t>(known));", "", RANKS),
+    ("a tenant is forgotten by rank 0 alone", SERVER, "answer_.status = store.erase_tenant(request_.tenant);", "", RANKS),
+    ("a prefix is forgotten by rank 0 alone", SERVER,
+     "answer_.status = store.erase(request_.parent, request_.tokens);", "", RANKS),
+    ("all is forgotten by rank 0 alone", SERVER, "answer_.status = store.erase_all();", "", RANKS),
+    ("other ranks do not flush", SERVER, "answer_.status = store.flush();", "", RANKS),
     ("a demotion promises for ever", "kv_cache_demotion.cc", "  pool_.return_promises(promised);\n", "", HISTORIES),
 ]
 

@@ -425,9 +425,10 @@ TEST(RankedStore, ABlockThatWaitsForACopyIsNotReadInto) {
     const TierRequest request = other.next_request();
     EXPECT_EQ(request.call, TierCall::Read);
     EXPECT_EQ(request.after, after);
-    other.answer({.status = {}, .blocks = {{.code = StatusCode::Ok, .copyable = true}}});
+    other.answer({.status = {}, .blocks = {{.code = StatusCode::Ok, .copyable = block == 5}}});
     reads.join();
     EXPECT_TRUE(read.status.ok()) << read.status.to_string();
+    EXPECT_EQ(read.copyable, block == 5) << "as it is on all ranks";
   }
 }
 

@@ -273,6 +273,32 @@ TEST_F(TierManagerTest, ASiblingInTheSameBlockIsNotWrittenAsTheEvictedOne) {
   EXPECT_FALSE(cache.expect(numbers(1, 4), {}).in_flight());
 }
 
+// For a store that has parts of a block elsewhere, under the same ids.
+TEST_F(TierManagerTest, BlocksAreStagedWhileTheyAreHeld) {
+  KvCache cache = open_tiered(64);
+  Tokens tokens = numbers(1, 28);
+  Status answer;
+  std::size_t staged = 0;
+  store->on_stage = [&](std::span<const BlockId> blocks) {
+    staged += blocks.size();
+    EXPECT_EQ(cache.stats().leased_blocks, blocks.size());
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      EXPECT_TRUE(holds_kv(cache, blocks, i, kv_word(std::span(tokens).first(i + 1), {}, 0))) << "token " << i;
+    }
+    return answer;
+  };
+  run_and_store(cache, tokens);
+  EXPECT_EQ(staged, 7u);
+  EXPECT_EQ(cache.stats().stored_blocks, 7u);
+  EXPECT_EQ(cache.stats().leased_blocks, 0u);
+  answer = Status::unavailable("planted");
+  tokens = numbers(100, 28);
+  run_and_store(cache, tokens);
+  EXPECT_EQ(staged, 14u);
+  EXPECT_EQ(cache.stats().stored_blocks, 7u) << "what could not be staged was written";
+  EXPECT_EQ(cache.stats().leased_blocks, 0u);
+}
+
 TEST_F(TierManagerTest, WhatPromisesNeedIsNotHeldForCopies) {
   KvCache cache = open_tiered(64);
   {
