@@ -413,7 +413,10 @@ TEST(RankedStore, ABlockThatWaitsForACopyIsNotReadInto) {
   other.progress->copy({.from = 4, .to = 5, .tokens = 1});
   for (const BlockId block : {4u, 5u}) {
     TierRead read = other.read_of(1, block);
-    other.store->read({&read, 1});  // which asks nobody
+    std::thread reads([&] { other.store->read({&read, 1}); });
+    EXPECT_FALSE(other.link.wait_readable(RankClock::now() + std::chrono::milliseconds(50))) << "the other is asked";
+    if (testing::Test::HasFailure()) other.progress->end();
+    reads.join();
     EXPECT_EQ(read.status.code(), StatusCode::NotFound) << block;
   }
   // Told with a step that is under way: that step must be over. Others only wait for the one before.
@@ -453,6 +456,20 @@ TEST(RankedStore, AReadWhoseLinkBreaksReturnsWhenTheRanksHaveEnded) {
   // What rank 0 has can still be forgotten.
   EXPECT_FALSE(other.store->erase_all().ok());
   EXPECT_EQ(other.own->stats().stored_blocks, 0u);
+}
+
+TEST(RankedStore, WhoAnswersWithNonsenseIsNotAskedAgain) {
+  PlayedRank other;
+  other.open();
+  std::thread flushes([&] {
+    EXPECT_EQ(other.store->flush().code(), StatusCode::Unavailable);
+    EXPECT_EQ(other.store->flush().code(), StatusCode::Unavailable);
+  });
+  EXPECT_EQ(other.next_request().call, TierCall::Flush);
+  ASSERT_TRUE(other.link.send_frame("nonsense", Deadline::max()).ok());
+  EXPECT_FALSE(other.link.wait_readable(RankClock::now() + std::chrono::milliseconds(100)));
+  other.progress->end();
+  flushes.join();
 }
 
 TEST(RankedStore, UsesAreTold) {
