@@ -146,7 +146,7 @@ struct EngineOptions {
   // EngineStats::profile says where the time of steps goes. Costs some tens of milliseconds at open() and a thousandth
   // of a step. Default false.
   bool profile_steps = false;
-  // The ranks that share the model. With more than one the cache has no tiers.
+  // The ranks that share the model. Each has tiers of its own, for its part of the KV.
   RankOptions ranks = {};
   // Cores, by the system's numbers, that the engine's threads may run on. Empty: those of the thread that opens it.
   std::vector<std::uint32_t> cpus = {};

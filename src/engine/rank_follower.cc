@@ -41,7 +41,7 @@ class Follower {
     if (!arena.ok()) return arena.status();
     arena_ = std::make_shared<BlockArena>(*std::move(arena));
     blocks_ = static_cast<std::size_t>(blocks);
-    if (tiers_) tiers_->set_arena(arena_, blocks_);
+    if (tiers_) tiers_->set_arena(arena_);
     carried_out();
     return {};
   }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <cstring>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -30,7 +29,6 @@ struct RankTierServer::Shared {
   std::mutex mutex;
   std::condition_variable changed;
   std::shared_ptr<const BlockArena> arena;
-  std::size_t blocks = 0;
   std::uint64_t carried_out = 0;
   std::size_t working = 0;  // threads
   bool is_ending = false;
@@ -132,7 +130,8 @@ Status RankTierServer::Worker::await_turn() {
   std::unique_lock lock(shared_->mutex);
   shared_->changed.wait(lock, [&] { return shared_->is_ending || shared_->carried_out >= request_.after; });
   if (shared_->is_ending) return Status::cancelled("the rank ends");
-  const auto is_there = [&](const TierRequest::Block& block) { return block.block < shared_->blocks; };
+  const std::size_t blocks = shared_->arena ? shared_->arena->blocks() : 0;
+  const auto is_there = [&](const TierRequest::Block& block) { return block.block < blocks; };
   return std::ranges::all_of(request_.blocks, is_there) ? Status() : Status::internal("there is no such block");
 }
 
@@ -172,9 +171,10 @@ void RankTierServer::Worker::stage() {
   staged_.resize(std::max(request_.blocks.size(), kTierBatchBlocks) * block_bytes);
   answer_.status = await_turn();
   if (!answer_.status.ok()) return;
-  for (const TierRequest::Block& block : request_.blocks) {
-    std::memcpy(staged_.data() + staged_blocks_++ * block_bytes, shared_->arena->block(block.block), block_bytes);
-  }
+  std::vector<BlockId> blocks;
+  for (const TierRequest::Block& block : request_.blocks) blocks.push_back(block.block);
+  answer_.status = shared_->arena->save(blocks, block_bytes, staged_.data());
+  if (answer_.status.ok()) staged_blocks_ = blocks.size();
 }
 
 void RankTierServer::Worker::write() {
@@ -228,10 +228,9 @@ void RankTierServer::close() {
   workers_.clear();
 }
 
-void RankTierServer::set_arena(std::shared_ptr<const BlockArena> arena, std::size_t blocks) {
+void RankTierServer::set_arena(std::shared_ptr<const BlockArena> arena) {
   const std::lock_guard lock(shared_->mutex);
   shared_->arena = std::move(arena);
-  shared_->blocks = blocks;
 }
 
 void RankTierServer::carried_out() {

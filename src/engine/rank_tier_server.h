@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "kv/block_arena.h"
@@ -29,7 +28,7 @@ class RankTierServer {
   RankTierServer& operator=(const RankTierServer&) = delete;
 
   // The blocks there are from now on. Once.
-  void set_arena(std::shared_ptr<const BlockArena> arena, std::size_t blocks);
+  void set_arena(std::shared_ptr<const BlockArena> arena);
   // One more of what rank 0 numbers is carried out.
   void carried_out();
   // Why a store did not open; Ok where none was asked to, or all did.

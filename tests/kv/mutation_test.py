@@ -272,13 +272,12 @@ MUTANTS = [
      "std::clamp(slope, 0., to.seconds_per_token / to.position)", "slope", CASES),
     ("flush() leaves out what is running", "kv_cache_eviction.cc", " && !writes_->is_lasting(block)", "", CASES),
     ("blocks are given back before they are staged", "tier_write_batch.cc",
-     "  const Status staged = store_.stage(std::span(path.blocks).subspan(first, held - first));\n"
-     "  const std::lock_guard cache_lock(cache_.mutex_);\n"
+     "  if (copied.ok()) copied = store_.stage(blocks);\n  const std::lock_guard cache_lock(cache_.mutex_);\n"
      "  for (std::size_t i = held; i-- > 0;) cache_.drop(path.blocks[i]);\n",
      "  {\n    const std::lock_guard cache_lock(cache_.mutex_);\n"
      "    for (std::size_t i = held; i-- > 0;) cache_.drop(path.blocks[i]);\n  }\n"
-     "  const Status staged = store_.stage(std::span(path.blocks).subspan(first, held - first));\n", CASES),
-    ("what could not be staged is written", "tier_write_batch.cc", "return staged.ok() ?", "return true ?", CASES),
+     "  if (copied.ok()) copied = store_.stage(blocks);\n", CASES),
+    ("what could not be staged is written", "tier_write_batch.cc", "copied = store_.stage(blocks);", "static_cast<void>(store_.stage(blocks));", CASES),
     ("a flush says nothing of what it gave up", "tier_manager.cc", "if (given_up > 0) {", "if (false) {", CASES),
     ("looking ahead changes the order", "eviction_order.cc",
      "  for (std::size_t i = found; i-- > 0;) policy_->on_evictable(next[i]);\n",
