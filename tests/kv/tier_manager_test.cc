@@ -139,6 +139,28 @@ TEST_F(TierManagerTest, ALoadIsNoUseOfWhatItFinds) {
   EXPECT_EQ(found(cache, shared), 0u) << "nobody used it since";
 }
 
+TEST_F(TierManagerTest, ABatchIsNoLongerWhereWhatHadArrivedWasEvicted) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 24 * kLayout.block_tokens);
+  run_and_store(cache, tokens);
+  push_out(cache);
+  std::size_t most = 0;
+  store->before_read = [&](std::size_t blocks) {
+    most = std::max(most, blocks);
+    now_s += 1e-5;
+  };
+  const ExpectedPrompt expected = cache.expect(tokens, {});
+  bool was_evicted = false;
+  while (tiers(cache).run_one()) {
+    if (was_evicted || found(cache, tokens) < 12 * kLayout.block_tokens) continue;
+    push_out(cache);
+    was_evicted = true;
+  }
+  EXPECT_TRUE(was_evicted);
+  EXPECT_LE(most, kTierBatchBlocks);
+  EXPECT_EQ(found(cache, tokens), tokens.size());
+}
+
 TEST_F(TierManagerTest, TiersAreAskedOneAfterTheOther) {
   const auto second = std::make_shared<FaultyStore>(tier_bytes(100));
   KvCacheOptions options;
