@@ -109,9 +109,9 @@ class TierStore {
   virtual std::size_t leading(std::span<const BlockKey> keys) const = 0;
   // Sets the status of every read.
   virtual void read(std::span<TierRead> reads) = 0;
-  // The blocks of the next write(), from the thread that will call it, while the cache holds them: for a store that has
-  // parts of a block in other places than `bytes`, under the same ids, and copies them there now. Quick. Not Ok: they are
-  // not written.
+  // The blocks of the next write(), from the thread that will call it, while the cache holds them: a store with parts
+  // of a block in other places than `bytes`, under the same ids, copies them there now. Quick. Not Ok: they are not
+  // written.
   virtual Status stage(std::span<const BlockId> blocks) {
     static_cast<void>(blocks);
     return {};
