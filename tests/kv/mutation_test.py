@@ -245,7 +245,7 @@ MUTANTS = [
      ".bytes = {staging_ ? staging_.get()", ".bytes = {staging_ && i > first ? staging_.get()", CASES),
     ("a block that does not come to its memory counts as loaded", "tier_loader.cc",
      "if (!loaded.ok() && read.status.ok()) read.status = loaded;", "", CASES),
-    ("a block that cannot be copied is written", "tier_write_batch.cc", "if (!saved.ok()) records_.clear();", "", CASES),
+    ("a block that cannot be copied is written", "tier_write_batch.cc", "if (!copied.ok()) records_.clear();", "", CASES),
     ("a block that is copied to be written is not dropped", "tier_write_batch.cc", "cache_.drop(path.blocks[i]);", "", CASES),
     ("what took the place of an evicted block is written under its key", "tier_write_batch.cc",
      " || block_key(index.key_of(block)) != path.keys[held + 1]", "", CASES),
