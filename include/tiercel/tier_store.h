@@ -116,6 +116,10 @@ class TierStore {
   virtual Status erase(const BlockKey& parent, std::span<const TokenId> tokens) = 0;
   virtual Status erase_tenant(std::uint64_t tenant) = 0;
   virtual Status erase_all() = 0;
+  // True: something is to be erased, by calls of the above that are yet to come, and until it is nobody shall read from
+  // this store; false: it is. The cache holds itself back; this is for a store below several caches, which tells the
+  // others. Called under locks of the cache: be quick, and call nothing of it.
+  virtual void on_erasures_pending(bool) {}
   // What was written before the call survives the loss of power, where the store is durable at all.
   virtual Status flush() = 0;
   virtual TierStats stats() const = 0;

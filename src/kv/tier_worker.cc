@@ -138,6 +138,7 @@ void TierWorker::erase(TierErasure erasure) {
     const std::lock_guard lock(mutex_);
     if (stopping_) return;
     erasures_.add(std::move(erasure));
+    store_->on_erasures_pending(true);
   }
   arrived_.notify_all();
 }
@@ -163,6 +164,7 @@ bool TierWorker::run_erase() {
   }
   const std::lock_guard lock(mutex_);
   erasures_.end(std::move(erasure), status.ok());
+  if (!erasures_.is_pending()) store_->on_erasures_pending(false);
   return true;
 }
 

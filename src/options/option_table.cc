@@ -36,6 +36,8 @@ const OptionField kFields[] = {
      "fast, precise or turbo", TIERCEL_MEMBER(Compute, compute)},
     {"deterministic", "--deterministic", "", "Answers depend on nothing but the request", kYesOrNo,
      TIERCEL_MEMBER(bool, deterministic)},
+    {"replicas", "--replicas", "N", "Copies that share weights and tiers, each with a batch and threads of its own",
+     "1 to 64", TIERCEL_MEMBER(std::uint32_t, replicas), within<1, 64>},
     {"threads", "--threads", "N", "Threads of a step; 0: one per core", "0 (one per core) to 256",
      TIERCEL_MEMBER(std::uint32_t, threads), within<0, 256>},
     {"cpus", "--cpus", "LIST", "Cores that the engine may run on, such as 0,1; none: those of its caller",

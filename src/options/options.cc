@@ -11,6 +11,21 @@ constexpr std::string_view kCachePrefix = "cache.";
 
 bool is_lossy(Codec codec) { return codec == Codec::Int8 || codec == Codec::Int4; }
 
+Status check_replicas(const EngineOptions& options) {
+  if (options.replicas == 1) return {};
+  if (options.ranks.size > 1) {
+    return Status::invalid_argument(
+        fmt::format("replicas is {}, and ranks.size is {}; give one of them: replicas are not shared by ranks yet",
+                    options.replicas, options.ranks.size));
+  }
+  if (!options.cache.record_trace.empty()) {
+    return Status::invalid_argument(
+        fmt::format("replicas is {}, and cache.record_trace is given; give one of them: a trace is of one cache",
+                    options.replicas));
+  }
+  return {};
+}
+
 Status check_ranks(const EngineOptions& options) {
   const RankOptions& ranks = options.ranks;
   if (ranks.rank >= ranks.size) {
@@ -53,6 +68,7 @@ Status EngineOptions::validate() const {
                     max_batch_sequences));
   }
   TIERCEL_RETURN_IF_ERROR(check_ranks(*this));
+  TIERCEL_RETURN_IF_ERROR(check_replicas(*this));
   const bool lossy_memory = cache.memory_tier_bytes > 0 && is_lossy(cache.memory_tier_codec);
   const bool lossy_disk = !cache.disk_dir.empty() && is_lossy(cache.disk_codec);
   if (deterministic && (lossy_memory || lossy_disk)) {

@@ -29,6 +29,7 @@ const std::map<std::string, std::string>& other_values() {
       {"model", "a \"b\"\\\t\x7f \xc3\xa9.gguf"},
       {"compute", "precise"},
       {"deterministic", "true"},
+      {"replicas", "5"},
       {"threads", "3"},
       {"cpus", "0,2,4095"},
       {"context_tokens", "777"},
@@ -70,7 +71,7 @@ const std::map<std::string, std::string>& other_values() {
 // named, and fails until it has a row (or is one of the two that come otherwise).
 TEST(OptionTable, HasEveryMemberOfTheStructs) {
   EngineOptions options;
-  auto& [model, cache, compute, deterministic, threads, context_tokens, max_batch_sequences, max_batch_tokens,
+  auto& [model, cache, compute, deterministic, replicas, threads, context_tokens, max_batch_sequences, max_batch_tokens,
          max_queued_requests, target_step_ms, speculation, max_draft_tokens, aging_ms, memory_limit_bytes,
          stats_window_ms, profile_steps, ranks, cpus] = options;
   auto& [rank_count, rank, address, transport, timeout_ms, open_timeout_ms] = ranks;
@@ -81,6 +82,7 @@ TEST(OptionTable, HasEveryMemberOfTheStructs) {
   const std::set<const void*> members = {&model,
                                          &compute,
                                          &deterministic,
+                                         &replicas,
                                          &threads,
                                          &context_tokens,
                                          &max_batch_sequences,
@@ -320,7 +322,7 @@ TEST_F(OptionsSource, TheEnvironmentIsReadAsAWhole) {
   };
   EXPECT_EQ(refusal_of("TIERCEL_CACHE_CAPACITY_BYTE", "5"),
             "TIERCEL_CACHE_CAPACITY_BYTE in the environment is no option; did you mean TIERCEL_CACHE_CAPACITY_BYTES?");
-  EXPECT_EQ(refusal_of("TIERCEL_FROBNICATE", "5"), "TIERCEL_FROBNICATE in the environment is no option");
+  EXPECT_EQ(refusal_of("TIERCEL_XYZZY", "5"), "TIERCEL_XYZZY in the environment is no option");
   EXPECT_EQ(refusal_of("TIERCEL_MAX_BATCH_TOKENS", "many"), "TIERCEL_MAX_BATCH_TOKENS is many; give 32 to 65536");
   EXPECT_EQ(refusal_of("TIERCEL_CACHE_DIR", "/downloads"), "");
   EXPECT_EQ(refusal_of("TIERCEL_SERVICE_HOST", "10.0.0.1"), "");

@@ -51,6 +51,18 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
          o.cache.memory_tier_codec = Codec::Int4;
        },
        "cache.memory_tier_codec", "int4", "lossless"},
+      {[](EngineOptions& o) { o.replicas = 0; }, "replicas", "0", "1 to 64"},
+      {[](EngineOptions& o) { o.replicas = 65; }, "replicas", "65", "1 to 64"},
+      {[](EngineOptions& o) {
+         o.replicas = 2;
+         o.ranks = {.size = 2, .address = "host:1"};
+       },
+       "replicas", "2", "ranks.size is 2"},
+      {[](EngineOptions& o) {
+         o.replicas = 2;
+         o.cache.record_trace = "trace";
+       },
+       "replicas", "2", "cache.record_trace"},
       {[](EngineOptions& o) { o.threads = 257; }, "threads", "257", "256"},
       {[](EngineOptions& o) { o.max_batch_sequences = 0; }, "max_batch_sequences", "0", "1 to 4096"},
       {[](EngineOptions& o) { o.max_batch_sequences = 4097; }, "max_batch_sequences", "4097", "1 to 4096"},
@@ -91,6 +103,7 @@ TEST(Options, TheEndsOfEveryRangeAreAllowed) {
       [](EngineOptions& o) { o.cache.block_tokens = 64; },
       [](EngineOptions& o) { o.cache.block_tokens = 128; },
       [](EngineOptions& o) { o.compute = Compute::Precise; },
+      [](EngineOptions& o) { o.replicas = 64; },
       [](EngineOptions& o) { o.threads = 256; },
       [](EngineOptions& o) { o.max_batch_sequences = 1, o.max_batch_tokens = 32; },
       [](EngineOptions& o) { o.max_batch_sequences = 4096, o.max_batch_tokens = 4096; },
