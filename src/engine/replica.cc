@@ -1,5 +1,6 @@
 #include "engine/replica.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace tiercel {
@@ -25,6 +26,15 @@ bool ReplicaHealth::is_available(double now_s) const {
   return breaker_.allows(now_s) && (!began_s_ || now_s - *began_s_ <= kLongestStep_s);
 }
 
+void ReplicaPace::measured(std::size_t prompt_tokens, double seconds) {
+  if (prompt_tokens == 0 || seconds <= 0) return;
+  const double last_s = seconds / static_cast<double>(prompt_tokens);
+  least_s_ = samples_ == 0 ? last_s : std::min(last_s, kForgetting * least_s_);
+  if (++samples_ < kLeastSamples) return;
+  samples_ = kLeastSamples;
+  known_s_.store(least_s_, std::memory_order_relaxed);
+}
+
 Replica::Replica(std::unique_ptr<ModelRunner> model, KvCache cache, const Tokenizer& tokenizer,
                  StatsOptions stats_options, StepLoopOptions loop_options)
     : now_(loop_options.now),
@@ -42,11 +52,7 @@ StepLoopOptions Replica::watched(StepLoopOptions options) {
   options.on_computed = [this, on_computed = std::move(options.on_computed)](
                             const Status& status, std::size_t prompt_tokens, double seconds) {
     health_.on_step_end(status.ok(), now_s());
-    if (prompt_tokens > 0 && seconds > 0) {
-      constexpr double kWeight = 0.1;
-      const double before_s = pace_s(), last_s = seconds / static_cast<double>(prompt_tokens);
-      pace_s_.store(before_s + (before_s == 0 ? 1 : kWeight) * (last_s - before_s), std::memory_order_relaxed);
-    }
+    pace_.measured(prompt_tokens, seconds);
     if (on_computed) on_computed(status, prompt_tokens, seconds);
   };
   return options;

@@ -36,6 +36,23 @@ class ReplicaHealth {
   std::optional<double> began_s_;
 };
 
+// How long a replica computes a token of a prompt, undisturbed: the least of what was measured, which is forgotten
+// slowly. What others do to the machine makes single steps longer, never shorter. One thread measures, any reads.
+class ReplicaPace {
+ public:
+  static constexpr int kLeastSamples = 4;
+  static constexpr double kForgetting = 1.05;  // with each sample
+
+  void measured(std::size_t prompt_tokens, double seconds);
+  // For a token; 0: not known.
+  double seconds() const { return known_s_.load(std::memory_order_relaxed); }
+
+ private:
+  int samples_ = 0;
+  double least_s_ = 0;
+  std::atomic<double> known_s_ = 0;
+};
+
 class Replica {
  public:
   // Starts the loop, whose thread may run where the calling one may. `tokenizer` outlives the replica. on_step and
@@ -54,7 +71,7 @@ class Replica {
   // False: new requests are better off elsewhere for now.
   bool is_available() const;
   // For a token of a prompt, lately; 0: not known.
-  double pace_s() const { return pace_s_.load(std::memory_order_relaxed); }
+  double pace_s() const { return pace_.seconds(); }
 
  private:
   StepLoopOptions watched(StepLoopOptions options);
@@ -66,7 +83,7 @@ class Replica {
   KvCache cache_;
   StatsRecorder stats_;
   ReplicaHealth health_;
-  std::atomic<double> pace_s_ = 0;  // the loop's thread writes it
+  ReplicaPace pace_;
   StepLoop loop_;
 };
 

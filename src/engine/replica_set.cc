@@ -79,6 +79,11 @@ std::vector<PrefixKey> ReplicaSet::prefix_keys(const Sequence& sequence) const {
   return keys;
 }
 
+std::size_t ReplicaSet::sequences(std::size_t replica) const {
+  const std::lock_guard lock(router_->mutex);
+  return router_->router.sequences(replica);
+}
+
 void ReplicaSet::reject(const Request& request) {
   StatsRecorder& stats = replicas_.front()->stats();
   stats.on_rejected(stats.endpoint(request.endpoint), request.attempt);

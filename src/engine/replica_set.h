@@ -55,6 +55,8 @@ class ReplicaSet {
   std::size_t invalidate_all();
 
   std::size_t size() const { return replicas_.size(); }
+  // Of requests that it was given and that have not ended; 0 for one that is alone.
+  std::size_t sequences(std::size_t replica) const;
   Replica& replica(std::size_t i) const { return *replicas_[i]; }
   std::span<const std::unique_ptr<Replica>> replicas() const { return replicas_; }
 
