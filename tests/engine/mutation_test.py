@@ -6,8 +6,9 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from tests.kv.mutation_test import main  # noqa: E402
 
-CASES, HISTORIES = "engine_test", "serving_sim_test"
+CASES, HISTORIES, REPLICAS = "engine_test", "serving_sim_test", "replica_test"
 DRAFTER = "engine/drafter.cc"
+ROUTER, REPLICA_SET, STATS = "engine/router.cc", "engine/replica_set.cc", "engine/request_recorder.cc"
 SCHEDULER, LOOP, COMPUTE = "engine/scheduler.cc", "engine/step_loop.cc", "engine/step_loop_compute.cc"
 
 # (what it is, file, text, replacement, programs that must see it)
@@ -83,6 +84,60 @@ MUTANTS = [
     ("some give way in vain", SCHEDULER, "if (suffices(giving_way_.size(), giving_way_[i]))", "if (i > enough)", CASES),
     ("a demotion never ends", "kv_cache_demotion.cc", "return all || demotion.write.path.expired() ||",
      "return all; demotion.write.path.expired() ||", HISTORIES),
+    ("replicas: what is cached counts for nothing", ROUTER, "std::max(routed, views[i].cached_tokens)", "routed", REPLICAS),
+    ("replicas: what is on its way counts for nothing", ROUTER, "std::max(routed, views[i].cached_tokens)",
+     "views[i].cached_tokens", REPLICAS),
+    ("replicas: what waits counts for nothing", ROUTER, "double work = waiting + kComputing", "double work = kComputing",
+     REPLICAS),
+    ("replicas: computing counts no more than waiting", ROUTER, "constexpr double kComputing = 1.5;",
+     "constexpr double kComputing = 1;", REPLICAS),
+    ("replicas: whoever ranks behind is waited for", ROUTER, "replica.by_priority.lower_bound(prompt.priority)",
+     "replica.by_priority.begin()", REPLICAS),
+    ("replicas: places are as many as one likes", ROUTER, "before.sequences + prompt.sequences > limits_.places &&",
+     "before.sequences > SIZE_MAX - 1 &&", REPLICAS),
+    ("replicas: nothing is out of balance", ROUTER, "static_cast<double>(replica.sequences) > most) continue;",
+     "most < 0) continue;", REPLICAS),
+    ("replicas: the ill are given work", ROUTER, "return any_available && !views[i].available;",
+     "return any_available && i > views.size();", REPLICAS),
+    ("replicas: all count as fast as another", ROUTER, "return times < kLeastSlowness ? 1 : times;",
+     "return times < 1e9 ? 1 : times;", REPLICAS),
+    ("replicas: equal ones fill one after the other", ROUTER, "replica.given_tokens += routed.prompt_tokens;", "",
+     REPLICAS),
+    ("replicas: a request that has ended counts on", ROUTER, "  replica.sequences -= routed.sequences;\n", "", REPLICAS),
+    ("replicas: what is computed counts as waiting", ROUTER,
+     "of.prompt_tokens = of.prompt_tokens - routed.prompt_tokens + tokens;", "", REPLICAS),
+    ("replicas: what is computed counts as on its way", ROUTER, "  if (tokens == 0) prefixes_.remove(ticket);\n", "",
+     REPLICAS),
+    ("replicas: keys without end", "engine/routed_prefixes.cc", "while (keys_ + keys.size() > most_keys_)",
+     "while (keys_ > most_keys_)", REPLICAS),
+    ("replicas: a shared key goes with the first", "engine/routed_prefixes.cc", "if (--block->second == 0)",
+     "if (--block->second < 9)", REPLICAS),
+    ("replicas: tenants share prefixes", REPLICA_SET, "sequence.request.cache_salt, 0);", "{}, 0);", REPLICAS),
+    ("replicas: each has the whole queue", REPLICA_SET, "queued - std::min(queued, here)", "0 * queued", REPLICAS),
+    ("replicas: one of them is not closed", REPLICA_SET,
+     "for (const auto& replica : replicas_) replica->loop().close();", "replicas_.front()->loop().close();", REPLICAS),
+    ("replicas: only one forgets", REPLICA_SET, "sum += forget(replica->cache());",
+     "sum += sum == 0 ? forget(replica->cache()) : 0;", REPLICAS),
+    ("replicas: the first one's cache is looked into", REPLICA_SET,
+     "most = std::max(most, replica->cache().lookup(tokens",
+     "most = most > 0 ? most : std::max(most, replicas_.front()->cache().lookup(tokens", REPLICAS),
+    ("replicas: only one keeps what is pinned", REPLICA_SET, "    if (pinned.ok()) {\n",
+     "    if (most) break;\n    if (pinned.ok()) {\n", REPLICAS),
+    ("replicas: failures are forgiven at once", "engine/replica.cc", "breaker_.on_failure(now_s);", "static_cast<void>(now_s);",
+     REPLICAS),
+    ("replicas: a step that hangs is waited for", "engine/replica.cc", "now_s - *began_s_ <= kLongestStep_s", "now_s > 0",
+     REPLICAS),
+    ("replicas: the last pace counts", "engine/replica.cc", "std::min(last_s, kForgetting * least_s_)", "last_s", REPLICAS),
+    ("replicas: the first one's latencies are those of all", "base/histogram.cc",
+     "for (const LatencyHistogram* one : all) samples += value_of((one->*member)[i]);",
+     "samples += value_of((all.front()->*member)[i]);", REPLICAS),
+    ("replicas: the window has the first one's only", STATS, "if (something[i]) add(since, values[i]);",
+     "if (i == 0 && something[i]) add(since, values[i]);", REPLICAS),
+    ("replicas: arrivals are those of the last", STATS, "  queued += other.queued;\n", "  queued = other.queued;\n",
+     REPLICAS),
+    ("replicas: a store that all have is counted for each", "engine/engine_stats.cc",
+     "sum[i].store = tiers[i].store;", "sum[i].store.stored_blocks += tiers[i].store.stored_blocks;", REPLICAS),
+    ("replicas: capacity is not divided", "engine/replica_options.cc", "cache.capacity_bytes /= replicas;", "", REPLICAS),
     ("a demotion promises for ever", "kv_cache_demotion.cc", "  pool_.return_promises(promised);\n", "", HISTORIES),
 ]
 

@@ -276,6 +276,22 @@ MUTANTS = [
      "  for (std::size_t i = found; i-- > 0;) policy_->on_evictable(next[i]);\n",
      "  for (std::size_t i = found; i-- > 0;) policy_->on_use(next[i]), policy_->on_evictable(next[i]);\n", CASES),
     ("what is next to go is not written", "kv_cache_lease.cc", "  offer_what_leaves();\n", "", CASES),
+
+    # ---- Tiers of several caches
+    ("shared tiers: what another cache has to erase is found", "shared_tiers.cc",
+     "return shared_->is_readable() ? store().leading(keys) : 0;", "return store().leading(keys);", CASES),
+    ("shared tiers: a cache that has erased lets all read", "shared_tiers.cc",
+     "shared_->holders.fetch_sub(1, std::memory_order_acq_rel);", "shared_->holders.store(0);", CASES),
+    ("shared tiers: the others are not told of erasures", "tier_worker.cc", "    store_->on_erasures_pending(true);\n",
+     "", CASES),
+    ("shared tiers: the others are not told that all is erased", "tier_worker.cc",
+     "if (!erasures_.is_pending()) store_->on_erasures_pending(false);", "", CASES),
+    ("shared tiers: nothing is held while caches forget", "shared_tiers.cc",
+     "for (const auto& shared : tiers_.shared_) shared->holders.fetch_add(1, std::memory_order_acq_rel);",
+     "for (const auto& shared : tiers_.shared_) shared->holders.fetch_add(0);", CASES),
+    ("shared tiers: a cache that ends holds the others", "shared_tiers.cc",
+     "~Handle() override { Handle::on_erasures_pending(false); }", "~Handle() override = default;", CASES),
+    ("shared tiers: each cache opens the store", "shared_tiers.cc", "if (!opened_) opened_ =", "opened_ =", CASES),
 ]
 
 HISTORIES_EACH = {TIERS: "2000"}  # of each configuration of the simulator; otherwise 400
@@ -285,7 +301,7 @@ FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*"}  # without what takes lo
 
 def is_of_tiers(mutant):
     _, file, _, _, programs = mutant
-    return "/" in file or file.startswith(("tier", "erasure")) or programs in (TIERS, DISK)
+    return "/" in file or file.startswith(("tier", "erasure", "shared_tiers")) or programs in (TIERS, DISK)
 
 
 def run(program, executable):
