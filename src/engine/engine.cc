@@ -344,9 +344,9 @@ ResponseFuture Engine::process_request(Request request) {
 }
 
 std::vector<Result<Response>> Engine::process_batch(std::span<const Request> requests, const BatchProgress& progress) {
-  constexpr std::size_t kEnoughInFlight = 512;  // for several batches
+  const std::size_t enough_in_flight = 512 * state_->replicas->size();  // for several batches
   const auto process = [this](Request request) { return process_request(std::move(request)); };
-  return tiercel::process_batch(requests, std::min(kEnoughInFlight, state_->replicas->max_queued_requests()), process,
+  return tiercel::process_batch(requests, std::min(enough_in_flight, state_->replicas->max_queued_requests()), process,
                                 progress);
 }
 

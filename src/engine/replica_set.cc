@@ -90,6 +90,7 @@ void ReplicaSet::reject(const Request& request) {
 }
 
 void ReplicaSet::close() {
+  for (const auto& replica : replicas_) replica->loop().begin_close();  // none waits for another's step
   for (const auto& replica : replicas_) replica->loop().close();
 }
 

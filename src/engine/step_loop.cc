@@ -80,12 +80,16 @@ void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices, const Queu
   choices.front()->promise->set(std::move(refusal));
 }
 
-void StepLoop::close() {
+void StepLoop::begin_close() {
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
   }
   arrived_.notify_one();
+}
+
+void StepLoop::close() {
+  begin_close();
   const std::lock_guard lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
   if (options_.by_hand) {

@@ -62,6 +62,8 @@ class StepLoop {
 
   // Ends everything with Cancelled and joins the thread. Idempotent; any thread but the loop's own.
   void close();
+  // Asks for the same and does not wait for it.
+  void begin_close();
 
   // Takes arrivals, ends what is to end, runs one step. False: there was nothing to compute.
   bool run_one();

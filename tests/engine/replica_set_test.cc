@@ -323,6 +323,30 @@ TEST(ReplicaSet, EveryReplicaEndsWhatItHasWhenAllClose) {
   EXPECT_EQ(all.submit({.tokens = letters(1, 10)}).get().status().code(), StatusCode::Cancelled);
 }
 
+TEST(ReplicaSet, OneThatHangsDoesNotKeepOthersFromClosing) {
+  std::latch hanging(1), goes_on(1);
+  std::atomic<bool> hangs = true;
+  Replicas all({.prepare = [&](std::size_t i, FakeModel& model) {
+    model.token_time = std::chrono::milliseconds(i);
+    if (i > 0) return;
+    model.before_step = [&] {
+      if (!hangs.exchange(false)) return;
+      hanging.count_down();
+      goes_on.wait();
+    };
+  }});
+  ResponseFuture held = all.submit({.tokens = letters(1, 20), .max_tokens = 1});
+  hanging.wait();
+  ResponseFuture other = all.submit({.tokens = letters(2, 20), .max_tokens = 2000, .ignore_end_of_text = true});
+  ASSERT_EQ(all.submitted_to()[1], 1u);
+  std::thread closing([&] { all.set->close(); });
+  EXPECT_EQ(other.get().status().code(), StatusCode::Cancelled);
+  EXPECT_FALSE(held.ready());
+  goes_on.count_down();
+  closing.join();
+  held.wait();
+}
+
 TEST(ReplicaSet, WhatIsAskedOfTheCacheIsAskedOfAll) {
   Replicas all({.blocks = 100, .by_hand = true});
   const PrefixScope scope;
