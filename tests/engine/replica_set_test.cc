@@ -240,7 +240,9 @@ TEST(ReplicaSet, TheQueueHasRoomForAllTogether) {
   std::vector<ResponseFuture> futures;
   for (TokenId i = 0; i < 5; ++i) futures.push_back(all.submit({.tokens = letters(i, 50), .max_tokens = 2}));
   EXPECT_EQ(all.set->replica(0).loop().queued() + all.set->replica(1).loop().queued(), 5u);
-  const auto refused = all.submit({.tokens = letters(9, 50), .max_tokens = 2}).get();
+  ResponseFuture sixth = all.submit({.tokens = letters(9, 50), .max_tokens = 2});
+  ASSERT_TRUE(sixth.ready());
+  const auto refused = sixth.get();
   EXPECT_EQ(refused.status().code(), StatusCode::Rejected);
   EXPECT_NE(refused.status().message().find("5 requests are waiting, and 5 may"), std::string::npos)
       << refused.status().message();

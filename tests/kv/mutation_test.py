@@ -280,6 +280,8 @@ MUTANTS = [
     # ---- Tiers of several caches
     ("shared tiers: what another cache has to erase is found", "shared_tiers.cc",
      "return shared_->is_readable() ? store().leading(keys) : 0;", "return store().leading(keys);", CASES),
+    ("shared tiers: a load that began earlier reads on", "shared_tiers.cc",
+     "if (shared_->is_readable()) return store().read(reads);", "return store().read(reads);", CASES),
     ("shared tiers: a cache that has erased lets all read", "shared_tiers.cc",
      "shared_->holders.fetch_sub(1, std::memory_order_acq_rel);", "shared_->holders.store(0);", CASES),
     ("shared tiers: the others are not told of erasures", "tier_worker.cc", "    store_->on_erasures_pending(true);\n",

@@ -74,7 +74,8 @@ TEST_F(SharedTiersTest, NothingComesBackFromACacheThatForgetsLater) {
     EXPECT_EQ(store->stats().stored_blocks, 0u);
     finish(caches[1]);  // written by the other, which has not been asked yet
     EXPECT_EQ(store->stats().stored_blocks, 8u);
-    EXPECT_EQ(load(caches[0], tokens), 0u) << "it was forgotten";
+    EXPECT_FALSE(caches[0].expect(tokens, {}).in_flight()) << "it was forgotten, and is not waited for";
+    EXPECT_EQ(load(caches[0], tokens), 0u);
     caches[1].invalidate(first_block);
     EXPECT_EQ(load(caches[0], tokens), 0u);
   }
@@ -86,6 +87,16 @@ TEST_F(SharedTiersTest, NothingComesBackFromACacheThatForgetsLater) {
   // The tier serves as before.
   run_and_store(caches[0], other);
   EXPECT_EQ(load(caches[1], other), 32u);
+}
+
+TEST_F(SharedTiersTest, ALoadThatBeganEarlierFindsNothing) {
+  run_and_store(caches[0], tokens);
+  push_out(caches[0]);
+  const ExpectedPrompt expected = caches[0].expect(tokens, {});
+  EXPECT_TRUE(expected.in_flight());
+  caches[1].invalidate(first_block);  // it has not been carried out, nor has the first been asked
+  finish(caches[0]);
+  EXPECT_EQ(expected.cached_tokens(), 0u);
 }
 
 TEST_F(SharedTiersTest, EveryKindOfForgettingHoldsTheOthersBack) {
