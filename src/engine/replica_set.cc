@@ -30,7 +30,7 @@ void ReplicaSet::submit(std::vector<std::unique_ptr<Sequence>> choices) {
     if (here > most) fullest = i;
     most = std::max(most, here);
   }
-  // Where it is to be refused, the one that has begun with most of late says when to come again.
+  // Where it is to be refused, the one where most wait says when to come again: it begins with some all the time.
   const bool has_room = queued + choices.size() <= max_queued_requests();
   const std::size_t chosen = has_room ? route(choices) : fullest;
   StepLoop& loop = replicas_[chosen]->loop();

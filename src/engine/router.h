@@ -38,8 +38,8 @@ struct RouterLimits {
 
 struct RoutedPrompt {
   std::size_t tokens = 0;  // at least 1
-  std::span<const PrefixKey> keys =
-      {};  // of its whole blocks, each of all tokens up to the block's end and their scope
+  // Of its whole blocks, each of all tokens up to the block's end and of their scope.
+  std::span<const PrefixKey> keys = {};
   int priority = 0;
   std::size_t sequences = 1;      // choices to draw
   std::size_t output_tokens = 0;  // of each, at most

@@ -311,7 +311,10 @@ TEST(ReplicaSet, OneThatHangsHoldsItsOwnRequestsOnly) {
 }
 
 TEST(ReplicaSet, EveryReplicaEndsWhatItHasWhenAllClose) {
-  Replicas all({.replicas = 3, .max_sequences = 2});
+  // All but the first are in a long step.
+  Replicas all({.replicas = 3, .max_sequences = 2, .prepare = [](std::size_t i, FakeModel& model) {
+                  model.token_time = std::chrono::milliseconds(i == 0 ? 0 : 3);
+                }});
   std::vector<ResponseFuture> futures;
   for (TokenId i = 0; i < 200; ++i) {
     futures.push_back(all.submit({.tokens = letters(i, 60), .max_tokens = 500, .ignore_end_of_text = true}));
@@ -319,6 +322,7 @@ TEST(ReplicaSet, EveryReplicaEndsWhatItHasWhenAllClose) {
   futures[7].cancel();
   all.set->close();
   for (ResponseFuture& future : futures) {
+    ASSERT_TRUE(future.ready());
     const auto response = future.get();
     EXPECT_TRUE(response.ok() || response.status().code() == StatusCode::Cancelled);
   }
