@@ -311,15 +311,22 @@ TEST(ReplicaSet, OneThatHangsHoldsItsOwnRequestsOnly) {
 }
 
 TEST(ReplicaSet, EveryReplicaEndsWhatItHasWhenAllClose) {
-  // All but the first are in a long step.
-  Replicas all({.replicas = 3, .max_sequences = 2, .prepare = [](std::size_t i, FakeModel& model) {
-                  model.token_time = std::chrono::milliseconds(i == 0 ? 0 : 3);
+  // All but the first are in a long step when they are asked to close.
+  std::latch stepping(2);
+  std::atomic<bool> steps[3] = {};
+  Replicas all({.replicas = 3, .max_sequences = 2, .prepare = [&](std::size_t i, FakeModel& model) {
+                  if (i == 0) return;
+                  model.token_time = std::chrono::milliseconds(3);
+                  model.before_step = [&, i] {
+                    if (!steps[i].exchange(true)) stepping.count_down();
+                  };
                 }});
   std::vector<ResponseFuture> futures;
   for (TokenId i = 0; i < 200; ++i) {
     futures.push_back(all.submit({.tokens = letters(i, 60), .max_tokens = 500, .ignore_end_of_text = true}));
   }
   futures[7].cancel();
+  stepping.wait();
   all.set->close();
   for (ResponseFuture& future : futures) {
     ASSERT_TRUE(future.ready());
