@@ -69,10 +69,11 @@ void expect_sums(const EngineStats& stats) {
   EXPECT_EQ(sums["kv"], stats.memory.kv_capacity_bytes);
 }
 
+// Deterministic, so that neither timing at load nor the batch decides how anything is computed.
 TEST(EngineReplicas, AnswersAreThoseOfOne) {
   REQUIRE_TEST_MODEL();
   const std::vector<Request> requests = mixed_requests();
-  EngineOptions options{.model = test_model_path(), .compute = Compute::Precise};
+  EngineOptions options{.model = test_model_path(), .compute = Compute::Precise, .deterministic = true};
   std::vector<std::vector<TokenId>> expected;
   MemoryStats memory;
   {
