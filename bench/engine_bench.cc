@@ -158,6 +158,31 @@ void decode(benchmark::State& state) {
 }
 BENCHMARK(decode)->Arg(1)->Arg(8)->Arg(32)->Arg(100)->UseRealTime()->Unit(benchmark::kMillisecond);
 
+// Requests a second, 32 at a time: a prompt of which most is shared by eight, 32 tokens of answer. Argument: replicas,
+// which share the cores of this machine.
+void replicas(benchmark::State& state) {
+  EngineOptions options{.model = cli::default_model_path(), .replicas = static_cast<std::uint32_t>(state.range(0))};
+  options.cache.capacity_bytes = std::size_t{256} << 20;
+  auto opened = Engine::open(options);
+  if (!opened.ok()) return state.SkipWithError(opened.status().message().c_str());
+  constexpr std::size_t kTogether = 32, kGroups = 8;
+  std::vector<Request> requests;
+  for (std::size_t i = 0; i < kTogether; ++i) {
+    requests.push_back(completion(
+        fmt::format("Document {}. {} Question {}: what is it about?", i % kGroups, cli::document(150), i), 32));
+  }
+  for (auto _ : state) {
+    opened->invalidate_all();
+    for (const auto& response : opened->process_batch(requests)) {
+      if (!response.ok()) return state.SkipWithError(response.status().message().c_str());
+    }
+  }
+  state.counters["requests_per_s"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * kTogether, benchmark::Counter::kIsRate);
+  state.counters["hit_percent"] = 100 * opened->get_stats().hit_rate;
+}
+BENCHMARK(replicas)->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+
 // Engine::get_stats(), after some requests.
 void get_stats(benchmark::State& state) {
   Engine* opened = engine(state);

@@ -1,4 +1,5 @@
-// The engine: one model, one KV cache, one batch that requests join and leave at every step.
+// The engine: one model, one KV cache, one batch that requests join and leave at every step; or several caches and
+// batches behind the same door (EngineOptions::replicas).
 //
 //   auto engine = tiercel::Engine::open({.model = "model.gguf"}).value();
 //   auto answer = engine.process_request({.text = "Once upon a time"}).get();
@@ -43,8 +44,9 @@ class Engine {
   static Result<Engine> open(const EngineOptions& options);
 
   // Is one of the ranks that share a model, but the first, for the engine that options.ranks.address leads to: loads
-  // this rank's part and computes on the calling thread. Of the options it takes `model`, `threads`, `cpus` and
-  // `ranks`; the others are rank 0's. Returns when that engine ends (Ok) or a rank is lost, with what open() would say.
+  // this rank's part and computes on the calling thread. Of the options it takes `model`, `threads`, `cpus`, `ranks`,
+  // and for tiers that rank 0 has `cache.disk_dir` and `cache.tiers`; the others are rank 0's. Returns when that engine
+  // ends (Ok) or a rank is lost, with what open() would say.
   static Status serve_rank(const EngineOptions& options);
 
   Engine(Engine&&) noexcept;
@@ -80,10 +82,11 @@ class Engine {
   // template or the template refuses them.
   Result<std::string> render_chat(std::span<const ChatMessage> messages) const;
 
-  // Leading tokens of `tokens` whose KV is cached now under `cache_salt`.
+  // Leading tokens of `tokens` whose KV is cached now under `cache_salt`; of several replicas, where most are.
   std::size_t lookup(std::span<const TokenId> tokens, std::string_view cache_salt = {}) const;
   // Keeps the cached whole blocks of `tokens` until unpin(), or for `ttl_ms`; forgets cached prefixes. As the methods
-  // of KvCache with these names. To compute what is to be pinned, send it as a request with max_tokens 0.
+  // of KvCache with these names. To compute what is to be pinned, send it as a request with max_tokens 0. With several
+  // replicas: pin() keeps what each has now, returns the most and fails only where all do; the others add up.
   Result<std::size_t> pin(std::span<const TokenId> tokens, std::string_view cache_salt = {}, std::uint64_t ttl_ms = 0);
   std::size_t unpin(std::span<const TokenId> tokens, std::string_view cache_salt = {});
   std::size_t invalidate(std::span<const TokenId> prefix, std::string_view cache_salt = {});

@@ -38,7 +38,8 @@ enum class WritePolicy : std::uint8_t {
 struct KvCacheOptions {
   // Bytes of KV in the hot arena, running sequences and cached prefixes together. Reserved as address space when the
   // engine opens; the system backs a page when it is first written, or shortly before (prefault_bytes). At least one
-  // block. Default 1 GiB.
+  // block. On a GPU, memory of that GPU, taken at once; 0: nine tenths of what weights and workspace leave free there.
+  // Default 1 GiB.
   std::size_t capacity_bytes = std::size_t{1} << 30;
   // So many bytes of the arena, beyond what was ever used, are backed by memory as soon as the engine has a moment
   // without requests: the system takes milliseconds to clear what a step writes first. A server that is to be at its
@@ -54,7 +55,7 @@ struct KvCacheOptions {
   // SIZE_MAX: only those that KvCache::set_tenant_quota() gives. Default 0.
   std::size_t tenant_quota_bytes = 0;
   // A file to append a trace of every admitted prompt to: block ids and lengths, never text; `tiercel replay` reads it.
-  // Empty: none.
+  // Not with several replicas. Empty: none.
   std::string record_trace = {};
 
   // Tiers: where blocks are that the hot arena has no room for. New blocks are written to all of them (tier_writes); a
@@ -107,12 +108,23 @@ struct EngineOptions {
   // Path of a GGUF file, version 3. Required.
   std::string model = {};
   KvCacheOptions cache = {};
+  // Where the model is computed, and where its hot KV is: "cpu", "cuda" (the first GPU) or "cuda:N". Replicas are on
+  // GPUs N, N + 1, ... Ranks are on CPUs. On a GPU activations are bf16 in `fast` and `turbo`, and exact weights in all
+  // modes. Default "cpu".
+  std::string device = "cpu";
   Compute compute = Compute::Fast;
   // The tokens of a request do not depend on cache hits, on the other requests in its batch or on timing: reuse is
   // limited to blocks that a cold run would compute with the same arithmetic. Not with tiers that lose bits (int8,
   // int4). Default false.
   bool deterministic = false;
-  // Threads of a step. 0: one per core this process may run on. 0 .. 256.
+  // Copies of what runs the model, in this process: each has a batch, a hot arena and threads of its own, and takes the
+  // requests for which it is expected to be the first to answer, by what it has cached and what waits there. They share
+  // the weights and the tiers. On CPUs one for each NUMA node or group of cores. What is said of all together is
+  // divided evenly: cache.capacity_bytes, cache.prefault_bytes, cache.tenant_quota_bytes, threads, and the cores, near
+  // ones to the same replica. Limits of a step hold for each. Not with ranks. 1 .. 64. Default 1.
+  std::uint32_t replicas = 1;
+  // Threads of a step, of all replicas together (each has at least one). 0: one per core this process may run on.
+  // 0 .. 256.
   std::uint32_t threads = 0;
   // Longest sequence, prompt and output, in tokens. 0: what the model was trained for. Not above it.
   std::uint32_t context_tokens = 0;
@@ -121,7 +133,8 @@ struct EngineOptions {
   // Most tokens in one step: running sequences take one each, the rest goes to prefill. 32 .. 65536, and at least
   // max_batch_sequences.
   std::uint32_t max_batch_tokens = 1024;
-  // Requests that may wait for a place in the batch; one more is Rejected at once. At least 1.
+  // Requests that may wait for a place in the batch, of all replicas together; one more is Rejected at once. At
+  // least 1.
   std::uint32_t max_queued_requests = 4096;
 
   // Longest step while streams run, in milliseconds: prompts are computed in pieces that keep to it, so that a long
@@ -146,7 +159,7 @@ struct EngineOptions {
   // EngineStats::profile says where the time of steps goes. Costs some tens of milliseconds at open() and a thousandth
   // of a step. Default false.
   bool profile_steps = false;
-  // The ranks that share the model. With more than one the cache has no tiers.
+  // The ranks that share the model. Each has tiers of its own, for its part of the KV.
   RankOptions ranks = {};
   // Cores, by the system's numbers, that the engine's threads may run on. Empty: those of the thread that opens it.
   std::vector<std::uint32_t> cpus = {};

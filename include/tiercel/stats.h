@@ -134,12 +134,33 @@ struct PartTime {
   double bound_s = 0;
 };
 
+// One of EngineOptions::replicas: what of the figures of all is its own.
+struct ReplicaStats {
+  std::uint64_t submitted = 0;
+  std::uint64_t completed = 0;
+  std::uint64_t failed = 0;
+  std::uint64_t queued = 0;   // now
+  std::uint64_t running = 0;  // now
+  std::uint64_t prompt_tokens = 0;
+  std::uint64_t reused_tokens = 0;
+  std::uint64_t output_tokens = 0;
+  double hit_rate = 0;
+  std::uint64_t steps = 0;
+  double busy_s = 0;
+  std::size_t kv_capacity_bytes = 0;  // = leased + cached + free
+  std::size_t kv_leased_bytes = 0;
+  std::size_t kv_cached_bytes = 0;
+  // False: its last steps failed, or one does not end. New requests go to others, as long as there are any.
+  bool available = true;
+};
+
 struct EngineStats : RequestStats {
   std::vector<EndpointStats> endpoints = {};  // in the order in which their labels came
+  std::vector<ReplicaStats> replicas = {};    // their figures add up to those of the engine
 
   std::vector<PartTime> profile = {};  // since the engine opened; empty unless asked for
   std::uint64_t steps = 0;
-  double busy_s = 0;  // with a step running
+  double busy_s = 0;  // with a step running, of all replicas together
   // Of the threads that compute steps, as of the last one; and the cores that this was in the window.
   double engine_cpu_s = 0;
   double engine_cores = 0;
@@ -171,9 +192,11 @@ struct EngineInfo {
   std::string kv_dtype = {};
   std::uint32_t block_tokens = 0;
   std::size_t kv_token_bytes = 0;
-  std::uint32_t threads = 0;
-  std::string cpu = {};   // name as the processor gives it
-  std::string simd = {};  // instruction set that the kernels dispatch to
+  std::uint32_t replicas = 1;
+  std::uint32_t threads = 0;   // of all replicas together
+  std::string device = "cpu";  // where the model is computed: "cpu", or the GPU's name
+  std::string cpu = {};        // name as the processor gives it
+  std::string simd = {};       // instruction set that the kernels dispatch to
   double load_ms = 0;
   // Linear layer -> "Q4_1 groups by int8", or what the measurement at load chose.
   std::vector<std::pair<std::string, std::string>> linear_kernels = {};

@@ -50,6 +50,7 @@ struct TierRead {
   std::uint64_t adapter_id = 0;     // must be what was written
   std::span<const TokenId> tokens;  // must be what was written
   std::span<std::byte> bytes;       // filled where status is Ok, else unspecified
+  BlockId block = kNoBlock;         // of the cache, which `bytes` become
   // Out. NotFound: not here, or of other content. Corruption: not the bytes that were written, and forgotten now. Other
   // codes: could not be read.
   Status status = {};
@@ -108,6 +109,13 @@ class TierStore {
   virtual std::size_t leading(std::span<const BlockKey> keys) const = 0;
   // Sets the status of every read.
   virtual void read(std::span<TierRead> reads) = 0;
+  // The blocks of the next write(), from the thread that will call it, while the cache holds them: a store with parts
+  // of a block in other places than `bytes`, under the same ids, copies them there now. Quick. Not Ok: they are not
+  // written.
+  virtual Status stage(std::span<const BlockId> blocks) {
+    static_cast<void>(blocks);
+    return {};
+  }
   // Blocks already here are kept. Not Ok: some or all of them were not written.
   virtual Status write(std::span<const TierRecord> records) = 0;
   // Forget: the blocks directly behind `parent` whose tokens begin with `tokens`, and all behind those; all of a
@@ -116,6 +124,10 @@ class TierStore {
   virtual Status erase(const BlockKey& parent, std::span<const TokenId> tokens) = 0;
   virtual Status erase_tenant(std::uint64_t tenant) = 0;
   virtual Status erase_all() = 0;
+  // True: something is to be erased, by calls of the above that are yet to come, and until it is nobody shall read from
+  // this store; false: it is. The cache holds itself back; this is for a store below several caches, which tells the
+  // others. Called under locks of the cache: be quick, and call nothing of it.
+  virtual void on_erasures_pending(bool) {}
   // What was written before the call survives the loss of power, where the store is durable at all.
   virtual Status flush() = 0;
   virtual TierStats stats() const = 0;

@@ -112,10 +112,10 @@ void LatencyHistogram::copy_to(Mark& mark) const {
 }
 
 template <class Group, class Bucket>
-LatencyStats LatencyHistogram::summarize(const Group& group, const Bucket& bucket, std::uint64_t sum_ns,
-                                         std::uint64_t max_ns) const {
+LatencyStats LatencyHistogram::summarize(std::size_t first, std::size_t end, const Group& group, const Bucket& bucket,
+                                         std::uint64_t sum_ns, std::uint64_t max_ns) {
   std::array<std::uint64_t, kGroups> counts;
-  const std::size_t end = value_of(end_group_), first = std::min(value_of(first_group_), end);
+  first = std::min(first, end);
   std::uint64_t count = 0;
   for (std::size_t i = first; i < end; ++i) count += counts[i - first] = group(i);
   if (count == 0) return {};
@@ -145,17 +145,55 @@ double LatencyHistogram::percentile_ms(double fraction) const {
 }
 
 LatencyStats LatencyHistogram::summary() const {
-  return summarize([&](std::size_t i) { return value_of(groups_[i]); },
-                   [&](std::size_t i) { return value_of(buckets_[i]); }, value_of(sum_ns_), value_of(max_ns_));
+  const LatencyHistogram* const self = this;
+  return summary_of({&self, 1});
 }
 
 LatencyStats LatencyHistogram::summary_since(const Mark& mark, std::uint64_t max_ns) const {
+  const Since since{.histogram = this, .mark = &mark};
+  return summary_since({&since, 1}, max_ns);
+}
+
+LatencyStats LatencyHistogram::summary_of(std::span<const LatencyHistogram* const> all) {
+  std::size_t first = kGroups, end = 0;
+  std::uint64_t sum_ns = 0, max_ns = 0;
+  for (const LatencyHistogram* one : all) {
+    end = std::max(end, value_of(one->end_group_));
+    first = std::min(first, value_of(one->first_group_));
+  }
+  const auto sum = [&](auto member, std::size_t i) {
+    std::uint64_t samples = 0;
+    for (const LatencyHistogram* one : all) samples += value_of((one->*member)[i]);
+    return samples;
+  };
+  for (const LatencyHistogram* one : all) {
+    sum_ns += value_of(one->sum_ns_);
+    max_ns = std::max(max_ns, value_of(one->max_ns_));
+  }
+  return summarize(
+      first, end, [&](std::size_t i) { return sum(&LatencyHistogram::groups_, i); },
+      [&](std::size_t i) { return sum(&LatencyHistogram::buckets_, i); }, sum_ns, max_ns);
+}
+
+LatencyStats LatencyHistogram::summary_since(std::span<const Since> all, std::uint64_t max_ns) {
+  std::size_t first = kGroups, end = 0;
+  std::uint64_t sum_ns = 0;
+  for (const auto& [histogram, mark] : all) {
+    end = std::max(end, value_of(histogram->end_group_));
+    first = std::min(first, value_of(histogram->first_group_));
+    sum_ns += value_of(histogram->sum_ns_) - value_of(mark->sum_ns);
+  }
   const auto difference = [](const auto& now, const auto& before) -> std::uint64_t {
     return static_cast<std::uint32_t>(value_of(now)) - value_of(before);
   };
-  return summarize([&](std::size_t i) { return difference(groups_[i], mark.groups[i]); },
-                   [&](std::size_t i) { return difference(buckets_[i], mark.buckets[i]); },
-                   value_of(sum_ns_) - value_of(mark.sum_ns), max_ns);
+  const auto sum = [&](auto member, auto of_mark, std::size_t i) {
+    std::uint64_t samples = 0;
+    for (const auto& [histogram, mark] : all) samples += difference((histogram->*member)[i], (mark->*of_mark)[i]);
+    return samples;
+  };
+  return summarize(
+      first, end, [&](std::size_t i) { return sum(&LatencyHistogram::groups_, &Mark::groups, i); },
+      [&](std::size_t i) { return sum(&LatencyHistogram::buckets_, &Mark::buckets, i); }, sum_ns, max_ns);
 }
 
 }  // namespace tiercel

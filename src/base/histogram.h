@@ -13,6 +13,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <span>
 
 #include "tiercel/stats.h"
 
@@ -41,6 +42,14 @@ class LatencyHistogram {
   LatencyStats summary() const;
   // Of what was added after copy_to(mark), of which the largest was max_ns.
   LatencyStats summary_since(const Mark& mark, std::uint64_t max_ns) const;
+  // Of the samples of several together.
+  static LatencyStats summary_of(std::span<const LatencyHistogram* const> all);
+  // The same of what was added to each after its mark.
+  struct Since {
+    const LatencyHistogram* histogram;
+    const Mark* mark;
+  };
+  static LatencyStats summary_since(std::span<const Since> all, std::uint64_t max_ns);
 
   static std::uint64_t nanoseconds(double milliseconds);
 
@@ -48,8 +57,10 @@ class LatencyHistogram {
   void add_to(std::size_t bucket, std::uint64_t samples);
   static std::size_t bucket_of(std::uint64_t nanoseconds);
   static double middle_ms(std::size_t bucket);
+  // Of groups [first, end).
   template <class Group, class Bucket>
-  LatencyStats summarize(const Group& group, const Bucket& bucket, std::uint64_t sum_ns, std::uint64_t max_ns) const;
+  static LatencyStats summarize(std::size_t first, std::size_t end, const Group& group, const Bucket& bucket,
+                                std::uint64_t sum_ns, std::uint64_t max_ns);
 
   std::array<std::atomic<std::uint64_t>, kGroups> groups_{};
   std::array<std::atomic<std::uint64_t>, kBuckets> buckets_{};

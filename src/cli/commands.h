@@ -27,6 +27,7 @@ Command add_cache_command(CLI::App& program, CliOptions& shared);
 Command add_check_command(CLI::App& program, CliOptions& shared);
 Command add_tune_command(CLI::App& program, CliOptions& shared);
 Command add_rank_command(CLI::App& program, CliOptions& shared);
+Command add_gpu_check_command(CLI::App& program, CliOptions& shared);
 Command add_options_command(CLI::App& program, CliOptions& shared);
 
 }  // namespace tiercel::cli

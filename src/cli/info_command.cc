@@ -56,6 +56,7 @@ void print_model(const EngineInfo& info) {
 void print_machine(const EngineInfo& info, const CudaDevices& cuda) {
   print_heading("Machine");
   print_row("processor", fmt::format("{}, {}, {} threads used", info.cpu, info.simd, info.threads));
+  if (info.replicas > 1) print_row("replicas", fmt::format("{}, which share the threads", info.replicas));
   for (const CudaDevice& device : cuda.devices) {
     print_row("GPU", fmt::format("{}, {}, compute capability {}.{}", device.name,
                                  readable_bytes(static_cast<std::size_t>(device.memory_bytes)), device.compute_major,
@@ -73,12 +74,13 @@ int inform(const CliOptions& shared) {
   if (shared.json) {
     Json kernels = Json::object();
     for (const auto& [layer, choice] : info.linear_kernels) kernels[layer] = choice;
-    print_json({{"version", TIERCEL_VERSION},
-                {"model", to_json(info)},
-                {"machine", {{"cpu", info.cpu}, {"simd", info.simd}, {"threads", info.threads}}},
-                {"kernels", kernels},
-                {"memory", cli::to_json(memory)},
-                {"cuda", to_json(cuda)}});
+    print_json(
+        {{"version", TIERCEL_VERSION},
+         {"model", to_json(info)},
+         {"machine", {{"cpu", info.cpu}, {"simd", info.simd}, {"replicas", info.replicas}, {"threads", info.threads}}},
+         {"kernels", kernels},
+         {"memory", cli::to_json(memory)},
+         {"cuda", to_json(cuda)}});
     return kDone;
   }
   print_model(info);

@@ -46,6 +46,9 @@ Status start_local_ranks(EngineOptions& options) {
   for (std::uint32_t rank = 1; rank < options.ranks.size; ++rank) {
     EngineOptions of_rank = options;
     of_rank.ranks.rank = rank;
+    // Rank 0 says what tiers there are; where they are is each rank's own.
+    if (!options.cache.disk_dir.empty())
+      of_rank.cache.disk_dir = fmt::format("{}/rank-{}", options.cache.disk_dir, rank);
     std::vector<std::string> arguments = arguments_of(of_rank);
     arguments.insert(arguments.begin(), {"rank", "--end-with-parent"});
     TIERCEL_RETURN_IF_ERROR(start_program("/proc/self/exe", std::move(arguments)));

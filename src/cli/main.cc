@@ -30,11 +30,11 @@ int run(int argc, char** argv) {
   CliOptions shared;
   add_shared_options(program, shared);
   const Command commands[] = {
-      add_run_command(program, shared),     add_batch_command(program, shared),  add_chat_command(program, shared),
-      add_score_command(program, shared),   add_bench_command(program, shared),  add_info_command(program, shared),
-      add_demo_command(program, shared),    add_replay_command(program, shared), add_cache_command(program, shared),
-      add_options_command(program, shared), add_check_command(program, shared),  add_tune_command(program, shared),
-      add_rank_command(program, shared)};
+      add_run_command(program, shared),     add_batch_command(program, shared),    add_chat_command(program, shared),
+      add_score_command(program, shared),   add_bench_command(program, shared),    add_info_command(program, shared),
+      add_demo_command(program, shared),    add_replay_command(program, shared),   add_cache_command(program, shared),
+      add_options_command(program, shared), add_check_command(program, shared),    add_tune_command(program, shared),
+      add_rank_command(program, shared),    add_gpu_check_command(program, shared)};
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -47,7 +47,8 @@ int run(int argc, char** argv) {
     if (command.app->parsed()) return command.run();
   }
   return fail_usage(
-      "give a command: run, batch, chat, score, bench, info, demo, replay, cache, options, check, tune or rank; see "
+      "give a command: run, batch, chat, score, bench, info, demo, replay, cache, options, check, tune, rank or "
+      "gpu-check; see "
       "tiercel --help");
 }
 

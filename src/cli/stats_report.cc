@@ -85,6 +85,24 @@ Json tier_json(const KvTierStats& tier) {
           {"load_bytes_per_s", tier.load_bytes_per_s}};
 }
 
+Json replica_json(const ReplicaStats& replica) {
+  return {{"submitted", replica.submitted},
+          {"completed", replica.completed},
+          {"failed", replica.failed},
+          {"queued", replica.queued},
+          {"running", replica.running},
+          {"prompt_tokens", replica.prompt_tokens},
+          {"reused_tokens", replica.reused_tokens},
+          {"output_tokens", replica.output_tokens},
+          {"hit_rate", replica.hit_rate},
+          {"steps", replica.steps},
+          {"busy_s", replica.busy_s},
+          {"kv_capacity_bytes", replica.kv_capacity_bytes},
+          {"kv_leased_bytes", replica.kv_leased_bytes},
+          {"kv_cached_bytes", replica.kv_cached_bytes},
+          {"available", replica.available}};
+}
+
 std::string readable_latency(const LatencyStats& latency) {
   if (latency.count == 0) return "none";
   return fmt::format("P50 {:.1f}  P95 {:.1f}  P99 {:.1f}  P99.9 {:.1f}  mean {:.1f}  most {:.1f}", latency.p50_ms,
@@ -105,6 +123,8 @@ Json to_json(const EngineStats& stats) {
   Json tiers = Json::array();
   for (const KvTierStats& tier : stats.tiers) tiers.push_back(tier_json(tier));
   json["endpoints"] = endpoints;
+  json["replicas"] = Json::array();
+  for (const ReplicaStats& replica : stats.replicas) json["replicas"].push_back(replica_json(replica));
   json["steps"] = stats.steps;
   json["busy_s"] = stats.busy_s;
   json["engine_cpu_s"] = stats.engine_cpu_s;
@@ -151,6 +171,13 @@ std::vector<std::pair<std::string, std::string>> readable_stats(const EngineStat
        fmt::format("{} useful, {} wasted", stats.prefetched_useful_blocks, stats.prefetched_wasted_blocks)},
       {"processor", fmt::format("{:.1f} s in steps, {:.1f} s in all", stats.engine_cpu_s, stats.process.cpu_s)},
   };
+  for (std::size_t i = 0; stats.replicas.size() > 1 && i < stats.replicas.size(); ++i) {
+    const ReplicaStats& replica = stats.replicas[i];
+    rows.emplace_back(fmt::format("replica {}", i),
+                      fmt::format("{} completed, {:.1f} % of {} prompt tokens found, {:.1f} s busy, {} of KV cached{}",
+                                  replica.completed, 100 * replica.hit_rate, replica.prompt_tokens, replica.busy_s,
+                                  readable_bytes(replica.kv_cached_bytes), replica.available ? "" : ", left alone"));
+  }
   for (const KvTierStats& tier : stats.tiers) {
     rows.emplace_back("tier " + tier.name,
                       fmt::format("{} of {}, {} blocks", readable_bytes(tier.store.stored_bytes),

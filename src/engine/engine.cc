@@ -10,30 +10,27 @@
 #include "base/cpu_affinity.h"
 #include "base/logging.h"
 #include "base/process_usage.h"
-#include "base/step_profile.h"
 #include "engine/engine_batch.h"
+#include "engine/engine_stats.h"
+#include "engine/model_source.h"
 #include "engine/rank_follower.h"
+#include "engine/rank_tiers.h"
 #include "engine/ranked_model.h"
+#include "engine/replica_options.h"
+#include "engine/replica_set.h"
 #include "engine/request_check.h"
-#include "engine/stats_recorder.h"
-#include "engine/step_loop.h"
 #include "engine/step_time.h"
 #include "gguf/gguf_file.h"
 #include "kernels/bf16.h"
+#include "kv/kv_cache_state.h"
 #include "model/llama_config.h"
 #include "model/llama_model.h"
-#include "ranks/gloo_communicator.h"
-#include "ranks/tcp_communicator.h"
+#include "ranks/rank_links.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace tiercel {
 namespace {
-
-// Rows of logits beyond one for each sequence: prompts that are scored go through them chunk by chunk.
-constexpr std::size_t kScoringRows = 64;
-// Signs of life between ranks in the time that they wait for each other.
-constexpr std::uint64_t kSignsInTimeout = 3;
 
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");
@@ -41,20 +38,6 @@ std::string cpu_name() {
     if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(": ") + 2));
   }
   return "unknown";
-}
-
-// What tiers of one medium moved.
-IoStats io_of(const std::vector<KvTierStats>& tiers, TierMedium medium) {
-  IoStats io;
-  for (const KvTierStats& tier : tiers) {
-    if (tier.medium != medium) continue;
-    io.read_bytes += tier.store.read_bytes;
-    io.read_blocks += tier.store.read_blocks;
-    io.written_bytes += tier.store.written_bytes;
-    io.written_blocks += tier.store.written_blocks;
-    io.errors += tier.store.errors;
-  }
-  return io;
 }
 
 // What computing costs, at a prompt's beginning and where many tokens come before, so that the cache knows from the
@@ -86,72 +69,41 @@ Status measure_prefill(ModelRunner& model, KvCache& cache, std::size_t most_toke
   return {};
 }
 
-// What memory_limit_bytes counts besides the hot arena.
-std::size_t limited_bytes(const ModelMemory& model, std::size_t memory_tier_bytes) {
-  return model.packed_bytes + model.mapped_bytes + model.workspace_bytes + memory_tier_bytes;
-}
-
-// The cache's options, with a hot arena as large as the memory limit leaves room for.
+// The cache's options, of all replicas together, with hot arenas as large as the memory limit leaves room for.
 Result<KvCacheOptions> fit_memory_limit(const EngineOptions& options, const ModelMemory& model,
                                         const KvLayout& layout) {
   KvCacheOptions cache = options.cache;
   if (options.memory_limit_bytes == 0) return cache;
-  const std::size_t others = limited_bytes(model, options.cache.memory_tier_bytes);
+  const LimitedMemory others = limited_memory(model, options.replicas, options.cache.memory_tier_bytes);
   const std::size_t tokens = std::max(options.context_tokens, layout.block_tokens);
-  const std::size_t least = layout.blocks_for(tokens) * layout.block_bytes();
-  if (options.memory_limit_bytes < others + least) {
+  const std::size_t least = options.replicas * layout.blocks_for(tokens) * layout.block_bytes();
+  if (options.memory_limit_bytes < others.sum() + least) {
     return Status::resource_exhausted(
         fmt::format("memory_limit_bytes is {}, but weights take {}, a step's workspace {}, the memory tier {} and the "
                     "KV of {} tokens "
                     "{}; give at least {}",
-                    options.memory_limit_bytes, model.packed_bytes + model.mapped_bytes, model.workspace_bytes,
-                    options.cache.memory_tier_bytes, tokens, least, others + least));
+                    options.memory_limit_bytes, others.weights_bytes + others.mapped_weights_bytes,
+                    others.workspace_bytes, others.memory_tier_bytes, tokens, least, others.sum() + least));
   }
-  cache.capacity_bytes = std::min(cache.capacity_bytes, options.memory_limit_bytes - others);
+  const std::size_t left = options.memory_limit_bytes - others.sum();
+  cache.capacity_bytes = cache.capacity_bytes == 0 ? left : std::min(cache.capacity_bytes, left);
   return cache;
-}
-
-Result<std::unique_ptr<Communicator>> open_communicator(const RankOptions& ranks) {
-  // Ranks load their parts between operations, each at its own pace.
-  const CommunicatorOptions options{.address = ranks.address,
-                                    .rank = ranks.rank,
-                                    .size = ranks.size,
-                                    .timeout_ms = ranks.open_timeout_ms,
-                                    .open_timeout_ms = ranks.open_timeout_ms};
-  return ranks.transport == RankTransport::Gloo ? open_gloo_communicator(options) : open_tcp_communicator(options);
 }
 
 }  // namespace
 
-// Members are destroyed from the last to the first: the loop ends before what it uses.
+// Members are destroyed from the last to the first: the replicas' loops end before what they use.
 class EngineState {
  public:
-  EngineState(Tokenizer tokenizer_, std::optional<ChatTemplate> chat_template_, std::unique_ptr<ModelRunner> model_,
-              RankedModel* ranks_, KvCache cache_, EngineInfo info_, const StepLoopOptions& loop_options,
-              const EngineOptions& options)
-      : tokenizer(std::move(tokenizer_)),
-        chat_template(std::move(chat_template_)),
-        model(std::move(model_)),
-        ranks(ranks_),
-        cache(std::move(cache_)),
-        info(std::move(info_)),
-        memory_limit_bytes(options.memory_limit_bytes),
-        memory_tier_bytes(options.cache.memory_tier_bytes),
-        stats({.window_s = static_cast<double>(options.stats_window_ms) / 1e3, .tier_names = loop_options.tier_names}),
-        loop(loop_options, *model, cache, tokenizer, stats) {}
+  RequestContext request_context() const { return {*tokenizer, chat_template, info.vocabulary, info.context_tokens}; }
 
-  RequestContext request_context() const { return {tokenizer, chat_template, info.vocabulary, info.context_tokens}; }
-
-  Tokenizer tokenizer;
+  std::unique_ptr<const Tokenizer> tokenizer;
   std::optional<ChatTemplate> chat_template;
-  std::unique_ptr<ModelRunner> model;
-  RankedModel* ranks;  // the same, where ranks share it; else null
-  KvCache cache;
+  RankedModel* ranks;  // the first replica's model, where ranks share it; else null
   EngineInfo info;
   std::size_t memory_limit_bytes, memory_tier_bytes;
   ProcessUsage process;
-  StatsRecorder stats;
-  StepLoop loop;
+  std::unique_ptr<ReplicaSet> replicas;
 };
 
 Result<Engine> Engine::open(const EngineOptions& options) {
@@ -190,64 +142,73 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                     shape.context_tokens));
   }
 
-  LlamaOptions model_options{.compute = options.compute,
-                             .deterministic = options.deterministic,
-                             .threads = options.threads ? options.threads : usable_cores(),
-                             .max_batch_tokens = options.max_batch_tokens,
-                             .max_logit_rows = options.max_batch_sequences + kScoringRows,
-                             .block_tokens = options.cache.block_tokens,
-                             .profile = options.profile_steps};
-  std::unique_ptr<Communicator> communicator;
-  if (options.ranks.size > 1) {
-    auto shard = shard_model(shape, 0, options.ranks.size);
-    if (!shard.ok()) return shard.status();
-    auto opened = open_communicator(options.ranks);
-    if (!opened.ok()) return opened.status();
-    communicator = *std::move(opened);
-    model_options.shard = *shard;
-    model_options.communicator = communicator.get();
-    RankSettings settings{.timeout_ms = options.ranks.timeout_ms,
-                          .max_batch_tokens = model_options.max_batch_tokens,
-                          .max_logit_rows = model_options.max_logit_rows,
-                          .block_tokens = model_options.block_tokens,
-                          .compute = model_options.compute,
-                          .deterministic = model_options.deterministic};
-    TIERCEL_RETURN_IF_ERROR(share_settings(*communicator, settings));
-  }
-  const KvLayout layout = llama_kv_layout(shape, model_options);
-  if (options.context_tokens > 0) {
-    const std::size_t needed = layout.blocks_for(options.context_tokens) * layout.block_bytes();
+  const std::vector<ReplicaThreads> threads = threads_of_replicas(options);
+  auto source = ModelSource::open(options, *std::move(file), shape, threads.front().threads);
+  if (!source.ok()) return source.status();
+  const KvLayout layout = source->layout();
+  if (options.context_tokens > 0 && options.cache.capacity_bytes > 0) {
+    const std::size_t needed = options.replicas * layout.blocks_for(options.context_tokens) * layout.block_bytes();
     if (needed > options.cache.capacity_bytes) {
       return Status::resource_exhausted(
-          fmt::format("cache.capacity_bytes is {}, but one sequence of context_tokens {} needs {}; raise the one or "
+          fmt::format("cache.capacity_bytes is {}, but one sequence of context_tokens {} {}needs {}; raise the one or "
                       "lower the other",
-                      options.cache.capacity_bytes, options.context_tokens, needed));
+                      options.cache.capacity_bytes, options.context_tokens,
+                      options.replicas > 1 ? "in each replica " : "", needed));
     }
   }
-  auto model = load_llama(std::move(*file), model_options);
-  if (!model.ok()) return model.status();
-  RankedModel* ranks = nullptr;
-  if (communicator) {
-    communicator->set_timeout_ms(options.ranks.timeout_ms);
-    auto ranked = std::make_unique<RankedModel>(std::move(communicator), *std::move(model),
-                                                std::max<std::uint64_t>(1, options.ranks.timeout_ms / kSignsInTimeout));
-    ranks = ranked.get();
-    model = std::unique_ptr<ModelRunner>(std::move(ranked));
-  }
-  auto cache_options = fit_memory_limit(options, (*model)->memory(), layout);
-  if (!cache_options.ok()) return cache_options.status();
-  auto cache = KvCache::open(*cache_options, layout, (*model)->fingerprint());
-  if (!cache.ok()) return cache.status();
-  if (ranks) {
-    TIERCEL_RETURN_IF_ERROR(ranks->begin(cache->stats().capacity_blocks));
-    cache->observe_copies(
-        [ranks](BlockId from, BlockId to, std::size_t tokens) { ranks->copy_block(from, to, tokens); });
-  }
-  std::vector<std::string> tier_names;
-  for (const KvTierStats& tier : cache->stats().tiers) tier_names.push_back(tier.name);
+  StatsOptions stats_options{.window_s = static_cast<double>(options.stats_window_ms) / 1e3,
+                             .opened = StatsOptions::Clock::now(),
+                             .labels = std::make_shared<EndpointLabels>()};
+  StepLoopOptions loop_options{.limits = {.max_sequences = options.max_batch_sequences,
+                                          .max_tokens = options.max_batch_tokens,
+                                          .max_logit_rows = source->max_logit_rows(),
+                                          .deterministic = options.deterministic,
+                                          .target_step_s = options.target_step_ms / 1e3,
+                                          .aging_s = static_cast<double>(options.aging_ms) / 1e3},
+                               .max_queued_requests = options.max_queued_requests,
+                               .max_draft_tokens = options.speculation ? options.max_draft_tokens : 0};
   const std::uint32_t context_tokens = options.context_tokens ? options.context_tokens : shape.context_tokens;
-  if (!tier_names.empty()) {
-    TIERCEL_RETURN_IF_ERROR(measure_prefill(**model, *cache, options.max_batch_tokens, context_tokens));
+  auto shared_tokenizer = std::make_unique<const Tokenizer>(*std::move(tokenizer));
+  std::unique_ptr<SharedTiers> tiers;
+  KvCacheOptions cache_options;
+  std::vector<std::unique_ptr<Replica>> replicas;
+  for (const ReplicaThreads& of_replica : threads) {
+    // All its threads are started here.
+    const auto cores = CpuAffinity::set(of_replica.cpus);
+    if (!cores.ok()) return cores.status();
+    auto model = source->make_model(of_replica.threads);
+    if (!model.ok()) return model.status();
+    if (replicas.empty()) {
+      auto fitted = fit_memory_limit(options, (*model)->memory(), layout);
+      if (!fitted.ok()) return fitted.status();
+      cache_options = cache_of_replica(*std::move(fitted), options.replicas);
+    }
+    if (replicas.empty() && options.replicas > 1) {
+      auto stores = make_tier_stores(options.cache);
+      if (!stores.ok()) return stores.status();
+      tiers = std::make_unique<SharedTiers>(*std::move(stores));
+      cache_options.memory_tier_bytes = 0;
+      cache_options.disk_dir.clear();
+    }
+    if (tiers) cache_options.tiers = tiers->handles();
+    TIERCEL_RETURN_IF_ERROR(source->share_tiers(cache_options));
+    auto memory = source->reserve_blocks(cache_options.capacity_bytes);
+    if (!memory.ok()) return memory.status();
+    auto cache = KvCacheState::open_with_tiers(cache_options, layout, (*model)->fingerprint(), {}, *std::move(memory));
+    if (!cache.ok()) return cache.status();
+    if (RankedModel* const ranks = source->ranks()) {
+      TIERCEL_RETURN_IF_ERROR(ranks->begin(cache->stats().capacity_blocks));
+      cache->observe_copies(
+          [ranks](BlockId from, BlockId to, std::size_t tokens) { ranks->copy_block(from, to, tokens); });
+    }
+    stats_options.tier_names.clear();
+    for (const KvTierStats& tier : cache->stats().tiers) stats_options.tier_names.push_back(tier.name);
+    loop_options.tier_names = stats_options.tier_names;
+    if (!loop_options.tier_names.empty()) {
+      TIERCEL_RETURN_IF_ERROR(measure_prefill(**model, *cache, options.max_batch_tokens, context_tokens));
+    }
+    replicas.push_back(std::make_unique<Replica>(*std::move(model), *std::move(cache), *shared_tokenizer, stats_options,
+                                                 loop_options));
   }
 
   EngineInfo info{.model_path = options.model,
@@ -265,22 +226,24 @@ Result<Engine> Engine::open(const EngineOptions& options) {
                   .kv_dtype = std::string(to_string(layout.dtype)),
                   .block_tokens = layout.block_tokens,
                   .kv_token_bytes = layout.token_bytes(),
-                  .threads = model_options.threads,
+                  .replicas = options.replicas,
+                  .device = source->device(),
                   .cpu = cpu_name(),
                   .simd = kernels::simd_name(),
-                  .linear_kernels = (*model)->kernels()};
+                  .linear_kernels = replicas.front()->model().kernels()};
+  for (const ReplicaThreads& of_replica : threads) info.threads += of_replica.threads;
   info.load_ms = milliseconds(std::chrono::steady_clock::now() - start);
-  const StepLoopOptions loop_options{.limits = {.max_sequences = options.max_batch_sequences,
-                                                .max_tokens = options.max_batch_tokens,
-                                                .max_logit_rows = model_options.max_logit_rows,
-                                                .deterministic = options.deterministic,
-                                                .target_step_s = options.target_step_ms / 1e3,
-                                                .aging_s = static_cast<double>(options.aging_ms) / 1e3},
-                                     .max_queued_requests = options.max_queued_requests,
-                                     .max_draft_tokens = options.speculation ? options.max_draft_tokens : 0,
-                                     .tier_names = std::move(tier_names)};
-  return Engine(std::make_unique<EngineState>(std::move(*tokenizer), std::move(chat_template), std::move(*model), ranks,
-                                              std::move(*cache), std::move(info), loop_options, options));
+  auto set = std::make_unique<ReplicaSet>(
+      std::move(replicas), std::move(tiers),
+      ReplicaSetOptions{.limits = loop_options.limits, .prefix_reuse = options.cache.prefix_reuse});
+  return Engine(std::unique_ptr<EngineState>(new EngineState{.tokenizer = std::move(shared_tokenizer),
+                                                             .chat_template = std::move(chat_template),
+                                                             .ranks = source->ranks(),
+                                                             .info = std::move(info),
+                                                             .memory_limit_bytes = options.memory_limit_bytes,
+                                                             .memory_tier_bytes = options.cache.memory_tier_bytes,
+                                                             .process = {},
+                                                             .replicas = std::move(set)}));
 }
 
 Status Engine::serve_rank(const EngineOptions& options) {
@@ -302,6 +265,8 @@ Status Engine::serve_rank(const EngineOptions& options) {
   if (!communicator.ok()) return communicator.status();
   RankSettings settings;
   TIERCEL_RETURN_IF_ERROR(share_settings(**communicator, settings));
+  auto tier_links = link_with_first(**communicator, ranks.address, settings.tiers.count(), ranks.open_timeout_ms);
+  if (!tier_links.ok()) return tier_links.status();
   const LlamaOptions model_options{.compute = settings.compute,
                                    .deterministic = settings.deterministic,
                                    .threads = options.threads ? options.threads : usable_cores(),
@@ -313,7 +278,11 @@ Status Engine::serve_rank(const EngineOptions& options) {
   const auto model = load_llama(*std::move(file), model_options);
   if (!model.ok()) return model.status();
   (*communicator)->set_timeout_ms(settings.timeout_ms);
-  return follow_first_rank(**communicator, **model, llama_kv_layout(config->shape, model_options));
+  const KvLayout layout = llama_kv_layout(config->shape, model_options);
+  RankTierServer tiers(stores_of_rank(options.cache, settings.tiers, layout.block_bytes()),
+                       std::move(tier_links->front()), layout, (*model)->fingerprint());
+  const Status status = follow_first_rank(**communicator, **model, layout, &tiers);
+  return tiers.opened().ok() ? status : tiers.opened();  // why rank 0 left
 }
 
 Engine::Engine(std::unique_ptr<EngineState> state) : state_(std::move(state)) {}
@@ -325,69 +294,50 @@ ResponseFuture Engine::process_request(Request request) {
   const auto arrival = Sequence::Clock::now();
   auto prompt = check_request(request, state_->request_context());
   if (!prompt.ok()) {
-    state_->stats.on_rejected(state_->stats.endpoint(request.endpoint), request.attempt);
+    state_->replicas->reject(request);
     auto promise = std::make_shared<ResponsePromise>();
     promise->set(prompt.status());
     return ResponseFuture(std::move(promise));
   }
   auto choices = make_sequences(std::move(request), std::move(*prompt), state_->info.context_tokens, arrival);
   ResponseFuture future(choices.front()->promise);
-  state_->loop.submit(std::move(choices));
+  state_->replicas->submit(std::move(choices));
   return future;
 }
 
 std::vector<Result<Response>> Engine::process_batch(std::span<const Request> requests, const BatchProgress& progress) {
-  constexpr std::size_t kEnoughInFlight = 512;  // for several batches
+  const std::size_t enough_in_flight = 512 * state_->replicas->size();  // for several batches
   const auto process = [this](Request request) { return process_request(std::move(request)); };
-  return tiercel::process_batch(requests, std::min(kEnoughInFlight, state_->loop.max_queued_requests()), process,
+  return tiercel::process_batch(requests, std::min(enough_in_flight, state_->replicas->max_queued_requests()), process,
                                 progress);
 }
 
 void Engine::close() {
-  state_->loop.close();
+  state_->replicas->close();
   constexpr std::uint64_t kPatience_ms = 5'000;
-  if (const Status kept = state_->cache.flush(kPatience_ms); !kept.ok()) {
+  if (const Status kept = state_->replicas->flush(kPatience_ms); !kept.ok()) {
     log().warn("not all cached KV was kept: {}", kept.message());
   }
   if (state_->ranks) state_->ranks->end();
 }
 
-Status Engine::flush(std::uint64_t timeout_ms) { return state_->cache.flush(timeout_ms); }
+Status Engine::flush(std::uint64_t timeout_ms) { return state_->replicas->flush(timeout_ms); }
 
 EngineStats Engine::get_stats() const {
-  EngineStats stats = state_->stats.snapshot();
-  KvCacheStats cache = state_->cache.stats();
-  const ModelMemory model = state_->model->memory();
-  stats.evicted_blocks = cache.evicted_blocks;
-  stats.prefetched_useful_blocks = cache.prefetched_useful_blocks;
-  stats.prefetched_wasted_blocks = cache.prefetched_wasted_blocks;
-  stats.disk = io_of(cache.tiers, TierMedium::Disk);
-  stats.network = io_of(cache.tiers, TierMedium::Network);
-  stats.tiers = std::move(cache.tiers);
+  EngineStats stats = collect_stats(*state_->replicas, state_->memory_tier_bytes);
   stats.process = state_->process.stats();
-  if (const StepProfile* profile = state_->model->profile()) stats.profile = profile->parts();
-  const std::size_t kv_bytes = cache.capacity_blocks * cache.block_bytes;
-  stats.memory = {.limit_bytes = state_->memory_limit_bytes,
-                  .limited_bytes = kv_bytes + limited_bytes(model, state_->memory_tier_bytes),
-                  .weights_bytes = model.packed_bytes,
-                  .mapped_weights_bytes = model.mapped_bytes,
-                  .kv_capacity_bytes = kv_bytes,
-                  .kv_leased_bytes = cache.leased_blocks * cache.block_bytes,
-                  .kv_cached_bytes = cache.cached_blocks * cache.block_bytes,
-                  .kv_free_bytes = cache.free_blocks * cache.block_bytes,
-                  .kv_metadata_bytes = cache.metadata_bytes,
-                  .workspace_bytes = model.workspace_bytes,
-                  .resident_bytes = state_->process.resident_bytes()};
+  stats.memory.limit_bytes = state_->memory_limit_bytes;
+  stats.memory.resident_bytes = state_->process.resident_bytes();
   return stats;
 }
 
 const EngineInfo& Engine::info() const { return state_->info; }
 
 Result<std::vector<TokenId>> Engine::tokenize(std::string_view text, bool parse_special_tokens) const {
-  return state_->tokenizer.encode(text, parse_special_tokens);
+  return state_->tokenizer->encode(text, parse_special_tokens);
 }
 
-std::string Engine::detokenize(std::span<const TokenId> tokens) const { return state_->tokenizer.decode(tokens); }
+std::string Engine::detokenize(std::span<const TokenId> tokens) const { return state_->tokenizer->decode(tokens); }
 
 Result<std::string> Engine::render_chat(std::span<const ChatMessage> messages) const {
   auto chat = tiercel::render_chat(messages, state_->request_context());
@@ -396,26 +346,26 @@ Result<std::string> Engine::render_chat(std::span<const ChatMessage> messages) c
 }
 
 std::size_t Engine::lookup(std::span<const TokenId> tokens, std::string_view cache_salt) const {
-  return state_->cache.lookup(tokens, {.max_tokens = tokens.size(), .scope = {.salt = cache_salt}});
+  return state_->replicas->lookup(tokens, {.salt = cache_salt});
 }
 
 Result<std::size_t> Engine::pin(std::span<const TokenId> tokens, std::string_view cache_salt, std::uint64_t ttl_ms) {
-  return state_->cache.pin(tokens, {.salt = cache_salt}, ttl_ms);
+  return state_->replicas->pin(tokens, {.salt = cache_salt}, ttl_ms);
 }
 
 std::size_t Engine::unpin(std::span<const TokenId> tokens, std::string_view cache_salt) {
-  return state_->cache.unpin(tokens, {.salt = cache_salt});
+  return state_->replicas->unpin(tokens, {.salt = cache_salt});
 }
 
 std::size_t Engine::invalidate(std::span<const TokenId> prefix, std::string_view cache_salt) {
-  return state_->cache.invalidate(prefix, {.salt = cache_salt});
+  return state_->replicas->invalidate(prefix, {.salt = cache_salt});
 }
 
 std::size_t Engine::invalidate_tenant(std::string_view cache_salt) {
-  return state_->cache.invalidate_tenant(cache_salt);
+  return state_->replicas->invalidate_tenant(cache_salt);
 }
 
-std::size_t Engine::invalidate_all() { return state_->cache.invalidate_all(); }
+std::size_t Engine::invalidate_all() { return state_->replicas->invalidate_all(); }
 
 std::string_view to_string(FinishReason reason) { return reason == FinishReason::Stop ? "stop" : "length"; }
 

@@ -1,7 +1,7 @@
 #include "engine/rank_follower.h"
 
 #include <cstring>
-#include <optional>
+#include <memory>
 #include <utility>
 
 #include "engine/rank_messages.h"
@@ -12,8 +12,8 @@ namespace {
 
 class Follower {
  public:
-  Follower(Communicator& communicator, ModelRunner& model, const KvLayout& layout)
-      : communicator_(communicator), model_(model), layout_(layout) {}
+  Follower(Communicator& communicator, ModelRunner& model, const KvLayout& layout, RankTierServer* tiers)
+      : communicator_(communicator), model_(model), layout_(layout), tiers_(tiers) {}
 
   Status run() {
     while (true) {
@@ -23,7 +23,10 @@ class Follower {
         case RankMessage::Begin: TIERCEL_RETURN_IF_ERROR(begin(received->bytes)); break;
         case RankMessage::Step: TIERCEL_RETURN_IF_ERROR(step(received->bytes)); break;
         case RankMessage::StillHere: TIERCEL_RETURN_IF_ERROR(communicator_.barrier()); break;
-        case RankMessage::End: static_cast<void>(communicator_.barrier()); return {};
+        case RankMessage::End:
+          if (tiers_) tiers_->close();  // when rank 0 has ended, the next engine may have what they had
+          static_cast<void>(communicator_.barrier());
+          return {};
         default: return Status::internal("what rank 0 sent is no message");
       }
     }
@@ -36,8 +39,10 @@ class Follower {
     std::memcpy(&blocks, bytes.data(), sizeof blocks);
     auto arena = BlockArena::reserve(static_cast<std::size_t>(blocks), layout_.block_bytes());
     if (!arena.ok()) return arena.status();
-    arena_.emplace(*std::move(arena));
+    arena_ = std::make_shared<BlockArena>(*std::move(arena));
     blocks_ = static_cast<std::size_t>(blocks);
+    if (tiers_) tiers_->set_arena(arena_);
+    carried_out();
     return {};
   }
 
@@ -46,13 +51,21 @@ class Follower {
     for (const BlockCopy& copy : step_.copies) {
       TIERCEL_RETURN_IF_ERROR(arena_->copy_leading_tokens(layout_, copy.from, copy.to, copy.tokens));
     }
-    return model_.step(step_.chunks, arena_->block(0)).status();
+    TIERCEL_RETURN_IF_ERROR(model_.step(step_.chunks, arena_->block(0)).status());
+    carried_out();
+    return {};
+  }
+
+  // What rank 0 numbers (rank_progress.h).
+  void carried_out() {
+    if (tiers_) tiers_->carried_out();
   }
 
   Communicator& communicator_;
   ModelRunner& model_;
   const KvLayout layout_;
-  std::optional<BlockArena> arena_;
+  RankTierServer* const tiers_;
+  std::shared_ptr<const BlockArena> arena_;
   std::size_t blocks_ = 0;
   std::vector<std::byte> storage_;
   RankStep step_;
@@ -60,8 +73,9 @@ class Follower {
 
 }  // namespace
 
-Status follow_first_rank(Communicator& communicator, ModelRunner& model, const KvLayout& layout) {
-  const Status status = Follower(communicator, model, layout).run();
+Status follow_first_rank(Communicator& communicator, ModelRunner& model, const KvLayout& layout,
+                         RankTierServer* tiers) {
+  const Status status = Follower(communicator, model, layout, tiers).run();
   if (!status.ok()) communicator.abort();  // the others need not wait for this one
   return status;
 }

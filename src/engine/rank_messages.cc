@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <type_traits>
+
+#include "engine/message_bytes.h"
 
 namespace tiercel {
 namespace {
@@ -23,33 +24,6 @@ struct ChunkHead {
   std::uint32_t tokens, blocks;
   Logits logits;
   Arithmetic arithmetic;
-};
-
-template <class Value>
-void append(std::vector<std::byte>& bytes, const Value* values, std::size_t count) {
-  static_assert(std::is_trivially_copyable_v<Value>);
-  const std::size_t end = bytes.size();
-  bytes.resize(end + count * sizeof(Value));
-  if (count > 0) std::memcpy(bytes.data() + end, values, count * sizeof(Value));
-}
-
-class Reader {
- public:
-  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
-
-  // False: there are not so many.
-  template <class Value>
-  bool read(std::vector<Value>& values, std::size_t count) {
-    if (count > bytes_.size() / sizeof(Value)) return false;
-    values.resize(count);
-    if (count > 0) std::memcpy(values.data(), bytes_.data(), count * sizeof(Value));
-    bytes_ = bytes_.subspan(count * sizeof(Value));
-    return true;
-  }
-  bool at_end() const { return bytes_.empty(); }
-
- private:
-  std::span<const std::byte> bytes_;
 };
 
 }  // namespace
@@ -78,7 +52,7 @@ void write_step(std::span<const BlockCopy> copies, std::span<const SequenceChunk
 
 Status read_step(std::span<const std::byte> bytes, std::size_t blocks, std::size_t vocabulary, RankStep& step) {
   const auto no_step = [] { return Status::internal("what rank 0 sent is no step"); };
-  Reader reader(bytes);
+  MessageReader reader(bytes);
   std::vector<std::uint32_t> counts;
   std::vector<ChunkHead> heads;
   if (!reader.read(counts, 2) || !reader.read(step.copies, counts[0]) || !reader.read(heads, counts[1])) {

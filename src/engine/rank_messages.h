@@ -13,6 +13,18 @@
 
 namespace tiercel {
 
+// Rank 0's tiers, as the others are told of them.
+struct RankTierSettings {
+  std::uint64_t block_bytes = 0;          // of rank 0's part
+  std::uint64_t memory_bytes = 0;         // 0: no memory tier
+  std::uint64_t disk_capacity_bytes = 0;  // 0: no disk tier
+  std::uint32_t own_stores = 0;           // KvCacheOptions::tiers
+  Codec memory_codec = Codec::Lossless;
+  Codec disk_codec = Codec::Raw;
+
+  std::size_t count() const { return (memory_bytes > 0) + (disk_capacity_bytes > 0) + own_stores; }
+};
+
 // The options that ranks must have alike, so rank 0 gives them to all.
 struct RankSettings {
   std::uint64_t timeout_ms = 0;  // of an operation, once the model is loaded
@@ -21,6 +33,7 @@ struct RankSettings {
   std::uint32_t block_tokens = 0;
   Compute compute = Compute::Fast;
   bool deterministic = false;
+  RankTierSettings tiers;
 };
 // Ok: `settings` are those of rank 0, here and there.
 Status share_settings(Communicator& communicator, RankSettings& settings);

@@ -21,18 +21,21 @@ RankedModel::~RankedModel() {
 Status RankedModel::begin(std::size_t blocks) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t count = blocks;
-  return send(RankMessage::Begin, std::as_bytes(std::span(&count, 1)));
+  progress_->tell(sent_copies_);
+  const Status status = send(RankMessage::Begin, std::as_bytes(std::span(&count, 1)));
+  progress_->carried_out();
+  return status;
 }
 
 void RankedModel::copy_block(BlockId from, BlockId to, std::size_t tokens) {
-  const std::lock_guard lock(copies_mutex_);
-  copies_.push_back({.from = from, .to = to, .tokens = static_cast<std::uint32_t>(tokens)});
+  progress_->copy({.from = from, .to = to, .tokens = static_cast<std::uint32_t>(tokens)});
 }
 
 void RankedModel::end() {
   {
     const std::lock_guard lock(mutex_);
     if (has_ended_) return;
+    progress_->end();  // no step comes any more, so what reads into blocks need not be waited for
     // Whoever is not there to hear it is no reason to wait longer, or to complain.
     if (send(RankMessage::End).ok()) static_cast<void>(communicator_->barrier());
     has_ended_ = true;
@@ -43,16 +46,13 @@ void RankedModel::end() {
 
 Result<std::span<float>> RankedModel::step(std::span<const SequenceChunk> chunks, std::byte* arena) {
   const std::lock_guard lock(mutex_);
-  sent_copies_.clear();
-  {
-    const std::lock_guard copies_lock(copies_mutex_);
-    sent_copies_.swap(copies_);
-  }
+  progress_->tell(sent_copies_);
   write_step(sent_copies_, chunks, bytes_);
   TIERCEL_RETURN_IF_ERROR(send(RankMessage::Step, bytes_));
   auto logits = model_->step(chunks, arena);
   last_said_ = Clock::now();
   if (!logits.ok()) return fail(logits.status());
+  progress_->carried_out();
   return logits;
 }
 
@@ -68,6 +68,7 @@ Status RankedModel::fail(const Status& status) {
   failure_ =
       Status(status.code(), fmt::format("{}; the engine needs all ranks: open it and them anew", status.message()));
   communicator_->abort();
+  progress_->end();
   return failure_;
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/rank_messages.h"
+#include "engine/rank_progress.h"
 #include "model/model_runner.h"
 #include "ranks/communicator.h"
 
@@ -28,6 +29,8 @@ class RankedModel final : public ModelRunner {
 
   // The others make room for so many blocks. Before the first step.
   Status begin(std::size_t blocks);
+  // What tiers of ranks (ranked_store.h) go by.
+  const std::shared_ptr<RankProgress>& progress() const { return progress_; }
   // For KvCache::observe_copies(). The others copy before the next step.
   void copy_block(BlockId from, BlockId to, std::size_t tokens);
   // The others leave. Later steps fail with Cancelled. Idempotent; any thread.
@@ -54,8 +57,7 @@ class RankedModel final : public ModelRunner {
   const std::unique_ptr<ModelRunner> model_;
   const std::chrono::milliseconds interval_;
 
-  std::mutex copies_mutex_;  // nothing is locked under it
-  std::vector<BlockCopy> copies_;
+  const std::shared_ptr<RankProgress> progress_ = std::make_shared<RankProgress>();
 
   std::mutex mutex_;  // of everything that is said to the others
   std::condition_variable ending_;

@@ -61,9 +61,9 @@ Result<std::vector<TokenId>> check_request(const Request& request, const Request
   for (std::size_t i = 0; i < request.stop.size(); ++i) {
     if (request.stop[i].empty()) return Status::invalid_argument(fmt::format("stop[{}] is empty; leave it out", i));
   }
-  if (request.endpoint.size() > StatsRecorder::kMostEndpointBytes) {
-    return Status::invalid_argument(fmt::format("endpoint has {} bytes; give at most {}", request.endpoint.size(),
-                                                StatsRecorder::kMostEndpointBytes));
+  if (request.endpoint.size() > EndpointLabels::kMostBytes) {
+    return Status::invalid_argument(
+        fmt::format("endpoint has {} bytes; give at most {}", request.endpoint.size(), EndpointLabels::kMostBytes));
   }
   TIERCEL_RETURN_IF_ERROR(check_choices(request));
   auto prompt = prompt_of(request, context);

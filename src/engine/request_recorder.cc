@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <functional>
+#include <vector>
 
 namespace tiercel {
 
@@ -62,14 +63,26 @@ void RequestRecorder::on_ended(Slot slot, Outcome outcome, bool was_running, dou
 
 // ---- Reading
 
-LatencyStats RequestRecorder::Latency::since(Slot first) const {
-  return marks_.read_since(first, [&](const State* state) -> LatencyStats {
-    if (state == nullptr) return {};
+LatencyStats RequestRecorder::Latency::ever(std::span<const Latency* const> all) {
+  std::vector<const LatencyHistogram*> histograms;
+  for (const Latency* one : all) histograms.push_back(&one->all_);
+  return LatencyHistogram::summary_of(histograms);
+}
+
+LatencyStats RequestRecorder::Latency::since(std::span<const Latency* const> all, Slot first) {
+  std::vector<const WindowMarks<State>*> marks;
+  for (const Latency* one : all) marks.push_back(&one->marks_);
+  return WindowMarks<State>::read_all_since(marks, first, [&](std::span<const State* const> states) {
+    std::vector<LatencyHistogram::Since> added;
     std::uint64_t max_ns = 0;
-    marks_.visit_since(first, [&](const State& in_slot) {
-      max_ns = std::max(max_ns, in_slot.max_ns.load(std::memory_order_acquire));
-    });
-    return all_.summary_since(state->before, max_ns);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (states[i] == nullptr) continue;
+      added.push_back({.histogram = &all[i]->all_, .mark = &states[i]->before});
+      all[i]->marks_.visit_since(first, [&](const State& in_slot) {
+        max_ns = std::max(max_ns, in_slot.max_ns.load(std::memory_order_acquire));
+      });
+    }
+    return LatencyHistogram::summary_since(added, max_ns);
   });
 }
 
@@ -112,6 +125,13 @@ RequestRecorder::Arrivals RequestRecorder::arrivals(const Count& count) const {
           .retries = queued_again + rejected_again};
 }
 
+RequestRecorder::Arrivals& RequestRecorder::Arrivals::operator+=(const Arrivals& other) {
+  queued += other.queued;
+  rejected += other.rejected;
+  retries += other.retries;
+  return *this;
+}
+
 void RequestRecorder::set_arrivals(RequestFigures& figures, const Arrivals& arrivals) {
   figures.submitted = arrivals.queued + arrivals.rejected;
   figures.rejected = arrivals.rejected;
@@ -136,41 +156,83 @@ void RequestRecorder::set_rates(RequestFigures& figures, double seconds) {
   figures.output_tokens_per_s = share(figures.output_tokens, seconds);
 }
 
-RequestStats RequestRecorder::snapshot(const Span& span, std::span<const std::string> tier_names) const {
-  // What came lately first, then all, so that the former is never more; and arrivals last.
-  Values before{}, in_window{};
-  const bool something = marks_.read_since(span.first_slot, [&](const Counters* mark) {
-    if (mark != nullptr) before = values_of(*mark);
-    return mark != nullptr;
-  });
+RequestStats RequestRecorder::stats_of(const Values& values, const Arrivals& arrivals,
+                                       std::span<const std::string> tier_names) {
   RequestStats stats;
-  RequestFigures& window = stats.window;
-  const Arrivals lately =
-      arrivals([&](const SharedCounter& counter) { return counter.between(span.first_slot, span.last_slot); });
-  const Values values = values_of(counters_);
-  if (something) std::ranges::transform(values, before, in_window.begin(), std::minus());
-  window = figures_of(in_window, tier_names);
-  set_arrivals(window, lately);
-  window.queue = queue_.since(span.first_slot);
-  window.ttft = ttft_.since(span.first_slot);
-  window.per_token = per_token_.since(span.first_slot);
-  window.total = total_.since(span.first_slot);
-  set_rates(window, span.window_s);
-
   static_cast<RequestFigures&>(stats) = figures_of(values, tier_names);
-  stats.queue = queue_.all();
-  stats.ttft = ttft_.all();
-  stats.per_token = per_token_.all();
-  stats.total = total_.all();
-  const Arrivals ever = arrivals([](const SharedCounter& counter) { return counter.total(); });
-  set_arrivals(stats, ever);
+  set_arrivals(stats, arrivals);
   std::uint64_t ended_running = 0, ended_waiting = 0;
   for (std::size_t i = 0; i < kOutcomes; ++i) {
     ended_running += values[kEndedRunning + i];
     ended_waiting += values[kEndedWaiting + i];
   }
   stats.running = values[kStarted] - ended_running;
-  stats.queued = ever.queued - values[kStarted] - ended_waiting;
+  stats.queued = arrivals.queued - values[kStarted] - ended_waiting;
+  return stats;
+}
+
+RequestStats RequestRecorder::snapshot(std::span<const RequestRecorder* const> all, const Span& span,
+                                       std::span<const std::string> tier_names, std::vector<RequestStats>* each) {
+  std::vector<const WindowMarks<Counters>*> marks;
+  std::array<std::vector<const Latency*>, 4> latencies;
+  for (const RequestRecorder* one : all) {
+    marks.push_back(&one->marks_);
+    std::size_t i = 0;
+    for (const Latency* latency : {&one->queue_, &one->ttft_, &one->per_token_, &one->total_}) {
+      latencies[i++].push_back(latency);
+    }
+  }
+  const auto& [queue, ttft, per_token, total] = latencies;
+  const auto add = [](Values& sum, const Values& values) {
+    std::ranges::transform(sum, values, sum.begin(), std::plus());
+  };
+  // What came lately first, then all, so that the former is never more; and arrivals last.
+  std::vector<bool> something;
+  const Values before = WindowMarks<Counters>::read_all_since(marks, span.first_slot, [&](auto states) {
+    Values sum{};
+    something.assign(states.size(), false);
+    for (std::size_t i = 0; i < states.size(); ++i) {
+      if (states[i] == nullptr) continue;
+      something[i] = true;
+      add(sum, values_of(*states[i]));
+    }
+    return sum;
+  });
+  Arrivals lately, ever;
+  for (const RequestRecorder* one : all) {
+    lately +=
+        one->arrivals([&](const SharedCounter& counter) { return counter.between(span.first_slot, span.last_slot); });
+  }
+  std::vector<Values> values;
+  for (const RequestRecorder* one : all) values.push_back(values_of(one->counters_));
+  Values sum{}, since{}, in_window{};
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    add(sum, values[i]);
+    if (something[i]) add(since, values[i]);
+  }
+  std::ranges::transform(since, before, in_window.begin(), std::minus());
+  RequestFigures window = figures_of(in_window, tier_names);
+  set_arrivals(window, lately);
+  window.queue = Latency::since(queue, span.first_slot);
+  window.ttft = Latency::since(ttft, span.first_slot);
+  window.per_token = Latency::since(per_token, span.first_slot);
+  window.total = Latency::since(total, span.first_slot);
+  set_rates(window, span.window_s);
+  const LatencyStats latency[] = {Latency::ever(queue), Latency::ever(ttft), Latency::ever(per_token),
+                                  Latency::ever(total)};
+
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const Arrivals of_one = all[i]->arrivals([](const SharedCounter& counter) { return counter.total(); });
+    ever += of_one;
+    if (each == nullptr) continue;
+    set_rates(each->emplace_back(stats_of(values[i], of_one, tier_names)), span.uptime_s);
+  }
+  RequestStats stats = stats_of(sum, ever, tier_names);
+  stats.window = std::move(window);
+  stats.queue = latency[0];
+  stats.ttft = latency[1];
+  stats.per_token = latency[2];
+  stats.total = latency[3];
   set_rates(stats, span.uptime_s);
   return stats;
 }

@@ -53,7 +53,9 @@ class RequestRecorder {
     Slot first_slot = 0;  // of the window
     Slot last_slot = 0;
   };
-  RequestStats snapshot(const Span& span, std::span<const std::string> tier_names) const;
+  // Of what several recorded together; `each`, where it is not null, is given the counts of each, which add up to it.
+  static RequestStats snapshot(std::span<const RequestRecorder* const> all, const Span& span,
+                               std::span<const std::string> tier_names, std::vector<RequestStats>* each = nullptr);
 
  private:
   static constexpr std::size_t kOutcomes = 4;
@@ -79,8 +81,8 @@ class RequestRecorder {
   class Latency {
    public:
     void add(Slot slot, double milliseconds);
-    LatencyStats all() const { return all_.summary(); }
-    LatencyStats since(Slot first) const;
+    static LatencyStats ever(std::span<const Latency* const> all);
+    static LatencyStats since(std::span<const Latency* const> all, Slot first);
 
    private:
     struct State {
@@ -93,6 +95,7 @@ class RequestRecorder {
 
   struct Arrivals {
     std::uint64_t queued = 0, rejected = 0, retries = 0;
+    Arrivals& operator+=(const Arrivals& other);
   };
   // count(counter): how far it has come, or what it counted in the window.
   template <class Count>
@@ -100,6 +103,8 @@ class RequestRecorder {
   static void set_arrivals(RequestFigures& figures, const Arrivals& arrivals);
   void add(Slot slot, std::size_t counter, std::uint64_t by);
   static Values values_of(const Counters& counters);
+  // Without rates and latencies.
+  static RequestStats stats_of(const Values& values, const Arrivals& arrivals, std::span<const std::string> tier_names);
   static RequestFigures figures_of(const Values& values, std::span<const std::string> tier_names);
   static void set_rates(RequestFigures& figures, double seconds);
 

@@ -120,8 +120,8 @@ class Scheduler {
   void hold_tenant(Place place);
   void hold_nobody();
   void preempt_for_waiting();
-  // The running sequences of lower priority that, together, give `waiting` a place and room, none of them in vain. None:
-  // that is not needed, or would not help.
+  // The running sequences of lower priority that, together, give `waiting` a place and room, none of them in vain.
+  // None: that is not needed, or would not help.
   void find_giving_way(const Sequence& waiting);
   void preempt(const Sequence& sequence);
   // Gives `sequence` up to `budget` tokens; returns how many it took.

@@ -11,6 +11,7 @@
 #include "engine/choice_group.h"
 #include "engine/draft.h"
 #include "engine/response_promise.h"
+#include "engine/routed_request.h"
 #include "engine/sampler.h"
 #include "engine/stats_recorder.h"
 #include "text/stream_decoder.h"
@@ -72,7 +73,8 @@ struct Sequence {
   StreamDecoder decoder;
   Response response;
   std::shared_ptr<ResponsePromise> promise;
-  std::shared_ptr<ChoiceGroup> group;  // null: the only choice
+  std::shared_ptr<ChoiceGroup> group;     // null: the only choice
+  std::shared_ptr<RoutedRequest> routed;  // shared by the choices; null: nobody chose among replicas
   std::uint32_t choice = 0;
   EndpointId endpoint = kNoEndpoint;
 

@@ -6,21 +6,19 @@
 namespace tiercel {
 namespace {
 
-constexpr std::string_view kOther = "other";
-
 double seconds_of(std::uint64_t ns) { return static_cast<double>(ns) / 1e9; }
 
 }  // namespace
 
 StatsRecorder::StatsRecorder(StatsOptions options)
     : options_(std::move(options)),
-      opened_(options_.now()),
+      labels_(options_.labels ? options_.labels : std::make_shared<EndpointLabels>()),
+      opened_(options_.opened.value_or(options_.now())),
       slot_length_(std::max<std::int64_t>(
           1, static_cast<std::int64_t>(options_.window_s * 1e9) / static_cast<std::int64_t>(kWindowSlots))) {
   owned_.reserve(endpoints_.size());
-  owned_.push_back(std::make_unique<Endpoint>());
-  endpoints_[0] = owned_.back().get();
-  count_ = 1;
+  owned_.push_back(std::make_unique<RequestRecorder>());
+  endpoints_[kNoEndpoint] = owned_.back().get();
 }
 
 std::uint64_t StatsRecorder::slot_of(StatsOptions::Clock::time_point time) const {
@@ -29,39 +27,26 @@ std::uint64_t StatsRecorder::slot_of(StatsOptions::Clock::time_point time) const
 
 // ---- Endpoints
 
-EndpointId StatsRecorder::find(std::string_view label) const {
-  const std::size_t count = count_.load(std::memory_order_acquire);
-  for (std::size_t i = 1; i < count; ++i) {
-    if (endpoints_[i].load(std::memory_order_relaxed)->label == label) return static_cast<EndpointId>(i);
-  }
-  return kNoEndpoint;
-}
-
 EndpointId StatsRecorder::endpoint(std::string_view label) {
-  if (label.empty()) return kNoEndpoint;
-  if (label.size() > kMostEndpointBytes) label = kOther;
-  if (const EndpointId known = find(label); known != kNoEndpoint) return known;
+  const EndpointId id = labels_->id(label);
+  if (endpoints_[id].load(std::memory_order_acquire) != nullptr) return id;
   const std::lock_guard lock(mutex_);
-  const std::size_t count = count_.load(std::memory_order_relaxed);
-  if (count > kMostEndpoints) label = kOther;
-  if (const EndpointId known = find(label); known != kNoEndpoint) return known;  // added meanwhile
+  if (endpoints_[id].load(std::memory_order_relaxed) != nullptr) return id;  // added meanwhile
   try {
-    owned_.push_back(std::make_unique<Endpoint>());
-    owned_.back()->label = label;
+    owned_.push_back(std::make_unique<RequestRecorder>());
   } catch (const std::bad_alloc&) {
     return kNoEndpoint;
   }
-  endpoints_[count].store(owned_.back().get(), std::memory_order_relaxed);
-  count_.store(count + 1, std::memory_order_release);
-  return static_cast<EndpointId>(count);
+  endpoints_[id].store(owned_.back().get(), std::memory_order_release);
+  return id;
 }
 
 // ---- Events
 
 template <class Record>
 void StatsRecorder::record(EndpointId endpoint, std::uint64_t slot, const Record& record) {
-  record(endpoints_[0].load(std::memory_order_relaxed)->requests, slot);
-  if (endpoint != kNoEndpoint) record(endpoints_[endpoint].load(std::memory_order_relaxed)->requests, slot);
+  record(*endpoints_[kNoEndpoint].load(std::memory_order_acquire), slot);
+  if (endpoint != kNoEndpoint) record(*endpoints_[endpoint].load(std::memory_order_acquire), slot);
 }
 
 void StatsRecorder::on_queued(EndpointId endpoint, std::uint32_t attempt) {
@@ -127,31 +112,64 @@ void StatsRecorder::on_step(double seconds, double engine_cpu_s) {
 // ---- Reading
 
 EngineStats StatsRecorder::snapshot() const {
-  const auto now = options_.now();
-  const std::uint64_t slot = slot_of(now), first = first_slot_of_window(slot);
+  const StatsRecorder* const self = this;
+  return snapshot({&self, 1});
+}
+
+EngineStats StatsRecorder::snapshot(std::span<const StatsRecorder* const> all) {
+  const StatsRecorder& first = *all.front();
+  const auto now = first.options_.now();
+  const std::uint64_t slot = first.slot_of(now), first_slot = first_slot_of_window(slot);
   const auto seconds = [](auto duration) { return std::chrono::duration<double>(duration).count(); };
-  const RequestRecorder::Span span{.uptime_s = seconds(now - opened_),
-                                   .window_s = seconds(now - opened_ - slot_length_ * static_cast<std::int64_t>(first)),
-                                   .first_slot = first,
+  const auto window_began = first.opened_ + first.slot_length_ * static_cast<std::int64_t>(first_slot);
+  const RequestRecorder::Span span{.uptime_s = seconds(now - first.opened_),
+                                   .window_s = seconds(now - window_began),
+                                   .first_slot = first_slot,
                                    .last_slot = slot};
+  const std::vector<std::string>& tier_names = first.options_.tier_names;
+  std::vector<const RequestRecorder*> recorders;
+  const auto find_recorders = [&](std::size_t id) {
+    recorders.clear();
+    for (const StatsRecorder* one : all) {
+      if (const auto* recorder = one->endpoints_[id].load(std::memory_order_acquire)) recorders.push_back(recorder);
+    }
+  };
   EngineStats stats;
-  const std::size_t count = count_.load(std::memory_order_acquire);
-  static_cast<RequestStats&>(stats) =
-      endpoints_[0].load(std::memory_order_relaxed)->requests.snapshot(span, options_.tier_names);
-  stats.endpoints.reserve(count - 1);
-  for (std::size_t i = 1; i < count; ++i) {
-    const Endpoint& endpoint = *endpoints_[i].load(std::memory_order_relaxed);
+  const std::size_t ids = first.labels_->count();
+  find_recorders(kNoEndpoint);
+  std::vector<RequestStats> each;
+  static_cast<RequestStats&>(stats) = RequestRecorder::snapshot(recorders, span, tier_names, &each);
+  stats.endpoints.reserve(ids - 1);
+  for (std::size_t id = 1; id < ids; ++id) {
+    find_recorders(id);
+    if (recorders.empty()) continue;
     EndpointStats& of_label = stats.endpoints.emplace_back();
-    static_cast<RequestStats&>(of_label) = endpoint.requests.snapshot(span, options_.tier_names);
-    of_label.endpoint = endpoint.label;
+    static_cast<RequestStats&>(of_label) = RequestRecorder::snapshot(recorders, span, tier_names);
+    of_label.endpoint = first.labels_->label(static_cast<EndpointId>(id));
   }
-  const std::uint64_t cpu_before_ns = engine_cpu_marks_.read_since(
-      first, [](const auto* before) { return before ? before->load(std::memory_order_acquire) : UINT64_MAX; });
-  const std::uint64_t cpu_ns = engine_cpu_ns_.load(std::memory_order_acquire);
-  stats.steps = steps_.load(std::memory_order_acquire);
-  stats.busy_s = seconds_of(busy_ns_.load(std::memory_order_acquire));
-  stats.engine_cpu_s = seconds_of(cpu_ns);
-  if (cpu_before_ns < cpu_ns) stats.engine_cores = seconds_of(cpu_ns - cpu_before_ns) / span.window_s;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const StatsRecorder& one = *all[i];
+    const std::uint64_t cpu_before_ns = one.engine_cpu_marks_.read_since(
+        first_slot, [](const auto* before) { return before ? before->load(std::memory_order_acquire) : UINT64_MAX; });
+    const std::uint64_t cpu_ns = one.engine_cpu_ns_.load(std::memory_order_acquire);
+    const std::uint64_t steps = one.steps_.load(std::memory_order_acquire);
+    const double busy_s = seconds_of(one.busy_ns_.load(std::memory_order_acquire));
+    stats.steps += steps;
+    stats.busy_s += busy_s;
+    stats.engine_cpu_s += seconds_of(cpu_ns);
+    if (cpu_before_ns < cpu_ns) stats.engine_cores += seconds_of(cpu_ns - cpu_before_ns) / span.window_s;
+    stats.replicas.push_back({.submitted = each[i].submitted,
+                              .completed = each[i].completed,
+                              .failed = each[i].failed,
+                              .queued = each[i].queued,
+                              .running = each[i].running,
+                              .prompt_tokens = each[i].prompt_tokens,
+                              .reused_tokens = each[i].reused_tokens,
+                              .output_tokens = each[i].output_tokens,
+                              .hit_rate = each[i].hit_rate,
+                              .steps = steps,
+                              .busy_s = busy_s});
+  }
   return stats;
 }
 

@@ -1,4 +1,5 @@
-// The statistics of an engine: of all requests, and of each endpoint's (Request::endpoint).
+// The statistics of a step loop: of all requests, and of each endpoint's (Request::endpoint). Those of several loops
+// are read together.
 //
 // Thread-safety: endpoint(), on_queued() and on_rejected() from any thread; begin() and the other events from one
 // thread at a time, the step loop's; snapshot() from any. No event takes a lock or allocates; only the first request of
@@ -11,9 +12,12 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
+#include "engine/endpoint_labels.h"
 #include "engine/request_recorder.h"
 #include "tiercel/stats.h"
 
@@ -23,19 +27,16 @@ struct StatsOptions {
   using Clock = std::chrono::steady_clock;
 
   double window_s = 60;
+  // When the engine opened; those that are read together have the same. Empty: now().
+  std::optional<Clock::time_point> opened = {};
+  // Shared by those that are read together. Null: its own.
+  std::shared_ptr<EndpointLabels> labels = {};
   std::vector<std::string> tier_names = {};  // of the cache
   std::function<Clock::time_point()> now = Clock::now;
 };
 
-// Position of an endpoint in StatsRecorder; the first is all requests together.
-using EndpointId = std::uint8_t;
-inline constexpr EndpointId kNoEndpoint = 0;
-
 class StatsRecorder {
  public:
-  static constexpr std::size_t kMostEndpoints = 16;      // labels; requests with others are "other"
-  static constexpr std::size_t kMostEndpointBytes = 64;  // of a label; a longer one is "other"
-
   explicit StatsRecorder(StatsOptions options = {});
 
   // Of a label; kNoEndpoint for an empty one.
@@ -63,27 +64,25 @@ class StatsRecorder {
 
   // All but what the cache, the model and the system know.
   EngineStats snapshot() const;
+  // Of several together, as if one had recorded all; `replicas` has the part of each.
+  static EngineStats snapshot(std::span<const StatsRecorder* const> all);
 
  private:
-  struct Endpoint {
-    std::string label;
-    RequestRecorder requests;
-  };
   std::uint64_t slot_of(StatsOptions::Clock::time_point time) const;
   // Calls record(recorder, slot) for all requests, and for the endpoint's.
   template <class Record>
   void record(EndpointId endpoint, std::uint64_t slot, const Record& record);
-  EndpointId find(std::string_view label) const;
 
   const StatsOptions options_;
+  const std::shared_ptr<EndpointLabels> labels_;
   const StatsOptions::Clock::time_point opened_;
   const std::chrono::nanoseconds slot_length_;
   std::uint64_t slot_ = 0;  // begin()
 
-  std::mutex mutex_;                                                    // of those who add an endpoint
-  std::vector<std::unique_ptr<Endpoint>> owned_;                        // by it
-  std::array<std::atomic<Endpoint*>, kMostEndpoints + 2> endpoints_{};  // all requests, labels, "other"
-  std::atomic<std::size_t> count_ = 0;                                  // of these
+  std::mutex mutex_;                                     // of those who add an endpoint
+  std::vector<std::unique_ptr<RequestRecorder>> owned_;  // by it
+  // Of all requests, and of each endpoint that has some here.
+  std::array<std::atomic<RequestRecorder*>, EndpointLabels::kMostIds> endpoints_{};
 
   std::atomic<std::uint64_t> steps_ = 0, busy_ns_ = 0, engine_cpu_ns_ = 0;
   WindowMarks<std::atomic<std::uint64_t>> engine_cpu_marks_;

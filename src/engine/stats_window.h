@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 namespace tiercel {
 
@@ -39,16 +41,28 @@ class WindowMarks {
   // Any thread: read(the state before all that happened from slot `first` on), or read(null) where nothing did.
   template <class Read>
   auto read_since(std::uint64_t first, const Read& read) const {
+    const WindowMarks* const self = this;
+    return read_all_since({&self, 1}, first,
+                          [&](std::span<const State* const> states) { return read(states.front()); });
+  }
+  // The same of several together: read(a state of each, or null).
+  template <class Read>
+  static auto read_all_since(std::span<const WindowMarks* const> all, std::uint64_t first, const Read& read) {
+    std::vector<std::uint64_t> slots(all.size());
+    std::vector<const State*> states(all.size());
     for (;;) {
-      std::uint64_t earliest = kNone;
-      for (const auto& slot : slots_) {
-        const std::uint64_t marked = slot.load(std::memory_order_acquire);
-        if (marked >= first && marked < earliest) earliest = marked;
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        slots[i] = all[i]->earliest_since(first);
+        states[i] = slots[i] == kNone ? nullptr : &all[i]->marks_[slots[i] % kMarks];
       }
-      if (earliest == kNone) return read(static_cast<const State*>(nullptr));
-      auto result = read(&marks_[earliest % kMarks]);
+      auto result = read(std::span<const State* const>(states));
       // Only a slot's beginning, a window later, overwrites a mark.
-      if (slots_[earliest % kMarks].load(std::memory_order_relaxed) == earliest) return result;
+      const auto is_still_there = [&](std::size_t i) {
+        return slots[i] == kNone || all[i]->slots_[slots[i] % kMarks].load(std::memory_order_relaxed) == slots[i];
+      };
+      std::size_t whole = 0;
+      while (whole < all.size() && is_still_there(whole)) ++whole;
+      if (whole == all.size()) return result;
     }
   }
   // Any thread: the states of all slots from `first` on.
@@ -63,6 +77,15 @@ class WindowMarks {
  private:
   static constexpr std::uint64_t kNone = UINT64_MAX;
   static constexpr std::size_t kMarks = kWindowSlots + 1;
+
+  std::uint64_t earliest_since(std::uint64_t first) const {
+    std::uint64_t earliest = kNone;
+    for (const auto& slot : slots_) {
+      const std::uint64_t marked = slot.load(std::memory_order_acquire);
+      if (marked >= first && marked < earliest) earliest = marked;
+    }
+    return earliest;
+  }
 
   struct Slot : std::atomic<std::uint64_t> {
     Slot() : atomic(kNone) {}

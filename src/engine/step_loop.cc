@@ -49,7 +49,7 @@ StepLoop::~StepLoop() {
   if (!options_.by_hand) cache_.notify_transfers({});
 }
 
-void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices) {
+void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices, const QueueElsewhere& elsewhere) {
   const EndpointId endpoint = stats_.endpoint(choices.front()->request.endpoint);
   const std::uint32_t attempt = choices.front()->request.attempt;
   for (auto& choice : choices) choice->endpoint = endpoint;
@@ -62,11 +62,12 @@ void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices) {
       refusal = Status::invalid_argument(
           fmt::format("{} choices wait until they are drawn, and max_queued_requests is {}; ask for fewer or raise it",
                       choices.size(), options_.max_queued_requests));
-    } else if (queued_ + choices.size() > options_.max_queued_requests) {
-      const double wait_s = start_interval_s_ * static_cast<double>(++rejected_since_);
+    } else if (queued_ + elsewhere.queued + choices.size() > options_.max_queued_requests) {
+      const double wait_s =
+          start_interval_s_ * static_cast<double>(++rejected_since_) / static_cast<double>(1 + elsewhere.loops);
       refusal = Status::rejected(
           fmt::format("{} requests are waiting, and {} may at most; try again later or raise max_queued_requests",
-                      queued_, options_.max_queued_requests),
+                      queued_ + elsewhere.queued, options_.max_queued_requests),
           static_cast<std::uint64_t>(std::ceil(std::min(wait_s, 3600.) * 1e3)));
     } else {
       queued_ += choices.size();
@@ -79,12 +80,16 @@ void StepLoop::submit(std::vector<std::unique_ptr<Sequence>> choices) {
   choices.front()->promise->set(std::move(refusal));
 }
 
-void StepLoop::close() {
+void StepLoop::begin_close() {
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
   }
   arrived_.notify_one();
+}
+
+void StepLoop::close() {
+  begin_close();
   const std::lock_guard lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
   if (options_.by_hand) {
@@ -189,6 +194,7 @@ void StepLoop::end(std::unique_ptr<Sequence> sequence, Status status) {
                           : status.code() == StatusCode::DeadlineExceeded ? Outcome::TimedOut
                                                                           : Outcome::Failed;
   stats_.on_ended(sequence->endpoint, outcome, was_running, response.total_ms);
+  sequence->routed.reset();           // whoever has the answer finds the load of this loop without it
   if (profile_) profile_->publish();  // whoever has the answer finds in it what the answer took
   if (status.ok()) {
     sequence->promise->set(std::move(response));

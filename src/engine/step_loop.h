@@ -31,6 +31,15 @@ struct StepLoopOptions {
   std::function<Sequence::Clock::time_point()> now = Sequence::Clock::now;
   // Sees every step before it is computed; what the scheduler has is as the step leaves it.
   std::function<void(const Scheduler&, const Scheduler::Step&)> on_step = {};
+  // Told what became of a step that computes something, and how many tokens of prompts it was that took so long; 0: the
+  // step says nothing of that.
+  std::function<void(const Status&, std::size_t prompt_tokens, double seconds)> on_computed = {};
+};
+
+// What waits at other step loops behind the same door.
+struct QueueElsewhere {
+  std::size_t queued = 0;  // sequences, which count against max_queued_requests
+  std::size_t loops = 0;   // that take from there, too
 };
 
 class StepLoop {
@@ -43,11 +52,18 @@ class StepLoop {
 
   // Takes one request's sequences in (several for several choices), or ends the request at once: Rejected when the
   // queue is full, InvalidArgument when even an empty one could not take it, Cancelled after close(). Any thread.
-  void submit(std::vector<std::unique_ptr<Sequence>> choices);
+  void submit(std::vector<std::unique_ptr<Sequence>> choices, const QueueElsewhere& elsewhere = {});
   std::size_t max_queued_requests() const { return options_.max_queued_requests; }
+  // Sequences that have not entered the batch. Any thread.
+  std::size_t queued() const {
+    const std::lock_guard lock(mutex_);
+    return queued_;
+  }
 
   // Ends everything with Cancelled and joins the thread. Idempotent; any thread but the loop's own.
   void close();
+  // Asks for the same and does not wait for it.
+  void begin_close();
 
   // Takes arrivals, ends what is to end, runs one step. False: there was nothing to compute.
   bool run_one();
@@ -72,14 +88,16 @@ class StepLoop {
   // Prompt tokens found since it started: a tier gave them while others were computed, or, after a preemption, others
   // computed them.
   void note_found(Sequence& sequence);
-  // False: it failed, and everything that ran has ended with it.
-  bool compute(const std::vector<BatchPart>& parts);
+  // Not Ok: it failed, and everything that ran has ended with it.
+  Status compute(const std::vector<BatchPart>& parts);
   struct PrefillWork {
     std::size_t tokens = 0;  // 0: the step says nothing of it
     std::size_t position = 0;
   };
   static PrefillWork prefill_work(const std::vector<BatchPart>& parts);
   void account(Sequence& sequence);
+  // Whoever routed the request to this loop.
+  static void tell_prompt_left(const Sequence& sequence);
   void advance(const BatchPart& part, std::span<float> logits);
   void record_prompt_logprobs(const BatchPart& part, std::span<const float> logits);
   // Every other choice goes on from the prompt that `first` has computed.

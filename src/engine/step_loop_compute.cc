@@ -25,12 +25,16 @@ bool StepLoop::run_step() {
   for (const BatchPart& part : step.parts) note_found(*part.sequence);
   if (step.parts.empty()) return !step.refused.empty() || !step.preempted.empty();
   const PrefillWork prefill = prefill_work(step.parts);
-  if (!compute(step.parts)) return true;  // what did not end says nothing of its time, and its sequences are gone
+  if (Status computed = compute(step.parts); !computed.ok()) {
+    if (options_.on_computed) options_.on_computed(computed, 0, 0);
+    return true;  // what did not end says nothing of its time, and its sequences are gone
+  }
   const double seconds = std::chrono::duration<double>(options_.now() - start_time).count();
   scheduler_.measured(step, seconds);
   drafter_.measured(step, seconds);
   stats_.on_step(seconds, thread_cpu_s() + model_.workers_cpu_s());
   if (prefill.tokens > 0) cache_.report_prefill(prefill.tokens, prefill.position, seconds);
+  if (options_.on_computed) options_.on_computed({}, prefill.tokens, seconds);
   return true;
 }
 
@@ -41,6 +45,7 @@ void StepLoop::start(Sequence& sequence, Sequence::Clock::time_point now) {
   note_reuse(sequence);
   const bool counts = !sequence.group || !std::exchange(sequence.group->started, true);
   if (sequence.choice == 0) sequence.accounted = sequence.computed;
+  tell_prompt_left(sequence);
   const ReusedByTier reused = sequence.choice == 0 ? ReusedByTier(sequence.response.reused_by_tier) : ReusedByTier();
   if (counts) stats_.on_started(sequence.endpoint, reused, sequence.response.queue_ms);
   const std::lock_guard lock(mutex_);
@@ -104,14 +109,14 @@ StepLoop::PrefillWork StepLoop::prefill_work(const std::vector<BatchPart>& parts
   return {.tokens = tokens, .position = middle - std::min(middle, tokens / 2)};
 }
 
-bool StepLoop::compute(const std::vector<BatchPart>& parts) {
+Status StepLoop::compute(const std::vector<BatchPart>& parts) {
   const PartTimer timer(profile_, StepPart::Answer);
   for (const BatchPart& part : parts) {
     const PartTimer growing(profile_, StepPart::Cache);
     // Within what admission promised, so it cannot fail.
     if (Status grown = part.sequence->lease.grow(part.first_token + part.tokens + part.drafted); !grown.ok()) {
       fail_running(grown);
-      return false;
+      return grown;
     }
   }
   chunks_.clear();
@@ -127,7 +132,7 @@ bool StepLoop::compute(const std::vector<BatchPart>& parts) {
   if (!computed.ok()) {
     log().error("{}", computed.status().message());
     fail_running(computed.status());
-    return false;
+    return computed.status();
   }
 
   std::span<float> logits = *computed;
@@ -139,13 +144,13 @@ bool StepLoop::compute(const std::vector<BatchPart>& parts) {
     advance(part, logits.first(rows * vocabulary));
     logits = logits.subspan(rows * vocabulary);
   }
-  if (finished_.empty()) return true;
+  if (finished_.empty()) return {};
   for (auto& sequence :
        scheduler_.take_if([&](const Sequence& s) { return std::ranges::find(finished_, &s) != finished_.end(); })) {
     end(std::move(sequence), Status());
   }
   finished_.clear();
-  return true;
+  return {};
 }
 
 void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
@@ -191,11 +196,17 @@ void StepLoop::accept_drafted(const BatchPart& part, std::span<float> logits) {
 void StepLoop::account(Sequence& sequence) {
   const std::size_t first = sequence.accounted;
   if (sequence.computed <= first) return;
+  tell_prompt_left(sequence);
   sequence.accounted = sequence.computed;
   if (first >= sequence.prompt_tokens || sequence.choice > 0) return;
   const std::size_t end = std::min(sequence.computed, sequence.prompt_tokens);
   const std::size_t recomputed = std::min(end, sequence.awaited_tokens) - std::min(first, sequence.awaited_tokens);
   stats_.on_prompt_tokens_computed(sequence.endpoint, end - first - recomputed, recomputed);
+}
+
+void StepLoop::tell_prompt_left(const Sequence& sequence) {
+  if (!sequence.routed || sequence.choice > 0) return;
+  sequence.routed->set_prompt_left(sequence.prompt_tokens - std::min(sequence.computed, sequence.prompt_tokens));
 }
 
 void StepLoop::fork_choices(Sequence& first, std::span<const float> logits) {

@@ -6,7 +6,7 @@
 
 #include "kv/kv_cache_state.h"
 #include "kv/refusal.h"
-#include "tiercel/disk_tier.h"
+#include "kv/shared_tiers.h"
 
 namespace tiercel {
 
@@ -64,23 +64,18 @@ bool ExpectedPrompt::in_flight() const { return state_ && state_->cache->in_flig
 std::size_t ExpectedPrompt::awaited_tokens() const { return state_ ? state_->awaited_tokens : 0; }
 
 Result<KvCache> KvCache::open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
-                              std::span<const KvGroup> groups) try {
-  std::vector<std::shared_ptr<TierStore>> tiers;
-  if (options.memory_tier_bytes > 0) {
-    auto memory = memory_tier({.capacity_bytes = options.memory_tier_bytes, .codec = options.memory_tier_codec});
-    if (!memory.ok()) return memory.status();
-    tiers.push_back(*std::move(memory));
-  }
-  if (!options.disk_dir.empty()) {
-    DiskTierOptions disk_options{
-        .directory = options.disk_dir, .capacity_bytes = options.disk_capacity_bytes, .codec = options.disk_codec};
-    auto disk = disk_tier(disk_options);
-    if (!disk.ok()) return disk.status();
-    tiers.push_back(*std::move(disk));
-  }
+                              std::span<const KvGroup> groups) {
+  return KvCacheState::open_with_tiers(options, layout, fingerprint, groups, nullptr);
+}
+
+Result<KvCache> KvCacheState::open_with_tiers(const KvCacheOptions& options, const KvLayout& layout,
+                                              const Fingerprint& fingerprint, std::span<const KvGroup> groups,
+                                              std::shared_ptr<const BlockMemory> memory) try {
+  auto stores = make_tier_stores(options);
+  if (!stores.ok()) return stores.status();
   KvCacheOptions with_tiers = options;
-  with_tiers.tiers.insert(with_tiers.tiers.begin(), tiers.begin(), tiers.end());
-  return KvCacheState::open(with_tiers, layout, fingerprint, groups);
+  with_tiers.tiers = *std::move(stores);
+  return open(with_tiers, layout, fingerprint, groups, {}, std::move(memory));
 } catch (const std::bad_alloc&) {
   return refusal(StatusCode::Unavailable, "the system gives no memory for a KV cache");
 }

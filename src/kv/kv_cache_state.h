@@ -118,10 +118,15 @@ struct ExpectedState {
 
 class KvCacheState : public std::enable_shared_from_this<KvCacheState> {
  public:
-  // As KvCache::open(). `memory`: where blocks are to be, instead of capacity_bytes of the host's.
+  // As KvCache::open(), with tiers that are stores already. `memory`: where blocks are to be, instead of capacity_bytes
+  // of the host's.
   static Result<KvCache> open(const KvCacheOptions& options, const KvLayout& layout, const Fingerprint& fingerprint,
                               std::span<const KvGroup> groups, KvCacheSeams seams = {},
                               std::shared_ptr<const BlockMemory> memory = nullptr);
+  // The same with the tiers of options.memory_tier_bytes and disk_dir too.
+  static Result<KvCache> open_with_tiers(const KvCacheOptions& options, const KvLayout& layout,
+                                         const Fingerprint& fingerprint, std::span<const KvGroup> groups,
+                                         std::shared_ptr<const BlockMemory> memory);
   static KvCacheState& of(const KvCache& cache) { return *cache.state_; }
   // Ends what goes on in the background. When the KvCache goes: leases that outlive it have no tiers.
   void close();

@@ -33,7 +33,8 @@ bool TierLoader::load_batch(TierLoad& load) {
 bool TierLoader::load_batch_from_front(TierLoad& load) {
   const std::size_t block_tokens = cache_.layout_.block_tokens;
   const std::size_t end_block = load.parts[load.part].end_block;
-  const std::size_t last = std::min(load.arrived + monitor_.batch_blocks(), end_block);
+  const std::size_t batch = monitor_.batch_blocks();
+  std::size_t last = std::min(load.arrived + batch, end_block);
   const auto prefix = std::span(std::as_const(load.tokens)).first(last * block_tokens);
   const AdmitOptions options{.max_tokens = prefix.size(),
                              .scope = {.salt = load.salt, .adapter_id = load.adapter_id},
@@ -46,9 +47,10 @@ bool TierLoader::load_batch_from_front(TierLoad& load) {
   if (!is_readable_()) return false;
   const std::size_t first = lease->matched_tokens() / block_tokens;
   if (first < load.first_block) return false;  // what it goes on from was evicted
+  last = std::min(last, first + batch);        // what had arrived may have been evicted
   std::size_t arrived = first;
   if (first < last) {
-    if (!lease->grow(prefix.size()).ok()) return false;
+    if (!lease->grow(last * block_tokens).ok()) return false;
     for (const TierRead& read : read(load, first, last, lease->block_table().subspan(first))) {
       if (!read.status.ok()) break;
       lease->commit(read.tokens, /*share=*/true, read.copyable);
@@ -96,13 +98,14 @@ std::vector<TierRead> TierLoader::read(const TierLoad& load, std::size_t first, 
   std::vector<TierRead> reads;
   reads.reserve(last - first);
   for (std::size_t i = first; i < last; ++i) {
-    reads.push_back({.key = load.keys[i + 1 - load.first_block],
-                     .parent = load.keys[i - load.first_block],
-                     .tenant = load.tenant,
-                     .adapter_id = load.adapter_id,
-                     .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
-                     .bytes = {staging_ ? staging_.get() + (i - first) * block_bytes : cache_.block(into[i - first]),
-                               block_bytes}});
+    reads.push_back(
+        {.key = load.keys[i + 1 - load.first_block],
+         .parent = load.keys[i - load.first_block],
+         .tenant = load.tenant,
+         .adapter_id = load.adapter_id,
+         .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
+         .bytes = {staging_ ? staging_.get() + (i - first) * block_bytes : cache_.block(into[i - first]), block_bytes},
+         .block = into[i - first]});
   }
   monitor_.begin(reads.size());
   store_.read(reads);

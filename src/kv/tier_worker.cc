@@ -21,7 +21,7 @@ TierWorker::TierWorker(KvCacheState& cache, TierId tier, std::shared_ptr<TierSto
       hand_over_(std::move(hand_over)),
       monitor_(std::string(store_->name()), cache.layout_.block_bytes(), options_.deadline_s, options_.now_s),
       loader_(cache, tier, *store_, monitor_, [this] { return is_readable(); }),
-      copied_(cache) {}
+      copied_(cache, *store_) {}
 
 TierWorker::~TierWorker() { assert(!thread_.joinable()); }
 
@@ -138,6 +138,7 @@ void TierWorker::erase(TierErasure erasure) {
     const std::lock_guard lock(mutex_);
     if (stopping_) return;
     erasures_.add(std::move(erasure));
+    store_->on_erasures_pending(true);
   }
   arrived_.notify_all();
 }
@@ -163,6 +164,7 @@ bool TierWorker::run_erase() {
   }
   const std::lock_guard lock(mutex_);
   erasures_.end(std::move(erasure), status.ok());
+  if (!erasures_.is_pending()) store_->on_erasures_pending(false);
   return true;
 }
 

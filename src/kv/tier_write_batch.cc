@@ -9,8 +9,9 @@
 
 namespace tiercel {
 
-TierWriteBatch::TierWriteBatch(KvCacheState& cache)
+TierWriteBatch::TierWriteBatch(KvCacheState& cache, TierStore& store)
     : cache_(cache),
+      store_(store),
       bytes_(cache.memory_->allocate_host(kTierBatchBlocks * cache.layout_.block_bytes())),
       tokens_(kTierBatchBlocks * cache.layout_.block_tokens) {
   records_.reserve(kTierBatchBlocks);
@@ -56,11 +57,12 @@ std::span<const TierRecord> TierWriteBatch::copy(const TierWrite& path, std::siz
     }
   }
   const std::size_t held = first + records_.size();
-  const Status saved =
-      cache_.memory_->save(std::span(path.blocks).subspan(first, records_.size()), block_bytes, bytes_.get());
+  const auto blocks = std::span(path.blocks).subspan(first, records_.size());
+  Status copied = cache_.memory_->save(blocks, block_bytes, bytes_.get());
+  if (copied.ok()) copied = store_.stage(blocks);
   const std::lock_guard cache_lock(cache_.mutex_);
   for (std::size_t i = held; i-- > 0;) cache_.drop(path.blocks[i]);
-  if (!saved.ok()) records_.clear();
+  if (!copied.ok()) records_.clear();
   return records_;
 }
 

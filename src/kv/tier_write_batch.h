@@ -16,11 +16,11 @@ class KvCacheState;
 
 class TierWriteBatch {
  public:
-  // `cache` outlives this. May throw std::bad_alloc.
-  explicit TierWriteBatch(KvCacheState& cache);
+  // For `store`. Both outlive this. May throw std::bad_alloc.
+  TierWriteBatch(KvCacheState& cache, TierStore& store);
 
   // Blocks [first, last) of `path`, kTierBatchBlocks at most, as far as they are still cached with all before them.
-  // Valid until the next call. May throw std::bad_alloc.
+  // Empty also where the store could not stage them. Valid until the next call. May throw std::bad_alloc.
   std::span<const TierRecord> copy(const TierWrite& path, std::size_t first, std::size_t last);
 
  private:
@@ -28,6 +28,7 @@ class TierWriteBatch {
   bool is_of_scope(const TierWrite& path, NodeId node) const;
 
   KvCacheState& cache_;
+  TierStore& store_;
   std::shared_ptr<std::byte> bytes_;
   std::vector<TokenId> tokens_;
   std::vector<TierRecord> records_;

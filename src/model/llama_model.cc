@@ -1,8 +1,5 @@
 #include "model/llama_model.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -29,6 +26,7 @@
 #include "model/llama_config.h"
 #include "model/llama_weights.h"
 #include "model/machine_speed.h"
+#include "model/model_fingerprint.h"
 #include "ranks/communicator.h"
 
 namespace tiercel {
@@ -53,39 +51,9 @@ KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
 // Of the whole model as these options compute it: what all ranks have alike.
 Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const LlamaOptions& options) {
   const KvLayout layout = whole_layout(config.shape, options);
-  XXH3_state_t state;
-  XXH3_128bits_reset(&state);
-  const auto add = [&](const void* data, std::size_t size) { XXH3_128bits_update(&state, data, size); };
-  for (const GgufTensor& tensor : file.tensors()) {
-    add(tensor.name.data(), tensor.name.size());
-    add(&tensor.type, sizeof tensor.type);
-    add(tensor.shape.data(), sizeof tensor.shape);
-    add(tensor.data.data(), tensor.data.size());
-  }
-  add(config.rope_frequencies.data(), config.rope_frequencies.size() * sizeof(double));
-  const std::uint32_t settings[] = {kArithmeticVersion,
-                                    layout.layers,
-                                    layout.kv_heads,
-                                    layout.head_dim,
-                                    layout.block_tokens,
-                                    static_cast<std::uint32_t>(layout.dtype),
-                                    static_cast<std::uint32_t>(options.compute),
-                                    options.deterministic,
-                                    kernels::has_bf16_products(),
-                                    kernels::has_int8_products()};
-  add(settings, sizeof settings);
-  add(&config.norm_epsilon, sizeof config.norm_epsilon);
-  const XXH128_hash_t hash = XXH3_128bits_digest(&state);
-  return {{hash.low64, hash.high64}};
-}
-
-// KV of one rank is that of other heads, and of sums added up otherwise, than that of another rank or of one alone.
-Fingerprint fingerprint_of(const Fingerprint& whole, const ModelShard& shard) {
-  if (shard.size == 1) return whole;
-  const std::uint64_t parts[] = {whole.words[0],       whole.words[1],       shard.size,        shard.rank,
-                                 shard.kv_heads.first, shard.kv_heads.count, shard.heads.first, shard.heads.count};
-  const XXH128_hash_t hash = XXH3_128bits(parts, sizeof parts);
-  return {{hash.low64, hash.high64}};
+  return model_fingerprint(file, config, layout,
+                           {{kArithmeticVersion, static_cast<std::uint32_t>(options.compute), options.deterministic,
+                             kernels::has_bf16_products(), kernels::has_int8_products()}});
 }
 
 // Our team's threads each call LibTorch for a part of the work. Its thread count is a setting of the calling thread.
@@ -103,22 +71,83 @@ LinearPlan deterministic_plan(const Linear& layer) {
   return {.product = layer.rounding() == Rounding::None ? Product::F32 : Product::Bf16, .from_rows = 1};
 }
 
+}  // namespace
+
+struct LlamaParameters {
+  // Packs the weights that `file_` has of this rank.
+  LlamaParameters(GgufFile file_, LlamaConfig config_, LlamaWeights weights_, const LlamaOptions& options);
+
+  GgufFile file;
+  LlamaConfig config;  // of the whole model
+  LlamaWeights weights;
+  PageMemory groups_memory;  // of the weights, packed
+  Fingerprint whole_fingerprint, fingerprint;
+  ModelMemory memory;  // without a workspace
+  std::vector<std::pair<std::string, std::string>> kernel_names;
+
+ private:
+  void choose_kernels(const LlamaOptions& options, ThreadTeam& team);
+};
+
+LlamaParameters::LlamaParameters(GgufFile file_, LlamaConfig config_, LlamaWeights weights_,
+                                 const LlamaOptions& options)
+    : file(std::move(file_)), config(std::move(config_)), weights(std::move(weights_)) {
+  whole_fingerprint = fingerprint_of(file, config, options);
+  fingerprint = shard_fingerprint(whole_fingerprint, options.shard);
+  ThreadTeam team(options.threads, use_one_libtorch_thread);
+  choose_kernels(options, team);
+}
+
+void LlamaParameters::choose_kernels(const LlamaOptions& options, ThreadTeam& team) {
+  std::size_t groups_bytes = 0;
+  weights.for_each_kind([&](std::string_view, const std::vector<Linear*>& linears) {
+    for (const Linear* linear : linears) groups_bytes += linear->groups_bytes();
+  });
+  auto reserved = PageMemory::reserve(std::max<std::size_t>(1, groups_bytes));
+  if (!reserved.ok()) throw std::runtime_error(reserved.status().message());
+  groups_memory = *std::move(reserved);
+  std::byte* next = groups_memory.start();
+  weights.for_each_kind([&](std::string_view kind, const std::vector<Linear*>& linears) {
+    for (Linear* linear : linears) {
+      linear->pack_groups(team, next);
+      next += linear->groups_bytes();
+    }
+    const bool head = kind == "head";
+    LinearPlan plan =
+        options.deterministic
+            ? deterministic_plan(*linears.front())
+            : choose_product(*linears.front(), std::min(options.max_batch_tokens, head ? options.max_logit_rows : 256),
+                             team);
+    linears.front()->set_plan(plan, team);
+    plan.keeps_bits = linears.front()->product_keeps_bits(team);
+    for (Linear* linear : linears) {
+      linear->set_plan(plan, team);
+      memory.packed_bytes += linear->packed_bytes();
+    }
+    kernel_names.emplace_back(
+        kind, plan.describe(linears.front()->weights_type(), group_products(linears.front()->rounding())));
+    log().info("linear {}: {}", kind, kernel_names.back().second);
+  });
+  weights.copies.clear();  // nobody unpacks a layer after this
+  for (const GgufTensor& tensor : file.tensors()) memory.mapped_bytes += tensor.data.size();
+}
+
+namespace {
+
 class LlamaModel final : public ModelRunner {
  public:
-  LlamaModel(GgufFile file, const LlamaConfig& config, LlamaWeights weights, const LlamaOptions& options)
-      : file_(std::move(file)),
-        shape_(config.shape),
-        config_(config.part(options.shard)),
-        weights_(std::move(weights)),
+  LlamaModel(std::shared_ptr<const LlamaParameters> parameters, const LlamaOptions& options)
+      : parameters_(std::move(parameters)),
+        weights_(parameters_->weights),
+        shape_(parameters_->config.shape),
+        config_(parameters_->config.part(options.shard)),
         options_(options),
-        layout_(llama_kv_layout(config.shape, options)),
+        layout_(llama_kv_layout(shape_, options)),
         bf16_attention_(layout_.dtype == DType::BF16 && kernels::has_bf16_products()),
         attention_(bf16_attention_ ? kernels::kBf16Attention : kernels::kAttention, layout_, config_.group(),
                    options.threads),
-        team_(options.threads, use_one_libtorch_thread) {
-    whole_fingerprint_ = fingerprint_of(file_, config, options_);
-    fingerprint_ = fingerprint_of(whole_fingerprint_, options_.shard);
-    choose_kernels();
+        team_(options.threads, use_one_libtorch_thread),
+        memory_(parameters_->memory) {
     allocate_workspace();
     if (options_.profile) {
       speed_.emplace(team_);
@@ -127,9 +156,9 @@ class LlamaModel final : public ModelRunner {
   }
 
   const ModelShape& shape() const override { return shape_; }
-  const Fingerprint& fingerprint() const override { return fingerprint_; }
+  const Fingerprint& fingerprint() const override { return parameters_->fingerprint; }
   ModelMemory memory() const override { return memory_; }
-  std::vector<std::pair<std::string, std::string>> kernels() const override { return kernel_names_; }
+  std::vector<std::pair<std::string, std::string>> kernels() const override { return parameters_->kernel_names; }
   std::size_t max_logit_rows() const override { return options_.max_logit_rows; }
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
   StepProfile* profile() override { return profile_.get(); }
@@ -144,7 +173,6 @@ class LlamaModel final : public ModelRunner {
   Status add_up_ranks();
   // What ranks have of the logits comes together at rank 0.
   Status gather_logits(std::size_t rows);
-  void choose_kernels();
   void allocate_workspace();
   float* allocate(std::size_t floats);
 
@@ -161,19 +189,16 @@ class LlamaModel final : public ModelRunner {
   double attention_bound_s() const;
   double rows_bound_s(std::size_t floats_each) const;  // that are read or written for each row
 
-  GgufFile file_;
-  ModelShape shape_;    // of the whole model
-  LlamaConfig config_;  // of this rank
-  LlamaWeights weights_;
-  PageMemory groups_memory_;  // of the weights, packed
+  const std::shared_ptr<const LlamaParameters> parameters_;
+  const LlamaWeights& weights_;  // of these
+  ModelShape shape_;             // of the whole model
+  LlamaConfig config_;           // of this rank
   LlamaOptions options_;
   KvLayout layout_;
   bool bf16_attention_;
   kernels::AttentionPlan attention_;  // of the current step
   ThreadTeam team_;
-  Fingerprint whole_fingerprint_, fingerprint_;
   ModelMemory memory_;
-  std::vector<std::pair<std::string, std::string>> kernel_names_;
 
   // Workspace, one row per token of a step.
   std::vector<at::Tensor> buffers_;
@@ -200,40 +225,6 @@ class LlamaModel final : public ModelRunner {
   std::vector<RowGroup> groups_;
   std::vector<std::size_t> chunk_rows_;  // first row of each chunk
 };
-
-void LlamaModel::choose_kernels() {
-  std::size_t groups_bytes = 0;
-  weights_.for_each_kind([&](std::string_view, const std::vector<Linear*>& linears) {
-    for (const Linear* linear : linears) groups_bytes += linear->groups_bytes();
-  });
-  auto memory = PageMemory::reserve(std::max<std::size_t>(1, groups_bytes));
-  if (!memory.ok()) throw std::runtime_error(memory.status().message());
-  groups_memory_ = std::move(*memory);
-  std::byte* next = groups_memory_.start();
-  weights_.for_each_kind([&](std::string_view kind, const std::vector<Linear*>& linears) {
-    for (Linear* linear : linears) {
-      linear->pack_groups(team_, next);
-      next += linear->groups_bytes();
-    }
-    const bool head = kind == "head";
-    LinearPlan plan =
-        options_.deterministic
-            ? deterministic_plan(*linears.front())
-            : choose_product(*linears.front(),
-                             std::min(options_.max_batch_tokens, head ? options_.max_logit_rows : 256), team_);
-    linears.front()->set_plan(plan, team_);
-    plan.keeps_bits = linears.front()->product_keeps_bits(team_);
-    for (Linear* linear : linears) {
-      linear->set_plan(plan, team_);
-      memory_.packed_bytes += linear->packed_bytes();
-    }
-    kernel_names_.emplace_back(
-        kind, plan.describe(linears.front()->weights_type(), group_products(linears.front()->rounding())));
-    log().info("linear {}: {}", kind, kernel_names_.back().second);
-  });
-  weights_.copies.clear();  // nobody unpacks a layer after this
-  for (const GgufTensor& tensor : file_.tensors()) memory_.mapped_bytes += tensor.data.size();
-}
 
 float* LlamaModel::allocate(std::size_t floats) {
   buffers_.push_back(at::empty({static_cast<std::int64_t>(floats)}, at::kFloat));
@@ -390,7 +381,8 @@ double LlamaModel::rows_bound_s(std::size_t floats_each) const {
 Status LlamaModel::agree_with_ranks() const {
   if (!has_ranks()) return {};
   std::vector<Fingerprint> all(options_.shard.size);
-  TIERCEL_RETURN_IF_ERROR(options_.communicator->all_gather(&whole_fingerprint_, sizeof(Fingerprint), all.data()));
+  TIERCEL_RETURN_IF_ERROR(
+      options_.communicator->all_gather(&parameters_->whole_fingerprint, sizeof(Fingerprint), all.data()));
   for (std::size_t rank = 1; rank < all.size(); ++rank) {
     if (all[rank] == all.front()) continue;
     return Status::invalid_argument(fmt::format(
@@ -489,7 +481,7 @@ KvLayout llama_kv_layout(const ModelShape& shape, const LlamaOptions& options) {
   return layout;
 }
 
-Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOptions& options) {
+Result<std::shared_ptr<const LlamaParameters>> load_llama_parameters(GgufFile file, const LlamaOptions& options) {
   const std::string path = file.path();
   try {
     const c10::InferenceMode no_gradients;
@@ -498,12 +490,30 @@ Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOption
     if (!config.ok()) return config.status();
     auto weights = read_llama_weights(file, *config, options.shard, options.compute);
     if (!weights.ok()) return weights.status();
-    auto model = std::make_unique<LlamaModel>(std::move(file), *config, std::move(*weights), options);
-    TIERCEL_RETURN_IF_ERROR(model->agree_with_ranks());
-    return std::unique_ptr<ModelRunner>(std::move(model));
+    return std::shared_ptr<const LlamaParameters>(
+        std::make_shared<LlamaParameters>(std::move(file), *std::move(config), *std::move(weights), options));
   } catch (const std::exception& error) {
     return Status::unavailable(fmt::format("{}: the model could not be loaded: {}", path, error.what()));
   }
+}
+
+Result<std::unique_ptr<ModelRunner>> make_llama(std::shared_ptr<const LlamaParameters> parameters,
+                                                const LlamaOptions& options) {
+  const std::string path = parameters->file.path();
+  try {
+    const c10::InferenceMode no_gradients;
+    auto model = std::make_unique<LlamaModel>(std::move(parameters), options);
+    TIERCEL_RETURN_IF_ERROR(model->agree_with_ranks());
+    return std::unique_ptr<ModelRunner>(std::move(model));
+  } catch (const std::exception& error) {
+    return Status::unavailable(fmt::format("{}: the model could not be started: {}", path, error.what()));
+  }
+}
+
+Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOptions& options) {
+  auto parameters = load_llama_parameters(std::move(file), options);
+  if (!parameters.ok()) return parameters.status();
+  return make_llama(*std::move(parameters), options);
 }
 
 }  // namespace tiercel

@@ -32,9 +32,21 @@ struct LlamaOptions {
 // KV layout of a model of this shape under these options, of this rank.
 KvLayout llama_kv_layout(const ModelShape& shape, const LlamaOptions& options);
 
-// Takes the file over; its mapping serves as weights. Measures and packs. InvalidArgument: a tensor is missing, has
-// another shape, or is none that this architecture knows; or the ranks have different models, options or processors.
-// With ranks it waits for all of them, and returns the communicator's Status where one fails.
+// What runners of one model share: the file's mapping and its weights, packed for this machine. Never changed.
+struct LlamaParameters;
+
+// Takes the file over; its mapping serves as weights. Measures and packs, with options.threads. InvalidArgument: a
+// tensor is missing, has another shape, or is none that this architecture knows.
+Result<std::shared_ptr<const LlamaParameters>> load_llama_parameters(GgufFile file, const LlamaOptions& options);
+
+// A runner with threads and a workspace of its own; its threads may run where the calling one may. `options` but for
+// `threads` as they were at loading. Its memory() has the weights too, which are there once for all runners.
+// InvalidArgument: the ranks have different models, options or processors. With ranks it waits for all of them, and
+// returns the communicator's Status where one fails.
+Result<std::unique_ptr<ModelRunner>> make_llama(std::shared_ptr<const LlamaParameters> parameters,
+                                                const LlamaOptions& options);
+
+// Both.
 Result<std::unique_ptr<ModelRunner>> load_llama(GgufFile file, const LlamaOptions& options);
 
 }  // namespace tiercel

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/device_name.h"
 #include "options/option_table.h"
 
 namespace tiercel {
@@ -10,6 +11,38 @@ namespace {
 constexpr std::string_view kCachePrefix = "cache.";
 
 bool is_lossy(Codec codec) { return codec == Codec::Int8 || codec == Codec::Int4; }
+
+Status check_capacity(std::string_view key, std::size_t capacity_bytes) {
+  if (capacity_bytes > 0) return {};
+  return Status::invalid_argument(fmt::format("{} is 0; give a size such as 2GiB, at least one block", key));
+}
+
+Status check_device(const EngineOptions& options) {
+  const std::optional<DeviceName> device = parse_device(options.device);
+  if (!device) {
+    return Status::invalid_argument(fmt::format("device is \"{}\"; give cpu, cuda or cuda:N", options.device));
+  }
+  if (!device->is_gpu) return check_capacity("cache.capacity_bytes", options.cache.capacity_bytes);
+  if (options.ranks.size == 1) return {};
+  return Status::invalid_argument(
+      fmt::format("device is {}, and ranks.size is {}; give one of them: ranks are on CPUs yet", options.device,
+                  options.ranks.size));
+}
+
+Status check_replicas(const EngineOptions& options) {
+  if (options.replicas == 1) return {};
+  if (options.ranks.size > 1) {
+    return Status::invalid_argument(
+        fmt::format("replicas is {}, and ranks.size is {}; give one of them: replicas are not shared by ranks yet",
+                    options.replicas, options.ranks.size));
+  }
+  if (!options.cache.record_trace.empty()) {
+    return Status::invalid_argument(
+        fmt::format("replicas is {}, and cache.record_trace is given; give one of them: a trace is of one cache",
+                    options.replicas));
+  }
+  return {};
+}
 
 Status check_ranks(const EngineOptions& options) {
   const RankOptions& ranks = options.ranks;
@@ -22,14 +55,7 @@ Status check_ranks(const EngineOptions& options) {
     return Status::invalid_argument(
         fmt::format("ranks.address is empty; give host:port of rank 0, since ranks.size is {}", ranks.size));
   }
-  const KvCacheOptions& cache = options.cache;
-  const std::string_view tier = !cache.disk_dir.empty()       ? "cache.disk_dir"
-                                : cache.memory_tier_bytes > 0 ? "cache.memory_tier_bytes"
-                                : !cache.tiers.empty()        ? "cache.tiers"
-                                                              : "";
-  if (tier.empty()) return {};
-  return Status::invalid_argument(
-      fmt::format("{} is given, and ranks.size is {}; give one of them: ranks have no tiers yet", tier, ranks.size));
+  return {};
 }
 
 }  // namespace
@@ -41,7 +67,7 @@ Status KvCacheOptions::validate() const {
     if (!field.key.starts_with(kCachePrefix)) continue;
     TIERCEL_RETURN_IF_ERROR(field.check(engine, field.key.substr(kCachePrefix.size())));
   }
-  return {};
+  return check_capacity("capacity_bytes", capacity_bytes);
 }
 
 Status EngineOptions::validate() const {
@@ -53,6 +79,8 @@ Status EngineOptions::validate() const {
                     max_batch_sequences));
   }
   TIERCEL_RETURN_IF_ERROR(check_ranks(*this));
+  TIERCEL_RETURN_IF_ERROR(check_device(*this));
+  TIERCEL_RETURN_IF_ERROR(check_replicas(*this));
   const bool lossy_memory = cache.memory_tier_bytes > 0 && is_lossy(cache.memory_tier_codec);
   const bool lossy_disk = !cache.disk_dir.empty() && is_lossy(cache.disk_codec);
   if (deterministic && (lossy_memory || lossy_disk)) {

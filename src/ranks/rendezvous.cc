@@ -11,7 +11,7 @@ namespace tiercel {
 namespace {
 
 // Begins what a newcomer says, and changes with what ranks say to each other afterwards.
-constexpr std::string_view kGreeting = "tiercel ranks 1 ";
+constexpr std::string_view kGreeting = "tiercel ranks 2 ";
 constexpr std::string_view kWelcome = "welcome";
 // Who connects and says nothing is no rank.
 constexpr std::chrono::seconds kGreetingTime{2};

@@ -141,6 +141,8 @@ HostPort Socket::local_address() const {
   return {host, port};
 }
 
+bool Socket::wait_readable(Deadline deadline) const { return wait_for(descriptor_, POLLIN, deadline); }
+
 void Socket::shut_down() const { ::shutdown(descriptor_, SHUT_RDWR); }
 
 Status Socket::send_frame(std::string_view bytes, Deadline deadline) const {

@@ -51,6 +51,8 @@ class Socket {
   // Both ends see the connection closed, and whoever waits at it wakes. Any thread.
   void shut_down() const;
 
+  // Something came, or the other end is closed. False: not by then.
+  bool wait_readable(Deadline deadline) const;
   // Unavailable: the other end is closed, or sends what is no frame.
   Status send_frame(std::string_view bytes, Deadline deadline) const;
   Result<std::string> receive_frame(Deadline deadline) const;

@@ -831,6 +831,18 @@ class Cache(ProgramTest):
         self.assertEqual(second["reused_by_tier"], {"hot": 0, "disk": second["tokens_reused"]})
         self.assertEqual(second["ids"], first["ids"])
 
+    def test_ranks_keep_their_parts_in_directories_of_their_own(self):
+        folder = self.folder / "kv"
+        two = ("--ranks", 2, "--threads", 1)
+        first, second = self.ask(folder, *two), self.ask(folder, *two)
+        self.assertEqual(first["tokens_reused"], 0)
+        self.assertEqual(second["reused_by_tier"], {"hot": 0, "disk": (second["tokens_in"] - 1) // 32 * 32})
+        self.assertEqual(second["ids"], first["ids"])
+        blocks = [self.answer("cache", "stats", path)["blocks"] for path in (folder, folder / "rank-1")]
+        self.assertEqual(blocks[0], blocks[1])
+        self.assertGreater(blocks[0], 0)
+        self.assertEqual(self.ask(folder)["tokens_reused"], 0)  # what two wrote is nothing to one
+
     def test_kill_9_loses_nothing_that_was_written(self):
         folder = self.folder / "kv"
         chat = subprocess.Popen([PROGRAM, "chat", "--cache-dir", folder, "--max-tokens", "4"], stdin=subprocess.PIPE,

@@ -5,14 +5,17 @@
 Skipped (77) where this process may make no namespaces.
 """
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 
 PROGRAM = sys.argv[1]
 NAMES = [f"tiercel{os.getpid()}{end}" for end in "ab"]
 ADDRESSES = ["10.211.7.1", "10.211.7.2"]
 PROMPT = ["--prompt", "The capital of France is", "--max-tokens", "12", "--compute", "precise", "--threads", "1"]
+LONG_PROMPT = [*PROMPT[:1], "The lighthouse keeper wrote every evening in a thick book. " * 20, *PROMPT[2:]]
 RANKS = ["--ranks", "2", "--rank-address", ADDRESSES[0] + ":29511"]
 
 
@@ -49,6 +52,19 @@ def main():
         assert first.returncode == 0, f"rank 0 over {transport} ended with {first.returncode}"
         assert second.wait(timeout=60) == 0, f"rank 1 over {transport} ended with {second.returncode}"
         assert shared == alone and len(alone) > 10, (shared, alone)
+
+    # Each machine keeps its part in a directory of its own, and the next two find the prefix.
+    with tempfile.TemporaryDirectory() as folder:
+        answers = []
+        for _ in range(2):
+            directories = [["--cache-dir", os.path.join(folder, name)] for name in "ab"]
+            second = inside(NAMES[1], "rank", *RANKS, "--rank", "1", "--threads", "1", *directories[1])
+            first = inside(NAMES[0], "run", *RANKS, *LONG_PROMPT, "--json", *directories[0])
+            answer, _ = first.communicate(timeout=120)
+            assert (first.returncode, second.wait(timeout=60)) == (0, 0)
+            answers.append(json.loads(answer))
+        assert answers[0]["tokens_reused"] == 0 and answers[1]["reused_by_tier"]["disk"] > 100, answers
+        assert answers[0]["ids"] == answers[1]["ids"], answers
 
     # The cable is cut under way: both leave within the timeout.
     words = [*RANKS, "--rank-timeout-ms", "2000"]

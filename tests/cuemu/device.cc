@@ -183,6 +183,10 @@ bool Device::finish_device(int device) {
   return true;
 }
 
+void Device::acquire_all() {
+  for (const auto& stream : streams_) acquire(&stream->order);
+}
+
 bool Device::finish_all() {
   bool finished = true;
   for (int device = 0; device < std::max(options_.devices, 1); ++device) finished = finish_device(device) && finished;

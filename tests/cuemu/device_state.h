@@ -80,6 +80,8 @@ class Device {
   bool finish(Completion& completion);
   bool finish_device(int device);
   bool finish_all();
+  // Of a broken device, whose streams run nothing more: what they did came before what the caller does now.
+  void acquire_all();
   // The stream's next operation, or, while that waits, one of the stream that it waits for. False where none can run.
   bool run_towards(Stream& stream);
   void end_capture(const Graph* graph);

@@ -65,12 +65,13 @@ thread_local Context* running = nullptr;
 
 Context context_of_this_thread() {
   Context context;
+#if defined(CUEMU_ASAN)
   pthread_attr_t attributes;
   if (pthread_getattr_np(pthread_self(), &attributes) == 0) {
     pthread_attr_getstack(&attributes, &context.stack_bottom, &context.stack_bytes);
     pthread_attr_destroy(&attributes);
   }
-#if defined(CUEMU_TSAN)
+#elif defined(CUEMU_TSAN)
   context.sanitizer_thread = __tsan_get_current_fiber();
 #endif
   return context;

@@ -356,6 +356,7 @@ cudaError_t cudaFree(void* memory) {
   if (cuemu::is_broken(error)) {
     const cuemu::Unseen unseen;
     const cuemu::Lock lock;
+    cuemu::device().acquire_all();
     cuemu::device().free(memory);
   }
   return error;
@@ -386,7 +387,9 @@ cudaError_t cudaFreeHost(void* memory) {
     error = call("", [&](Device& d) { return d.unpin(memory) ? cudaSuccess : cudaErrorInvalidValue; });
   }
   if (cuemu::is_broken(error)) {
+    const cuemu::Unseen unseen;
     const cuemu::Lock lock;
+    cuemu::device().acquire_all();
     cuemu::device().unpin(memory);
   }
   if (error != cudaErrorInvalidValue) std::free(memory);
@@ -404,7 +407,9 @@ cudaError_t cudaHostUnregister(void* memory) {
     error = call("", [&](Device& d) { return d.unpin(memory) ? cudaSuccess : cudaErrorHostMemoryNotRegistered; });
   }
   if (cuemu::is_broken(error)) {
+    const cuemu::Unseen unseen;
     const cuemu::Lock lock;
+    cuemu::device().acquire_all();
     cuemu::device().unpin(memory);
   }
   return error;

@@ -1,9 +1,11 @@
 // The engine of several ranks on the real model, each rank a process of its own.
+#include <filesystem>
 #include <fstream>
 #include <random>
 
 #include <gtest/gtest.h>
 
+#include "tests/base/temporary_directory.h"
 #include "tests/engine/checked_engine.h"
 #include "tests/model/test_model.h"
 #include "tests/ranks/rank_threads.h"
@@ -26,9 +28,15 @@ class RankProcesses {
     for (std::uint32_t rank = 1; rank < size; ++rank) {
       EngineOptions of_rank{.model = first_.model, .threads = 1, .ranks = first_.ranks};
       of_rank.ranks.rank = rank;
+      if (!first_.cache.disk_dir.empty()) of_rank.cache.disk_dir = directory_of(first_.cache.disk_dir, rank);
       processes_.push_back(
           std::make_unique<RankProcess>([of_rank] { return static_cast<int>(Engine::serve_rank(of_rank).code()); }));
     }
+  }
+
+  // In rank 0's directory of disk tier, that of another rank.
+  static std::string directory_of(const std::string& first, std::uint32_t rank) {
+    return first + "/rank-" + std::to_string(rank);
   }
 
   // For Engine::open().
@@ -158,6 +166,178 @@ TEST(EngineRanks, ReusedPrefixesPartsOfBlocksAndForksChangeNothing) {
   EXPECT_GT(reused, 200u);
 }
 
+// ---- Tiers
+
+// Its answers from one engine of ranks that keeps KV in `directory`, and how many prompt tokens came from the disk.
+struct KeptAnswers {
+  std::vector<std::vector<TokenId>> tokens;
+  std::size_t from_disk = 0;
+};
+KeptAnswers answers_with_disk(std::uint32_t size, const std::string& directory, const std::vector<Request>& requests,
+                              Compute compute = Compute::Precise) {
+  EngineOptions options = options_of(compute);
+  options.cache.disk_dir = directory;
+  KeptAnswers kept;
+  std::unique_ptr<RankProcesses> ranks;
+  if (size > 1) ranks = std::make_unique<RankProcesses>(options, size);
+  {
+    auto opened = Engine::open(size > 1 ? ranks->first() : options);
+    EXPECT_TRUE(opened.ok()) << opened.status().to_string();
+    if (!opened.ok()) return kept;
+    CheckedEngine engine = *std::move(opened);
+    for (const Response& answer : answers_of(engine, requests)) {
+      kept.tokens.push_back(answer.tokens);
+      for (const auto& [tier, tokens] : answer.reused_by_tier) kept.from_disk += tier == "disk" ? tokens : 0;
+    }
+  }
+  if (ranks) ranks->expect_good_ends();
+  return kept;
+}
+
+// Long enough for several blocks each, and to be worth loading.
+std::vector<Request> long_requests() {
+  std::vector<Request> requests;
+  for (const char* subject : {"The lighthouse keeper", "The harbour master", "The night train"}) {
+    std::string text;
+    for (int i = 0; i < 14; ++i) text += std::string(subject) + " wrote every evening in a thick book with a cover. ";
+    requests.push_back({.text = text, .max_tokens = 8, .ignore_end_of_text = true});
+  }
+  return requests;
+}
+
+TEST(EngineRanks, ARestartFindsThePrefixesAndGivesTheSameTokens) {
+  REQUIRE_TEST_MODEL();
+  const auto requests = long_requests();
+  for (const std::uint32_t size : {2u, 4u}) {
+    const TemporaryDirectory directory;
+    const KeptAnswers cold = answers_with_disk(size, directory.path(), requests);
+    const KeptAnswers kept = answers_with_disk(size, directory.path(), requests);
+    EXPECT_EQ(cold.from_disk, 0u);
+    EXPECT_GT(kept.from_disk, 400u);
+    EXPECT_EQ(kept.tokens, cold.tokens);
+  }
+}
+
+// What two ranks wrote is no hit for one or four, and the other way round; all may share a directory.
+TEST(EngineRanks, WhatOtherNumbersOfRanksKeptIsNotFound) {
+  REQUIRE_TEST_MODEL();
+  const TemporaryDirectory directory;
+  auto requests = long_requests();
+  requests.resize(1);
+  const KeptAnswers two = answers_with_disk(2, directory.path(), requests);
+  for (const std::uint32_t size : {1u, 4u}) {
+    const KeptAnswers other = answers_with_disk(size, directory.path(), requests);
+    EXPECT_EQ(other.from_disk, 0u) << size;
+    EXPECT_EQ(other.tokens, two.tokens) << size;
+  }
+  for (const std::uint32_t size : {1u, 2u, 4u}) {
+    const KeptAnswers again = answers_with_disk(size, directory.path(), requests);
+    EXPECT_GT(again.from_disk, 100u) << size;
+    EXPECT_EQ(again.tokens, two.tokens) << size;
+  }
+}
+
+TEST(EngineRanks, ADiskOfOneRankThatIsLostOrSpoiltIsAMissForAll) {
+  REQUIRE_TEST_MODEL();
+  const TemporaryDirectory directory;
+  auto requests = long_requests();
+  requests.resize(1);
+  const KeptAnswers cold = answers_with_disk(2, directory.path(), requests);
+  const auto expect = [&](bool found) {
+    const KeptAnswers kept = answers_with_disk(2, directory.path(), requests);
+    EXPECT_EQ(kept.tokens, cold.tokens);
+    EXPECT_EQ(kept.from_disk > 0, found) << kept.from_disk;
+  };
+  const std::string of_other = RankProcesses::directory_of(directory.path(), 1);
+  expect(true);
+  for (const auto& file : std::filesystem::directory_iterator(of_other)) {
+    if (file.path().extension() != ".kv") continue;
+    std::fstream bytes(file.path(), std::ios::in | std::ios::out | std::ios::binary);
+    const std::uintmax_t size = std::filesystem::file_size(file.path());
+    for (std::uintmax_t at = 1 << 16; at < size; at += 1 << 16)
+      bytes.seekp(static_cast<std::streamoff>(at)).put('\x55');
+  }
+  expect(false);
+  expect(true);  // written again
+  std::filesystem::remove_all(of_other);
+  expect(false);
+  expect(true);
+}
+
+TEST(EngineRanks, ARankWithoutADirectoryIsRefusedByName) {
+  REQUIRE_TEST_MODEL();
+  const TemporaryDirectory directory;
+  EngineOptions options = options_of(Compute::Fast);
+  RankProcesses ranks(options, 2);  // which knows of no directory
+  options = ranks.first();
+  options.cache.disk_dir = directory.path();
+  const Status status = Engine::open(options).status();
+  EXPECT_EQ(status.code(), StatusCode::InvalidArgument) << status.to_string();
+  EXPECT_NE(status.message().find("rank 1: cache.disk_dir is empty"), std::string::npos) << status.to_string();
+  EXPECT_EQ(ranks.process(1).wait(), static_cast<int>(StatusCode::InvalidArgument));
+}
+
+// Rank 0 says how large; each rank has room for as many blocks of its part.
+TEST(EngineRanks, AMemoryTierTakesWhatTheHotArenaHasNoRoomFor) {
+  REQUIRE_TEST_MODEL();
+  EngineOptions options = options_of(Compute::Precise);
+  options.context_tokens = 512;
+  options.cache.capacity_bytes = std::size_t{16} << 20;
+  options.cache.memory_tier_bytes = std::size_t{64} << 20;
+  const auto requests = long_requests();
+  RankProcesses ranks(options, 2);
+  {
+    CheckedEngine engine = Engine::open(ranks.first()).value();
+    const auto first = answers_of(engine, requests), second = answers_of(engine, requests);
+    std::size_t from_memory = 0;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(first[i].tokens, second[i].tokens) << i;
+      for (const auto& [tier, tokens] : second[i].reused_by_tier) from_memory += tier == "memory" ? tokens : 0;
+    }
+    EXPECT_GT(from_memory, 100u);
+  }
+  ranks.expect_good_ends();
+}
+
+// All at once, while blocks are written.
+TEST(EngineRanks, WhatIsFoundAfterAKillIsRight) {
+  REQUIRE_TEST_MODEL();
+  const TemporaryDirectory directory;
+  const auto requests = long_requests();
+  KeptAnswers cold;
+  {
+    const TemporaryDirectory other;
+    cold = answers_with_disk(2, other.path(), requests);
+  }
+  EngineOptions options = options_of(Compute::Precise);
+  options.cache.disk_dir = directory.path();
+  for (int round = 0; round < 3; ++round) {
+    RankProcesses ranks(options, 2);
+    int answered[2];
+    ASSERT_EQ(::pipe(answered), 0);
+    RankProcess first([&] {
+      Engine engine = Engine::open(ranks.first()).value();
+      for (const Request& request : requests) {
+        const bool is_well = engine.process_request(request).get().ok() && ::write(answered[1], ".", 1) == 1;
+        if (!is_well) return 1;
+      }
+      ::pause();
+      return 0;
+    });
+    char byte = 0;
+    for (int i = 0; i <= round; ++i) ASSERT_EQ(::read(answered[0], &byte, 1), 1);
+    std::this_thread::sleep_for(std::chrono::milliseconds(3 * round));  // some of its blocks are written
+    ranks.process(1).signal(SIGKILL);
+    first.signal(SIGKILL);
+    ranks.process(1).wait();
+    first.wait();
+    ::close(answered[0]);
+    ::close(answered[1]);
+    EXPECT_EQ(answers_with_disk(2, directory.path(), requests).tokens, cold.tokens) << round;
+    if (round < 2) std::filesystem::remove_all(directory / "rank-1");  // and what rank 0 has alone is a miss
+  }
+}
+
 class LostProcess : public testing::TestWithParam<int> {};
 
 TEST_P(LostProcess, EndsWhatRunsAndEveryLaterRequestWithAStatus) {
@@ -187,10 +367,9 @@ INSTANTIATE_TEST_SUITE_P(Signals, LostProcess, testing::Values(SIGKILL, SIGSTOP)
 
 TEST(EngineRanks, WhatRanksCannotBeIsRefusedByName) {
   REQUIRE_TEST_MODEL();
-  const auto refusal = [](const RankOptions& ranks, const KvCacheOptions& cache = {}) {
+  const auto refusal = [](const RankOptions& ranks) {
     EngineOptions options = options_of(Compute::Fast);
     options.ranks = ranks;
-    options.cache = cache;
     const Status status = Engine::open(options).status();
     EXPECT_EQ(status.code(), StatusCode::InvalidArgument) << status.to_string();
     return status.message();
@@ -203,8 +382,6 @@ TEST(EngineRanks, WhatRanksCannotBeIsRefusedByName) {
   names(refusal({.size = 2, .rank = 1, .address = "localhost:1"}), "Engine::serve_rank()");
   names(refusal({.size = 10, .address = "localhost:1"}), "9 query heads");
   names(refusal({.size = 2, .address = "nowhere"}), "'nowhere' is no address");
-  names(refusal({.size = 2, .address = "localhost:1"}, {.memory_tier_bytes = 1 << 20}), "cache.memory_tier_bytes");
-  names(refusal({.size = 2, .address = "localhost:1"}, {.disk_dir = "kv"}), "cache.disk_dir");
   EXPECT_EQ(Engine::serve_rank(options_of(Compute::Fast)).code(), StatusCode::InvalidArgument);
 }
 

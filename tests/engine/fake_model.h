@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -101,11 +102,12 @@ class FakeModel final : public ModelRunner {
 
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override {
     ++steps;
+    if (before_step) before_step();
     for (const SequenceChunk& chunk : chunks) {
       tokens_in_all += chunk.tokens.size();
       std::this_thread::sleep_for(token_time * chunk.tokens.size());
     }
-    if (fail_next_step.exchange(false)) return Status::internal("planted failure");
+    if (fail_next_step.exchange(false) || fails) return Status::internal("planted failure");
     logits_.clear();
     std::size_t tokens = 0;
     for (const SequenceChunk& chunk : chunks) {
@@ -131,7 +133,8 @@ class FakeModel final : public ModelRunner {
   }
 
   std::chrono::microseconds token_time{0};  // that computing takes; set before the first step
-  std::atomic<bool> fail_next_step = false;
+  std::function<void()> before_step = {};   // may hang; set before the first step
+  std::atomic<bool> fail_next_step = false, fails = false;
   std::atomic<std::size_t> steps = 0, tokens_in_all = 0, most_tokens_in_step = 0, most_chunks_in_step = 0;
 
  private:

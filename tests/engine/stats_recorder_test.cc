@@ -83,13 +83,13 @@ TEST(StatsRecorder, EndpointsAreBoundedAndAddUp) {
   }
   EXPECT_EQ(recorder.endpoint(std::string(65, 'x')), recorder.endpoint("other"));
   const EngineStats stats = recorder.snapshot();
-  ASSERT_EQ(stats.endpoints.size(), StatsRecorder::kMostEndpoints + 1);
+  ASSERT_EQ(stats.endpoints.size(), EndpointLabels::kMostLabels + 1);
   EXPECT_EQ(stats.endpoints[3].endpoint, "endpoint 3");
   EXPECT_EQ(stats.endpoints[3].rejected, 2u);
   EXPECT_EQ(stats.endpoints.back().endpoint, "other");
-  EXPECT_EQ(stats.endpoints.back().rejected, 2 * (50 - StatsRecorder::kMostEndpoints));
+  EXPECT_EQ(stats.endpoints.back().rejected, 2 * (50 - EndpointLabels::kMostLabels));
   EXPECT_EQ(stats.rejected, 100u);
-  EXPECT_EQ(requests.size(), StatsRecorder::kMostEndpoints + 1);
+  EXPECT_EQ(requests.size(), EndpointLabels::kMostLabels + 1);
 }
 
 // ---- The window, against a list of all that happened

@@ -5,7 +5,8 @@
 
 Each mutant replaces one piece of one file. The mutated file alone is compiled, for the emulator, and linked before the library, whose own
 version of it is then not taken. A mutant that passes its program has survived, and fails this test; so does one whose text is not
-found exactly once, which means that the code went on without it.
+found exactly once, which means that the code went on without it. With TIERCEL_MUTANTS in the environment, only those are planted whose
+description has these words.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 
 # (what it is, file, text, replacement, program that must see it, its cases)
 KERNELS, SAMPLING, DEVICE, NCCL = "cuda_kernels_test", "cuda_sampling_test", "device_test", "nccl_test"
+MODEL, MODEL_RANKS, LLAMA = "device_model_test", "device_ranks_test", "src/model/device_llama.cc"
 RANKS = "src/device/nccl_communicator.cc"
 LINEAR, PARTS = "kernels/group_linear.cu", "kernels/weight_parts.h"
 SUMS = "CudaGroupLinear.AgreesWithSums*"
@@ -91,6 +93,33 @@ MUTANTS = [
     ("copies: a ticket's end does not wait", "src/device/copy_engine.cc", "(void)finish();", "", DEVICE, "*"),
     ("copies: a layer is waited for by the first one's event", "src/device/copy_engine.cc", "layer / layers_per_event_", "0 * layer", DEVICE, "*"),
     ("copies: a failed load goes on behind the caller's back", "src/device/copy_engine.cc", "(void)stream.synchronize();", "", DEVICE, "*"),
+    ("blocks: a part of a block is not there when the call returns", "src/device/device_block_memory.cc",
+     "  return within_.synchronize();", "  return {};", DEVICE, "*LeadingTokens*"),
+    ("blocks: one token too few is copied", "src/device/device_block_memory.cc", "bytes(rows, tokens * layout.head_dim",
+     "bytes(rows, (tokens - 1) * layout.head_dim", DEVICE, "*LeadingTokens*"),
+    ("model: what a layer adds is left out", LLAMA, "norm(index == 0 ? nullptr : workspace_.delta", "norm(nullptr", MODEL, "*LogitsAgree*/Plain"),
+    ("model: V is K", LLAMA, ".v = workspace_.qkv + row_bytes(query_width + config_.kv_width())",
+     ".v = workspace_.qkv + row_bytes(query_width)",
+     MODEL, "*LogitsAgree*/Plain"),
+    ("model: prefill attention has the tables of decoding sequences", LLAMA,
+     "planned(at.tables) + plan_.decode_sequences() * plan_.table_stride()", "planned(at.tables)", MODEL, "*SameBits*"),
+    ("model: a graph is taken for one of other rows", LLAMA, ".rows = plan_.rows(),\n                                   .wanted",
+     ".rows = 0,\n                                   .wanted", MODEL, "*Graphs*"),
+    ("model: a graph is for sequences of any length", LLAMA, "std::bit_ceil(std::max(plan_.longest_decode(), kLeastGraphLength))",
+     "kLeastGraphLength", MODEL, "*Graphs*"),
+    ("model: logits are read before they have come", LLAMA, "    return stream_.synchronize();", "    return {};", MODEL, "*LogitsAgree*/Plain"),
+    ("model: after a failure it goes on", LLAMA, "  if (!failure_.ok()) return failure_;\n  const CurrentDevice", "  const CurrentDevice",
+     MODEL, "*EveryCall*"),
+    ("model: parts of a matrix are packed over each other", "src/model/device_llama_weights.cc", "output += part.rows();", "", MODEL,
+     "*LogitsAgree*/Plain"),
+    ("model of ranks: what attention adds is not summed up", LLAMA,
+     "workspace_.delta));\n  TIERCEL_RETURN_IF_ERROR(add_up_ranks());", "workspace_.delta));", MODEL_RANKS, "*LogitsAgree*/0"),
+    ("model of ranks: logits of all are the first one's", "src/model/device_ranks.cc", "logits + row * width + first",
+     "logits + row * width", MODEL_RANKS, "*LogitsAgree*/0"),
+    ("model of ranks: a part's rows are taken for one", "src/model/device_ranks.cc", "next += floats;", "next += floats / rows;",
+     MODEL_RANKS, "*LogitsAgree*/0"),
+    ("plan: a row's position is that of its chunk", "src/model/device_step_plan.cc",
+     "static_cast<std::uint32_t>(position);", "static_cast<std::uint32_t>(chunk.first_position);", MODEL, "DeviceStepPlan*"),
     ("status: an error surfaces in a later call", "src/device/cuda_status.cc", "cudaGetLastError();", "", DEVICE, "*"),
     ("ranks: NCCL's kernels stay after a failure", RANKS, "comm != nullptr) ncclCommAbort(comm);", "comm != nullptr) {}", NCCL, "*OpeningFails*/0"),
     ("ranks: what is in progress is taken for done", RANKS, "  ncclResult_t result = call();",
@@ -159,9 +188,11 @@ class Test:
 
 def main():
     test = Test(arguments())
+    words = os.environ.get("TIERCEL_MUTANTS", "")
+    numbers = [number for number, mutant in enumerate(MUTANTS) if words in mutant[0]]
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        problems = [problem for problem in pool.map(test.problem, range(len(MUTANTS))) if problem]
-    print("\n".join(problems) or f"{len(MUTANTS)} mutants, each seen")
+        problems = [problem for problem in pool.map(test.problem, numbers) if problem]
+    print("\n".join(problems) or f"{len(numbers)} mutants, each seen")
     sys.exit(1 if problems else 0)
 
 

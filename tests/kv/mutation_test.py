@@ -186,7 +186,7 @@ MUTANTS = [
      "  const auto placed = pins_.emplace(found.node, std::move(pin)).first;\n"
      "  for (const BlockId block : placed->second.blocks) drop(block);\n", FAULTS),
     ("an admission without memory keeps its root", "kv_cache_admission.cc",
-     "    // From here on nothing fails.\n    lease->cache = shared_from_this();\n    lease->shares = prefix_reuse_;\n",
+     "    // From here on nothing fails, but the copying of a block on a GPU.\n    lease->cache = shared_from_this();\n    lease->shares = prefix_reuse_;\n",
      "    const std::vector<TokenId> again(prompt.begin(), prompt.end());\n"
      "    lease->cache = shared_from_this();\n    lease->shares = prefix_reuse_;\n", FAULTS),
     ("an admission without memory keeps its tenant", "kv_cache_admission.cc",
@@ -245,7 +245,7 @@ MUTANTS = [
      ".bytes = {staging_ ? staging_.get()", ".bytes = {staging_ && i > first ? staging_.get()", CASES),
     ("a block that does not come to its memory counts as loaded", "tier_loader.cc",
      "if (!loaded.ok() && read.status.ok()) read.status = loaded;", "", CASES),
-    ("a block that cannot be copied is written", "tier_write_batch.cc", "if (!saved.ok()) records_.clear();", "", CASES),
+    ("a block that cannot be copied is written", "tier_write_batch.cc", "if (!copied.ok()) records_.clear();", "", CASES),
     ("a block that is copied to be written is not dropped", "tier_write_batch.cc", "cache_.drop(path.blocks[i]);", "", CASES),
     ("what took the place of an evicted block is written under its key", "tier_write_batch.cc",
      " || block_key(index.key_of(block)) != path.keys[held + 1]", "", CASES),
@@ -271,21 +271,47 @@ MUTANTS = [
     ("a guess beyond what was measured has no bound", "transfer_cost.cc",
      "std::clamp(slope, 0., to.seconds_per_token / to.position)", "slope", CASES),
     ("flush() leaves out what is running", "kv_cache_eviction.cc", " && !writes_->is_lasting(block)", "", CASES),
+    ("blocks are given back before they are staged", "tier_write_batch.cc",
+     "  if (copied.ok()) copied = store_.stage(blocks);\n  const std::lock_guard cache_lock(cache_.mutex_);\n"
+     "  for (std::size_t i = held; i-- > 0;) cache_.drop(path.blocks[i]);\n",
+     "  {\n    const std::lock_guard cache_lock(cache_.mutex_);\n"
+     "    for (std::size_t i = held; i-- > 0;) cache_.drop(path.blocks[i]);\n  }\n"
+     "  if (copied.ok()) copied = store_.stage(blocks);\n", CASES),
+    ("what could not be staged is written", "tier_write_batch.cc", "copied = store_.stage(blocks);", "static_cast<void>(store_.stage(blocks));", CASES),
     ("a flush says nothing of what it gave up", "tier_manager.cc", "if (given_up > 0) {", "if (false) {", CASES),
     ("looking ahead changes the order", "eviction_order.cc",
      "  for (std::size_t i = found; i-- > 0;) policy_->on_evictable(next[i]);\n",
      "  for (std::size_t i = found; i-- > 0;) policy_->on_use(next[i]), policy_->on_evictable(next[i]);\n", CASES),
     ("what is next to go is not written", "kv_cache_lease.cc", "  offer_what_leaves();\n", "", CASES),
+
+    # ---- Tiers of several caches
+    ("shared tiers: what another cache has to erase is found", "shared_tiers.cc",
+     "return shared_->is_readable() ? store().leading(keys) : 0;", "return store().leading(keys);", CASES),
+    ("shared tiers: a load that began earlier reads on", "shared_tiers.cc",
+     "if (shared_->is_readable()) return store().read(reads);", "return store().read(reads);", CASES),
+    ("shared tiers: a cache that has erased lets all read", "shared_tiers.cc",
+     "shared_->holders.fetch_sub(1, std::memory_order_acq_rel);", "shared_->holders.store(0);", CASES),
+    ("shared tiers: the others are not told of erasures", "tier_worker.cc", "    store_->on_erasures_pending(true);\n",
+     "", CASES),
+    ("shared tiers: the others are not told that all is erased", "tier_worker.cc",
+     "if (!erasures_.is_pending()) store_->on_erasures_pending(false);", "", CASES),
+    ("shared tiers: nothing is held while caches forget", "shared_tiers.cc",
+     "for (const auto& shared : tiers_.shared_) shared->holders.fetch_add(1, std::memory_order_acq_rel);",
+     "for (const auto& shared : tiers_.shared_) shared->holders.fetch_add(0);", CASES),
+    ("shared tiers: a cache that ends holds the others", "shared_tiers.cc",
+     "~Handle() override { Handle::on_erasures_pending(false); }", "~Handle() override = default;", CASES),
+    ("shared tiers: each cache opens the store", "shared_tiers.cc", "if (!opened_) opened_ =", "opened_ =", CASES),
 ]
 
 HISTORIES_EACH = {TIERS: "2000"}  # of each configuration of the simulator; otherwise 400
 LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10, TIERS: 60, DISK: 60}  # some mutants never end
-FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*"}  # without what takes long
+FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*",  # without what takes long
+          "ranked_model_test": "RankedStore.*-*Hangs*:*AfterAKill*"}
 
 
 def is_of_tiers(mutant):
     _, file, _, _, programs = mutant
-    return "/" in file or file.startswith(("tier", "erasure")) or programs in (TIERS, DISK)
+    return "/" in file or file.startswith(("tier", "erasure", "shared_tiers")) or programs in (TIERS, DISK)
 
 
 def run(program, executable):

@@ -38,6 +38,7 @@ class FaultyStore final : public ForwardingStore {
       }
     }
   }
+  Status stage(std::span<const BlockId> blocks) override { return on_stage(blocks); }
   Status write(std::span<const TierRecord> records) override {
     before_write();
     if (one_in(fail_write_one_in)) return Status::unavailable("injected");
@@ -65,6 +66,7 @@ class FaultyStore final : public ForwardingStore {
   int flushes = 0;
   std::function<void(std::size_t)> before_read = [](std::size_t) {};  // may advance the clock, or hang
   std::function<void()> before_write = [] {};
+  std::function<Status(std::span<const BlockId>)> on_stage = [](auto) { return Status(); };
   unsigned fail_erase_one_in = 0;
   unsigned damage_one_in = 0, fail_read_one_in = 0, fail_write_one_in = 0, wrong_tokens_one_in = 0;
 

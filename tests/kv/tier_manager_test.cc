@@ -139,6 +139,28 @@ TEST_F(TierManagerTest, ALoadIsNoUseOfWhatItFinds) {
   EXPECT_EQ(found(cache, shared), 0u) << "nobody used it since";
 }
 
+TEST_F(TierManagerTest, ABatchIsNoLongerWhereWhatHadArrivedWasEvicted) {
+  KvCache cache = open_tiered(64);
+  const Tokens tokens = numbers(1, 24 * kLayout.block_tokens);
+  run_and_store(cache, tokens);
+  push_out(cache);
+  std::size_t most = 0;
+  store->before_read = [&](std::size_t blocks) {
+    most = std::max(most, blocks);
+    now_s += 1e-5;
+  };
+  const ExpectedPrompt expected = cache.expect(tokens, {});
+  bool was_evicted = false;
+  while (tiers(cache).run_one()) {
+    if (was_evicted || found(cache, tokens) < 12 * kLayout.block_tokens) continue;
+    push_out(cache);
+    was_evicted = true;
+  }
+  EXPECT_TRUE(was_evicted);
+  EXPECT_LE(most, kTierBatchBlocks);
+  EXPECT_EQ(found(cache, tokens), tokens.size());
+}
+
 TEST_F(TierManagerTest, TiersAreAskedOneAfterTheOther) {
   const auto second = std::make_shared<FaultyStore>(tier_bytes(100));
   KvCacheOptions options;
@@ -271,6 +293,32 @@ TEST_F(TierManagerTest, ASiblingInTheSameBlockIsNotWrittenAsTheEvictedOne) {
   finish(cache);
   EXPECT_EQ(cache.stats().stored_blocks, 1u);
   EXPECT_FALSE(cache.expect(numbers(1, 4), {}).in_flight());
+}
+
+// For a store that has parts of a block elsewhere, under the same ids.
+TEST_F(TierManagerTest, BlocksAreStagedWhileTheyAreHeld) {
+  KvCache cache = open_tiered(64);
+  Tokens tokens = numbers(1, 28);
+  Status answer;
+  std::size_t staged = 0;
+  store->on_stage = [&](std::span<const BlockId> blocks) {
+    staged += blocks.size();
+    EXPECT_EQ(cache.stats().leased_blocks, blocks.size());
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      EXPECT_TRUE(holds_kv(cache, blocks, i, kv_word(std::span(tokens).first(i + 1), {}, 0))) << "token " << i;
+    }
+    return answer;
+  };
+  run_and_store(cache, tokens);
+  EXPECT_EQ(staged, 7u);
+  EXPECT_EQ(cache.stats().stored_blocks, 7u);
+  EXPECT_EQ(cache.stats().leased_blocks, 0u);
+  answer = Status::unavailable("planted");
+  tokens = numbers(100, 28);
+  run_and_store(cache, tokens);
+  EXPECT_EQ(staged, 14u);
+  EXPECT_EQ(cache.stats().stored_blocks, 7u) << "what could not be staged was written";
+  EXPECT_EQ(cache.stats().leased_blocks, 0u);
 }
 
 TEST_F(TierManagerTest, WhatPromisesNeedIsNotHeldForCopies) {

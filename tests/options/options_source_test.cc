@@ -27,8 +27,10 @@ const bool kWriteGolden = std::getenv("TIERCEL_WRITE_GOLDEN") != nullptr;  // be
 const std::map<std::string, std::string>& other_values() {
   static const std::map<std::string, std::string> values = {
       {"model", "a \"b\"\\\t\x7f \xc3\xa9.gguf"},
+      {"device", "cuda:3"},
       {"compute", "precise"},
       {"deterministic", "true"},
+      {"replicas", "5"},
       {"threads", "3"},
       {"cpus", "0,2,4095"},
       {"context_tokens", "777"},
@@ -70,17 +72,19 @@ const std::map<std::string, std::string>& other_values() {
 // named, and fails until it has a row (or is one of the two that come otherwise).
 TEST(OptionTable, HasEveryMemberOfTheStructs) {
   EngineOptions options;
-  auto& [model, cache, compute, deterministic, threads, context_tokens, max_batch_sequences, max_batch_tokens,
-         max_queued_requests, target_step_ms, speculation, max_draft_tokens, aging_ms, memory_limit_bytes,
-         stats_window_ms, profile_steps, ranks, cpus] = options;
+  auto& [model, cache, device, compute, deterministic, replicas, threads, context_tokens, max_batch_sequences,
+         max_batch_tokens, max_queued_requests, target_step_ms, speculation, max_draft_tokens, aging_ms,
+         memory_limit_bytes, stats_window_ms, profile_steps, ranks, cpus] = options;
   auto& [rank_count, rank, address, transport, timeout_ms, open_timeout_ms] = ranks;
   auto& [capacity_bytes, prefault_bytes, block_tokens, prefix_reuse, eviction, tenant_quota_bytes, record_trace,
          memory_tier_bytes, memory_tier_codec, disk_dir, disk_capacity_bytes, disk_codec, tiers, tier_writes,
          tier_deadline_ms] = cache;
   static_cast<void>(tiers);  // from code alone
   const std::set<const void*> members = {&model,
+                                         &device,
                                          &compute,
                                          &deterministic,
+                                         &replicas,
                                          &threads,
                                          &context_tokens,
                                          &max_batch_sequences,
@@ -320,7 +324,7 @@ TEST_F(OptionsSource, TheEnvironmentIsReadAsAWhole) {
   };
   EXPECT_EQ(refusal_of("TIERCEL_CACHE_CAPACITY_BYTE", "5"),
             "TIERCEL_CACHE_CAPACITY_BYTE in the environment is no option; did you mean TIERCEL_CACHE_CAPACITY_BYTES?");
-  EXPECT_EQ(refusal_of("TIERCEL_FROBNICATE", "5"), "TIERCEL_FROBNICATE in the environment is no option");
+  EXPECT_EQ(refusal_of("TIERCEL_XYZZY", "5"), "TIERCEL_XYZZY in the environment is no option");
   EXPECT_EQ(refusal_of("TIERCEL_MAX_BATCH_TOKENS", "many"), "TIERCEL_MAX_BATCH_TOKENS is many; give 32 to 65536");
   EXPECT_EQ(refusal_of("TIERCEL_CACHE_DIR", "/downloads"), "");
   EXPECT_EQ(refusal_of("TIERCEL_SERVICE_HOST", "10.0.0.1"), "");

@@ -51,6 +51,27 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
          o.cache.memory_tier_codec = Codec::Int4;
        },
        "cache.memory_tier_codec", "int4", "lossless"},
+      {[](EngineOptions& o) { o.device = "cuda:"; }, "device", "\"cuda:\"", "cuda:N"},
+      {[](EngineOptions& o) { o.device = "cuda:-1"; }, "device", "\"cuda:-1\"", "cuda:N"},
+      {[](EngineOptions& o) { o.device = "cuda:1x"; }, "device", "\"cuda:1x\"", "cuda:N"},
+      {[](EngineOptions& o) { o.device = ""; }, "device", "\"\"", "cuda:N"},
+      {[](EngineOptions& o) {
+         o.device = "cuda";
+         o.ranks = {.size = 2, .address = "host:1"};
+       },
+       "device", "cuda", "ranks.size is 2"},
+      {[](EngineOptions& o) { o.replicas = 0; }, "replicas", "0", "1 to 64"},
+      {[](EngineOptions& o) { o.replicas = 65; }, "replicas", "65", "1 to 64"},
+      {[](EngineOptions& o) {
+         o.replicas = 2;
+         o.ranks = {.size = 2, .address = "host:1"};
+       },
+       "replicas", "2", "ranks.size is 2"},
+      {[](EngineOptions& o) {
+         o.replicas = 2;
+         o.cache.record_trace = "trace";
+       },
+       "replicas", "2", "cache.record_trace"},
       {[](EngineOptions& o) { o.threads = 257; }, "threads", "257", "256"},
       {[](EngineOptions& o) { o.max_batch_sequences = 0; }, "max_batch_sequences", "0", "1 to 4096"},
       {[](EngineOptions& o) { o.max_batch_sequences = 4097; }, "max_batch_sequences", "4097", "1 to 4096"},
@@ -67,11 +88,6 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.ranks.timeout_ms = 0; }, "ranks.timeout_ms", "0", "at least 1"},
       {[](EngineOptions& o) { o.ranks.transport = static_cast<RankTransport>(9); }, "ranks.transport", "9",
        "tcp or gloo"},
-      {[](EngineOptions& o) {
-         o.ranks = {.size = 2, .address = "host:1"};
-         o.cache.disk_dir = "kv";
-       },
-       "cache.disk_dir", "given", "no tiers"},
   };
   for (const Broken& row : rows) {
     EngineOptions options = usable();
@@ -86,11 +102,14 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
 TEST(Options, TheEndsOfEveryRangeAreAllowed) {
   const std::function<void(EngineOptions&)> edges[] = {
       [](EngineOptions& o) { o.cache.capacity_bytes = 1; },
+      [](EngineOptions& o) { o.device = "cuda", o.cache.capacity_bytes = 0; },
+      [](EngineOptions& o) { o.device = "cuda:12"; },
       [](EngineOptions& o) { o.cache.block_tokens = 8; },
       [](EngineOptions& o) { o.cache.block_tokens = 16; },
       [](EngineOptions& o) { o.cache.block_tokens = 64; },
       [](EngineOptions& o) { o.cache.block_tokens = 128; },
       [](EngineOptions& o) { o.compute = Compute::Precise; },
+      [](EngineOptions& o) { o.replicas = 64; },
       [](EngineOptions& o) { o.threads = 256; },
       [](EngineOptions& o) { o.max_batch_sequences = 1, o.max_batch_tokens = 32; },
       [](EngineOptions& o) { o.max_batch_sequences = 4096, o.max_batch_tokens = 4096; },
@@ -98,6 +117,7 @@ TEST(Options, TheEndsOfEveryRangeAreAllowed) {
       [](EngineOptions& o) { o.max_queued_requests = 1; },
       [](EngineOptions& o) { o.context_tokens = 1; },
       [](EngineOptions& o) { o.ranks = {.size = 1024, .rank = 1023, .address = "host:1"}; },
+      [](EngineOptions& o) { o.ranks = {.size = 2, .address = "host:1"}, o.cache.disk_dir = "kv"; },
   };
   for (const auto& change : edges) {
     EngineOptions options = usable();

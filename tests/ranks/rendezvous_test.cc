@@ -80,7 +80,7 @@ TEST(Rendezvous, WhoDoesNotFitIsToldSoAndTheOthersGoOn) {
   const int talking = connect_and_say("GET / HTTP/1.1\r\n\r\n"), silent = connect_and_say("");
 
   // The place of a rank that is there is taken; of one that has left, it is free again.
-  const std::string greeting = "tiercel ranks 1 1 of 3";
+  const std::string greeting = "tiercel ranks 2 1 of 3";
   const int earlier = connect_and_say(std::string{static_cast<char>(greeting.size()), 0, 0, 0} + greeting);
   const auto taken = Rendezvous::open(rank_options(address, 1, 3));
   EXPECT_EQ(taken.status().code(), StatusCode::InvalidArgument);

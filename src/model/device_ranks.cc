@@ -1,0 +1,82 @@
+#include "model/device_ranks.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include "device/cuda_status.h"
+#include "device/cuda_stream.h"
+#include "device/device_buffer.h"
+
+namespace tiercel {
+namespace {
+
+// Whether all ranks have the same, through device memory.
+Status agree(Communicator& communicator, const CudaStream& stream, const Fingerprint& whole) {
+  const std::size_t size = communicator.size();
+  auto device = DeviceBuffer::allocate((size + 1) * sizeof(Fingerprint), "what ranks have in common");
+  if (!device.ok()) return device.status();
+  std::byte* const all = device->start() + sizeof(Fingerprint);
+  TIERCEL_RETURN_IF_ERROR(
+      cuda_status(cudaMemcpyAsync(device->start(), &whole, sizeof whole, cudaMemcpyHostToDevice, stream.get()),
+                  "copying a fingerprint to the GPU"));
+  TIERCEL_RETURN_IF_ERROR(communicator.all_gather(device->start(), sizeof(Fingerprint), all));
+  TIERCEL_RETURN_IF_ERROR(communicator.wait());
+  std::vector<Fingerprint> fingerprints(size);
+  TIERCEL_RETURN_IF_ERROR(cuda_status(
+      cudaMemcpyAsync(fingerprints.data(), all, size * sizeof(Fingerprint), cudaMemcpyDeviceToHost, stream.get()),
+      "copying fingerprints from the GPU"));
+  TIERCEL_RETURN_IF_ERROR(stream.synchronize());
+  const auto other = std::ranges::find_if(fingerprints, [&](const Fingerprint& one) { return !(one == whole); });
+  if (other == fingerprints.end()) return {};
+  return Status::invalid_argument(fmt::format(
+      "ranks {} and {} would compute different models; give all the same file, the same tiercel and GPUs of one kind",
+      communicator.rank(), other - fingerprints.begin()));
+}
+
+}  // namespace
+
+Result<DeviceRanks> DeviceRanks::join(const ModelShape& shape, const ModelShard& shard,
+                                      const OpenDeviceCommunicator& open, const CudaStream& stream,
+                                      const Fingerprint& whole) {
+  std::vector<ModelShard::Range> vocabulary;
+  for (std::uint32_t rank = 0; rank < shard.size; ++rank) {
+    const auto part = shard_model(shape, rank, shard.size);
+    if (!part.ok()) return part.status();
+    vocabulary.push_back(part->vocabulary);
+  }
+  auto communicator = open(stream);
+  if (!communicator.ok()) return communicator.status();
+  TIERCEL_RETURN_IF_ERROR(agree(**communicator, stream, whole));
+  return DeviceRanks(*std::move(communicator), std::move(vocabulary));
+}
+
+Status DeviceRanks::add_up(void* values, std::size_t count, DType dtype) {
+  return communicator_->all_reduce_sum(values, count, dtype == DType::F32 ? Element::F32 : Element::BF16);
+}
+
+Status DeviceRanks::gather_logits(float* logits, std::size_t rows) {
+  const std::uint32_t own = communicator_->rank();
+  const std::size_t own_floats = rows * vocabulary_[own].count;
+  if (own > 0) return communicator_->send(logits, own_floats * sizeof(float), 0);
+  float* next = logits + own_floats;
+  for (std::uint32_t rank = 1; rank < vocabulary_.size(); ++rank) {
+    const std::size_t floats = rows * vocabulary_[rank].count;
+    TIERCEL_RETURN_IF_ERROR(communicator_->receive(next, floats * sizeof(float), rank));
+    next += floats;
+  }
+  return {};
+}
+
+void DeviceRanks::join_parts(const float* parts, std::size_t rows, float* logits) const {
+  const std::size_t width = vocabulary_.back().first + vocabulary_.back().count;
+  for (const auto& [first, count] : vocabulary_) {
+    for (std::size_t row = 0; row < rows; ++row, parts += count) {
+      std::copy_n(parts, count, logits + row * width + first);
+    }
+  }
+}
+
+}  // namespace tiercel
