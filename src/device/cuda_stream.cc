@@ -6,8 +6,8 @@ namespace tiercel {
 
 Result<CudaEvent> CudaEvent::create() {
   cudaEvent_t event = nullptr;
-  TIERCEL_RETURN_IF_ERROR(
-      cuda_status(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating a CUDA event"));
+  TIERCEL_RETURN_IF_ERROR(cuda_status(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
+                                      "creating a CUDA event"));
   return CudaEvent(event);
 }
 

@@ -27,6 +27,7 @@ class CudaEvent {
   Status record(const CudaStream& stream);
   // Whether the stream has come there; true before the first record().
   Result<bool> reached() const;
+  // The thread sleeps meanwhile; for its stream it would spin.
   Status synchronize() const;
   cudaEvent_t get() const { return event_; }
 

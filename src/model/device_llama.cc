@@ -53,7 +53,8 @@ class DeviceLlama final : public ModelRunner {
  public:
   // `config` is that of the whole model.
   DeviceLlama(const LlamaConfig& config, DeviceLlamaWeights weights, const DeviceLlamaOptions& options,
-              const DeviceStepLimits& limits, std::size_t multiprocessors, DeviceWorkspace workspace, CudaStream stream)
+              const DeviceStepLimits& limits, std::size_t multiprocessors, DeviceWorkspace workspace, CudaStream stream,
+              CudaEvent done)
       : shape_(config.shape),
         config_(config.part(options.shard)),
         options_(options),
@@ -61,6 +62,7 @@ class DeviceLlama final : public ModelRunner {
         weights_(std::move(weights)),
         multiprocessors_(multiprocessors),
         stream_(std::move(stream)),
+        done_(std::move(done)),
         plan_(layout_, limits),
         workspace_(std::move(workspace)) {}
 
@@ -101,6 +103,7 @@ class DeviceLlama final : public ModelRunner {
   const std::size_t multiprocessors_;
   Fingerprint fingerprint_;
   CudaStream stream_;
+  CudaEvent done_;  // the current step
   DeviceStepPlan plan_;
   bool exact_head_ = false;  // of the current step: the head has the same bits in every batch
   Status failure_;           // of a step; the GPU's state is not known after it
@@ -350,7 +353,8 @@ Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks
                       "copying logits from the GPU"));
     }
     if (ranks_) TIERCEL_RETURN_IF_ERROR(ranks_->wait());  // which has deadlines
-    return stream_.synchronize();
+    TIERCEL_RETURN_IF_ERROR(done_.record(stream_));
+    return done_.synchronize();
   };
   failure_ = compute();
   if (!failure_.ok()) return failure_;
@@ -379,6 +383,7 @@ Result<std::unique_ptr<ModelRunner>> load_device_llama(const GgufFile& file, con
   if (!tensors.ok()) return tensors.status();
   DeviceLlamaOptions options = asked;
   if (options.context_tokens == 0) options.context_tokens = config->shape.context_tokens;
+  const CurrentDevice current(options.device);
   TIERCEL_RETURN_IF_ERROR(cuda_status(cudaSetDevice(options.device), fmt::format("using GPU {}", options.device)));
   const auto ask = [&](cudaDeviceAttr attribute, int& value) {
     return cuda_status(cudaDeviceGetAttribute(&value, attribute, options.device), "asking for the GPU's kind");
@@ -400,9 +405,11 @@ Result<std::unique_ptr<ModelRunner>> load_device_llama(const GgufFile& file, con
   if (!workspace.ok()) return workspace.status();
   auto stream = CudaStream::create();
   if (!stream.ok()) return stream.status();
+  auto done = CudaEvent::create();
+  if (!done.ok()) return done.status();
   auto model = std::make_unique<DeviceLlama>(*config, *std::move(weights), options, limits,
                                              static_cast<std::size_t>(multiprocessors), *std::move(workspace),
-                                             *std::move(stream));
+                                             *std::move(stream), *std::move(done));
   KvLayout whole = layout;
   whole.kv_heads = config->shape.kv_heads;
   TIERCEL_RETURN_IF_ERROR(

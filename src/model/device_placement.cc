@@ -5,6 +5,7 @@
 
 #include "device/cuda_devices.h"
 #include "device/cuda_status.h"
+#include "device/current_device.h"
 #include "device/device_arena.h"
 #include "device/device_block_memory.h"
 
@@ -32,6 +33,7 @@ Result<DevicePlacement> place_on_device(const GgufFile& file, const DeviceLlamaO
 
 Result<std::shared_ptr<const BlockMemory>> reserve_device_blocks(int device, const KvLayout& layout,
                                                                  std::size_t capacity_bytes) {
+  const CurrentDevice current(device);
   TIERCEL_RETURN_IF_ERROR(cuda_status(cudaSetDevice(device), fmt::format("using GPU {}", device)));
   std::size_t blocks = capacity_bytes / layout.block_bytes();
   if (capacity_bytes == 0) {

@@ -40,6 +40,10 @@ Stream* Device::create_stream_on(int device) {
 }
 
 void Device::destroy_stream(Stream* stream) {
+  if (const Graph* const begun = stream->capture) {
+    end_capture(begun);
+    delete begun;
+  }
   stream->destroyed = true;
   remove_finished();
 }

@@ -95,8 +95,9 @@ TEST(DeviceLlamaCalls, EveryCallMayFail) {
   ASSERT_TRUE(run().ok());
   for (const char* function :
        {"cudaSetDevice", "cudaDeviceGetAttribute", "cudaMalloc", "cudaHostAlloc", "cudaMemcpy", "cudaMemcpyAsync",
-        "cudaStreamCreateWithFlags", "cudaStreamSynchronize", "cudaLaunchKernelEx", "cudaStreamBeginCapture",
-        "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch"}) {
+        "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags", "cudaEventRecord", "cudaEventSynchronize",
+        "cudaLaunchKernelEx", "cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate",
+        "cudaGraphLaunch"}) {
     int failures = 0;
     for (int nth = 1;; nth += kSanitized ? 7 : 1) {
       cuemu::reset_device({.seed = static_cast<std::uint64_t>(nth)});

@@ -107,7 +107,7 @@ MUTANTS = [
      ".rows = 0,\n                                   .wanted", MODEL, "*Graphs*"),
     ("model: a graph is for sequences of any length", LLAMA, "std::bit_ceil(std::max(plan_.longest_decode(), kLeastGraphLength))",
      "kLeastGraphLength", MODEL, "*Graphs*"),
-    ("model: logits are read before they have come", LLAMA, "    return stream_.synchronize();", "    return {};", MODEL, "*LogitsAgree*/Plain"),
+    ("model: logits are read before they have come", LLAMA, "    return done_.synchronize();", "    return {};", MODEL, "*LogitsAgree*/Plain"),
     ("model: after a failure it goes on", LLAMA, "  if (!failure_.ok()) return failure_;\n  const CurrentDevice", "  const CurrentDevice",
      MODEL, "*EveryCall*"),
     ("model: parts of a matrix are packed over each other", "src/model/device_llama_weights.cc", "output += part.rows();", "", MODEL,
