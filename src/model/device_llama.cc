@@ -366,7 +366,13 @@ Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks
   return std::span<float>(rows_of_all_);
 }
 
-Status check_shape(const GgufFile& file, const ModelShape& shape) {
+// What the kernels are made for.
+Status check_limits(const GgufFile& file, const ModelShape& shape, const DeviceLlamaOptions& options) {
+  constexpr std::size_t kMostRows = 65535;
+  if (options.max_batch_tokens > kMostRows) {
+    return Status::invalid_argument(
+        fmt::format("max_batch_tokens is {}; on a GPU give at most {}", options.max_batch_tokens, kMostRows));
+  }
   constexpr std::uint32_t kHeadSizes[] = {64, 80, 96, 128, 256};
   if (std::ranges::find(kHeadSizes, shape.head_dim) != std::end(kHeadSizes)) return {};
   return Status::invalid_argument(fmt::format(
@@ -378,7 +384,7 @@ Status check_shape(const GgufFile& file, const ModelShape& shape) {
 Result<std::unique_ptr<ModelRunner>> load_device_llama(const GgufFile& file, const DeviceLlamaOptions& asked) {
   auto config = read_llama_config(file);
   if (!config.ok()) return config.status();
-  TIERCEL_RETURN_IF_ERROR(check_shape(file, config->shape));
+  TIERCEL_RETURN_IF_ERROR(check_limits(file, config->shape, asked));
   auto tensors = read_llama_tensors(file, *config, asked.shard);
   if (!tensors.ok()) return tensors.status();
   DeviceLlamaOptions options = asked;

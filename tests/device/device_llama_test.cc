@@ -126,13 +126,15 @@ TEST(DeviceLlama, APartOfABlockIsCopied) {
   EXPECT_EQ(other.compute(lease, second, 3, Arithmetic::Any), computed);
 }
 
-TEST(DeviceLlama, HeadsThatNoKernelHasAreRefused) {
+TEST(DeviceLlama, WhatNoKernelHasIsRefused) {
   cuemu::reset_device({});
   const TinyModel tiny(Variant{.name = "SmallHeads"});
   const auto file = GgufFile::parse(as_bytes(tiny.bytes), "tiny").value();
   const auto loaded = load_device_llama(file, {});
   EXPECT_EQ(loaded.status().code(), StatusCode::InvalidArgument);
   EXPECT_NE(loaded.status().message().find("heads have 16 dimensions"), std::string::npos);
+  const auto too_many = load_device_llama(file, {.max_batch_tokens = 65536});
+  EXPECT_NE(too_many.status().message().find("max_batch_tokens is 65536"), std::string::npos);
 }
 
 }  // namespace
