@@ -30,7 +30,7 @@ std::string own_build_dir() {
   return std::filesystem::exists(directory / "CMakeCache.txt", error) ? directory.string() : "";
 }
 
-// Runs a program of the build directory, which writes JSON to a file that `file_argument` names.
+// Runs a program of the build directory whose `arguments` have it write JSON to `file`; what that then holds.
 Result<std::string> run_for_json(const std::string& program, const std::string& file,
                                  std::vector<std::string> arguments) {
   const auto output = run_program(program, std::move(arguments));
