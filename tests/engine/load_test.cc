@@ -39,6 +39,9 @@ TEST(Load, FiveThousandRequestsTwoHundredAtATime) {
       while (true) {
         const std::size_t i = next++;
         if (i >= kRequests) return;
+        // Measured before the request is drawn: one that is dropped has no answer to measure after.
+        if (i == 2000) resident_early = engine.get_stats().memory.resident_bytes;
+        if (i == kRequests - 1) resident_late = engine.get_stats().memory.resident_bytes;
         // A shared system prompt, and questions of which some were asked before.
         Request request{.priority = static_cast<int>(random() % 4) - 1,
                         .messages = {{.role = "system", .content = "You answer briefly."},
@@ -67,8 +70,6 @@ TEST(Load, FiveThousandRequestsTwoHundredAtATime) {
         const RetryOptions often{.attempts = 1000, .first_delay_ms = 20, .most_delay_ms = 200, .seed = i + 1};
         const auto response = retry(often, answer);
         ++outcomes[static_cast<std::size_t>(response.status().code())];
-        if (i == 2000) resident_early = engine.get_stats().memory.resident_bytes;
-        if (i == kRequests - 1) resident_late = engine.get_stats().memory.resident_bytes;
       }
     });
   }
@@ -84,6 +85,8 @@ TEST(Load, FiveThousandRequestsTwoHundredAtATime) {
   EXPECT_EQ(count(StatusCode::Internal) + count(StatusCode::ResourceExhausted) + count(StatusCode::InvalidArgument) +
                 count(StatusCode::Corruption),
             0u);
+  ASSERT_GT(resident_early, 0u);
+  ASSERT_GT(resident_late, 0u);
   const EngineStats stats = engine.get_stats();
   EXPECT_EQ(stats.submitted, kRequests + stats.retries);
   EXPECT_EQ(stats.submitted, stats.completed + stats.failed + stats.timed_out + stats.cancelled + stats.rejected);
