@@ -32,7 +32,7 @@ struct Bf16Rows {
   const float* sums = nullptr;
 };
 
-// Whether this processor multiplies bf16 (AVX512-BF16). Without it the two below must not be called.
+// Whether this processor multiplies bf16 (AVX512-BF16). Without it the three below must not be called.
 bool has_bf16_products();
 // Rounds the panels first_panel .. last_panel - 1 of `rows` rows of x, which are dense; columns is a multiple of 32.
 void round_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
@@ -40,6 +40,13 @@ void round_rows(const float* x, std::size_t rows, std::size_t columns, std::size
 // As above, with weights exact (a nibble or a byte is one in bf16 too; scales and sums are float32).
 void group_linear_bf16(const GroupWeights& w, const Bf16Rows& x, std::size_t rows, float* y, std::size_t y_stride,
                        std::size_t first_output, std::size_t last_output);
+
+// As above, with weights rounded to bf16 too: an error as small as that of x, and a third faster for many rows. Other
+// bits, the same in every batch.
+void group_linear_decoded(const GroupWeights& w, const Bf16Rows& x, std::size_t rows, float* y, std::size_t y_stride,
+                          std::size_t first_output, std::size_t last_output);
+// From so many rows on it is the faster of the two: weights are decoded once for all of them.
+inline constexpr std::size_t kDecodedRows = 24;
 
 // Rows as bytes, each group of 32 columns with a scale of its own, in the order in which weights have their columns
 // (kColumnOrder), and its sum (of the rounded values). A group's largest value is 127: what is rounded away is at most

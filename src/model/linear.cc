@@ -220,11 +220,11 @@ void Linear::forward(ThreadTeam& team, const float* x, std::size_t rows, float* 
 }
 
 void Linear::forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
-  packed_.defined() ? multiply_tiles(team, x, rows, y) : forward_groups(team, x, rows, y, rounded);
+  packed_.defined() ? multiply_tiles(team, x, rows, y) : multiply_groups(team, x, rows, y, rounded, true);
 }
 
 void Linear::forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
-  has_groups_ ? forward_groups(team, x, rows, y, rounded) : multiply_tiles(team, x, rows, y);
+  has_groups_ ? multiply_groups(team, x, rows, y, rounded, false) : multiply_tiles(team, x, rows, y);
 }
 
 void Linear::multiply_tiles(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
@@ -266,6 +266,11 @@ bool Linear::product_keeps_bits(ThreadTeam& team) const {
 }
 
 void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
+  multiply_groups(team, x, rows, y, rounded, rows >= kernels::kDecodedRows);
+}
+
+void Linear::multiply_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded,
+                             bool decoded) const {
   assert(groups_.size() == parts_.size());
   const kernels::Products products = group_products(rounding_);
   kernels::Bf16Rows bf16;
@@ -281,7 +286,8 @@ void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, 
       case kernels::Products::F32:
         return kernels::group_linear(weights, x, columns_, rows, y + first, outputs_, begin, end);
       case kernels::Products::Bf16:
-        return kernels::group_linear_bf16(weights, bf16, rows, y + first, outputs_, begin, end);
+        return decoded ? kernels::group_linear_decoded(weights, bf16, rows, y + first, outputs_, begin, end)
+                       : kernels::group_linear_bf16(weights, bf16, rows, y + first, outputs_, begin, end);
       case kernels::Products::Int8:
         return kernels::group_linear_int8(weights, int8, rows, y + first, outputs_, begin, end);
     }

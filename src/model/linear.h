@@ -93,17 +93,22 @@ class Linear {
   // the team's.
   void forward(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
   // The same with the same bits for a row in every batch. Two arithmetics, each fast for its purpose: products of a
-  // fixed shape (groups where the plan has no product), and groups (products where the type has none).
+  // fixed shape (groups where the plan has no product; those of bf16 decoded, as for many rows), and groups (products
+  // where the type has none).
   void forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
   void forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
 
   // Whether products of fewer rows, and of a part of the outputs, have the same bits on this machine: tried out.
   bool product_keeps_bits(ThreadTeam& team) const;
 
+  // As forward(), by groups alone, and by the product alone.
   void forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
+  // `decoded`: where groups are multiplied as bf16, by group_linear_decoded().
+  void multiply_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded,
+                       bool decoded) const;
   // Fixed-shape products.
   void multiply_tiles(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   // The product of all rows, each thread for its part of the outputs.

@@ -38,7 +38,7 @@ constexpr std::size_t kPrefillAttentionTokens = 8;
 constexpr std::size_t kRowGrain = 8;
 
 // Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
-constexpr std::uint32_t kArithmeticVersion = 4;
+constexpr std::uint32_t kArithmeticVersion = 5;
 
 KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
   return {.layers = shape.layers,
@@ -176,7 +176,13 @@ class LlamaModel final : public ModelRunner {
   void allocate_workspace();
   float* allocate(std::size_t floats);
 
+  // Numbers the chunks' rows, and plans their computing.
   void plan_step(std::span<const SequenceChunk> chunks, std::byte* arena);
+  // Goes on with the rows whose logits are wanted, at the front of what rows have. Their queries are in qkv.
+  void keep_wanted_rows(std::span<const SequenceChunk> chunks, std::byte* arena);
+  // `count` tokens of a chunk, from one that is in row `from` of qkv, as the next rows.
+  void plan_rows(const SequenceChunk& chunk, std::byte* arena, std::size_t first_token, std::size_t count,
+                 std::size_t from);
   void embed(std::span<const SequenceChunk> chunks);
   void rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer);
   void attend(std::size_t layer);
@@ -248,35 +254,54 @@ void LlamaModel::allocate_workspace() {
   attention_.set_workspace(allocate(attention_.workspace_floats()));
 }
 
-// Numbers the rows, groups those of one arithmetic, and plans attention.
 void LlamaModel::plan_step(std::span<const SequenceChunk> chunks, std::byte* arena) {
-  const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
   rows_ = 0;
   groups_.clear();
   attention_.clear();
   chunk_rows_.clear();
   for (const SequenceChunk& chunk : chunks) {
     chunk_rows_.push_back(rows_);
-    const std::size_t tokens = chunk.tokens.size();
-    if (groups_.empty() || groups_.back().arithmetic != chunk.arithmetic)
-      groups_.push_back({rows_, rows_, chunk.arithmetic});
-    groups_.back().end = rows_ + tokens;
-    const bool prefill = chunk.arithmetic == Arithmetic::Any ? tokens >= kPrefillAttentionTokens
-                                                             : chunk.arithmetic == Arithmetic::Prefill;
-    attention_.add({.kv = {arena, layout_},
-                    .block_table = chunk.block_table.data(),
-                    .first_position = chunk.first_position,
-                    .tokens = tokens,
-                    .group = config_.group(),
-                    .q = qkv_ + rows_ * stride,
-                    .q_stride = stride,
-                    .out = attended_ + rows_ * query_width,
-                    .out_stride = query_width,
-                    .scale = 1.0f / std::sqrt(static_cast<float>(layout_.head_dim)),
-                    .style = prefill ? kernels::AttentionStyle::Prefill : kernels::AttentionStyle::Decode});
-    rows_ += tokens;
+    plan_rows(chunk, arena, 0, chunk.tokens.size(), rows_);
   }
   attention_.finish();
+}
+
+void LlamaModel::keep_wanted_rows(std::span<const SequenceChunk> chunks, std::byte* arena) {
+  const std::size_t hidden = config_.shape.hidden;
+  rows_ = 0;
+  groups_.clear();
+  attention_.clear();
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    const SequenceChunk& chunk = chunks[c];
+    if (chunk.logits == Logits::None) continue;
+    const std::size_t first = chunk.logits == Logits::Last ? chunk.tokens.size() - 1 : 0,
+                      count = chunk.tokens.size() - first, from = chunk_rows_[c] + first;
+    std::memmove(x_ + rows_ * hidden, x_ + from * hidden, count * hidden * sizeof(float));
+    plan_rows(chunk, arena, first, count, from);
+  }
+  attention_.finish();
+}
+
+void LlamaModel::plan_rows(const SequenceChunk& chunk, std::byte* arena, std::size_t first_token, std::size_t count,
+                           std::size_t from) {
+  const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
+  if (groups_.empty() || groups_.back().arithmetic != chunk.arithmetic)
+    groups_.push_back({rows_, rows_, chunk.arithmetic});
+  groups_.back().end = rows_ + count;
+  const bool prefill = chunk.arithmetic == Arithmetic::Any ? chunk.tokens.size() >= kPrefillAttentionTokens
+                                                           : chunk.arithmetic == Arithmetic::Prefill;
+  attention_.add({.kv = {arena, layout_},
+                  .block_table = chunk.block_table.data(),
+                  .first_position = chunk.first_position + first_token,
+                  .tokens = count,
+                  .group = config_.group(),
+                  .q = qkv_ + from * stride,
+                  .q_stride = stride,
+                  .out = attended_ + rows_ * query_width,
+                  .out_stride = query_width,
+                  .scale = 1.0f / std::sqrt(static_cast<float>(layout_.head_dim)),
+                  .style = prefill ? kernels::AttentionStyle::Prefill : kernels::AttentionStyle::Decode});
+  rows_ += count;
 }
 
 void LlamaModel::embed(std::span<const SequenceChunk> chunks) {
@@ -400,7 +425,7 @@ Status LlamaModel::add_up_ranks() {
 }
 
 Status LlamaModel::gather_logits(std::size_t rows) {
-  if (!has_ranks() || rows == 0) return {};
+  if (!has_ranks()) return {};
   const PartTimer timer(profile_.get(), StepPart::Exchange);
   const std::size_t vocabulary = shape_.vocabulary;
   if (!is_first_rank()) {
@@ -436,6 +461,9 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     norm(residual, layer.attention_norm);
     linear(StepPart::Qkv, layer.qkv, h_, qkv_);
     rotate_and_append(chunks, arena, i);
+    // What the last layer makes of other rows nobody asks for.
+    if (i + 1 == weights_.layers.size()) keep_wanted_rows(chunks, arena);
+    if (rows_ == 0) break;
     attend(i);
     linear(StepPart::AttentionOutput, layer.attention_output, attended_, delta_);
     TIERCEL_RETURN_IF_ERROR(add_up_ranks());
@@ -447,28 +475,17 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     residual = delta_;
   }
 
-  // Only rows whose logits are wanted go on: gathered to the front of h.
-  const PartTimer gathering(profile_.get(), StepPart::Norm);
-  const std::size_t hidden = config_.shape.hidden, vocabulary = config_.shape.vocabulary;
-  std::size_t wanted = 0;
-  for (std::size_t c = 0; c < chunks.size(); ++c) {
-    if (chunks[c].logits == Logits::None) continue;
-    const std::size_t tokens = chunks[c].tokens.size();
-    for (std::size_t t = chunks[c].logits == Logits::Last ? tokens - 1 : 0; t < tokens; ++t, ++wanted) {
-      const std::size_t row = chunk_rows_[c] + t;
-      kernels::rms_norm(x_ + row * hidden, residual + row * hidden, weights_.output_norm.data(), config_.norm_epsilon,
-                        1, hidden, h_ + wanted * hidden);
-    }
-  }
-  const PartTimer head(profile_.get(), StepPart::Head, wanted > 0 ? linear_bound_s(weights_.head, wanted) : 0);
+  if (rows_ == 0) return std::span<float>();
+  norm(residual, weights_.output_norm);
+  const PartTimer head(profile_.get(), StepPart::Head, linear_bound_s(weights_.head, rows_));
   // Rows whose layers have the same bits in every batch keep that in their logits.
   const bool exact = options_.deterministic || std::ranges::all_of(chunks, [](const SequenceChunk& chunk) {
                        return chunk.logits == Logits::None || chunk.arithmetic == Arithmetic::Decode;
                      });
-  if (wanted > 0 && exact) weights_.head.forward_decode(team_, h_, wanted, head_, rounded_);
-  if (wanted > 0 && !exact) weights_.head.forward(team_, h_, wanted, head_, rounded_);
-  TIERCEL_RETURN_IF_ERROR(gather_logits(wanted));
-  return std::span<float>(logits_, is_first_rank() ? wanted * vocabulary : 0);
+  exact ? weights_.head.forward_decode(team_, h_, rows_, head_, rounded_)
+        : weights_.head.forward(team_, h_, rows_, head_, rounded_);
+  TIERCEL_RETURN_IF_ERROR(gather_logits(rows_));
+  return std::span<float>(logits_, is_first_rank() ? rows_ * shape_.vocabulary : 0);
 } catch (const std::exception& error) {
   return Status::internal(fmt::format("the model's step failed: {}", error.what()));
 }

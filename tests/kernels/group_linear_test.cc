@@ -37,7 +37,7 @@ struct RandomWeights {
 
 float nearest_bf16(float value) { return bf16_to_float(float_to_bf16(value)); }
 
-enum class Rounding { None, Bf16, Int8 };
+enum class Rounding { None, Bf16, Int8, Decoded };  // the last: weights as well as rows, to bf16
 
 // One way to compute, with float32 rows.
 struct Way {
@@ -45,10 +45,13 @@ struct Way {
   Rounding rounding;
   const Int8Kernel* int8 = nullptr;  // where rounding is Int8
 
+  bool rounds_to_bf16() const { return rounding == Rounding::Bf16 || rounding == Rounding::Decoded; }
+  float weight(float exact) const { return rounding == Rounding::Decoded ? nearest_bf16(exact) : exact; }
+
   // A row as the kernel multiplies it.
   std::vector<float> rounded(const float* x, std::size_t columns) const {
     std::vector<float> row(x, x + columns);
-    for (std::size_t c = 0; c < columns && rounding == Rounding::Bf16; ++c) row[c] = nearest_bf16(row[c]);
+    for (std::size_t c = 0; c < columns && rounds_to_bf16(); ++c) row[c] = nearest_bf16(row[c]);
     for (std::size_t c = 0; c < columns && rounding == Rounding::Int8; c += kGroupColumns) {
       float largest = 0;
       for (std::size_t i = 0; i < kGroupColumns; ++i) largest = std::max(largest, std::abs(row[c + i]));
@@ -72,15 +75,16 @@ struct Way {
     std::vector<std::int8_t> bytes(dense.size());
     // Rounded in two parts, as threads do.
     for (const auto& [begin, end] : {std::pair{std::size_t{0}, middle}, {middle, panels_of(rows)}}) {
-      if (rounding == Rounding::Bf16) {
+      if (rounds_to_bf16()) {
         round_rows(dense.data(), rows, w.columns, begin, end, values.data(), sums.data());
       } else {
         int8->quantise(dense.data(), rows, w.columns, begin, end, bytes.data(), scales.data(), sums.data(),
                        offsets.data());
       }
     }
-    if (rounding == Rounding::Bf16) {
-      group_linear_bf16(w, {values.data(), sums.data()}, rows, y, y_stride, first, last);
+    if (rounds_to_bf16()) {
+      (rounding == Rounding::Bf16 ? group_linear_bf16 : group_linear_decoded)(w, {values.data(), sums.data()}, rows, y,
+                                                                              y_stride, first, last);
     } else {
       int8->multiply(w, {bytes.data(), scales.data(), sums.data(), offsets.data()}, rows, y, y_stride, first, last);
     }
@@ -91,6 +95,7 @@ template <class Check>
 void for_every_way(const Check& check) {
   for_every_target([&] { check(Way{"float32", Rounding::None}); });
   if (has_bf16_products()) check(Way{"bf16", Rounding::Bf16});
+  if (has_bf16_products()) check(Way{"bf16 decoded", Rounding::Decoded});
   for (const Int8Kernel* int8 : int8_kernels()) {
     if (int8->is_supported()) check(Way{int8->name, Rounding::Int8, int8});
   }
@@ -103,7 +108,8 @@ INSTANTIATE_TEST_SUITE_P(Types, GroupLinear, testing::Values(TensorType::Q4_0, T
 TEST_P(GroupLinear, AgreesWithADoubleReferenceForEveryRowCount) {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
-  const std::size_t outputs = 16 * 13 + 5, columns = 160, most_rows = 37, x_stride = columns + 3,
+  // More columns than kernels take at once.
+  const std::size_t outputs = 16 * 9 + 5, columns = 32 * 26, most_rows = 37, x_stride = columns + 3,
                     y_stride = outputs + 2;
   const RandomWeights weights(GetParam(), outputs, columns, random);
   std::vector<float> x(most_rows * x_stride);
@@ -118,7 +124,7 @@ TEST_P(GroupLinear, AgreesWithADoubleReferenceForEveryRowCount) {
         for (std::size_t o = 0; o < outputs; ++o) {
           double sum = 0, size = 0;
           for (std::size_t c = 0; c < columns; ++c) {
-            const double product = double{row[c]} * weights.exact[o * columns + c];
+            const double product = double{row[c]} * way.weight(weights.exact[o * columns + c]);
             sum += product;
             size += std::abs(product);
           }
@@ -167,7 +173,7 @@ TEST_P(GroupLinear, OneColumnAloneGivesTheWeightItself) {
       x[c] = 1;
       way(weights.view, x.data(), columns, 1, y.data(), outputs, 0, outputs);
       for (std::size_t o = 0; o < outputs; ++o) {
-        const float exact = weights.exact[o * columns + c];
+        const float exact = way.weight(weights.exact[o * columns + c]);
         ASSERT_NEAR(y[o], exact, 1e-6 * (std::abs(exact) + 1)) << "column " << c << ", output " << o;
       }
     }
