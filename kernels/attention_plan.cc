@@ -22,10 +22,11 @@ void AttentionPlan::clear() {
 
 void AttentionPlan::add(const AttentionArgs& run) {
   runs_.push_back(run);
-  for (std::size_t first = 0; first < run.tokens; first += kTile) {
+  const std::size_t most = run.tokens >= kTile * threads_ ? kTile : kSmallTile;
+  for (std::size_t first = 0; first < run.tokens; first += most) {
     AttentionArgs tile = run;
     tile.first_position += first;
-    tile.tokens = std::min(kTile, run.tokens - first);
+    tile.tokens = std::min(most, run.tokens - first);
     tile.q += first * run.q_stride;
     tile.out += first * run.out_stride;
     tile.states = nullptr;

@@ -41,8 +41,8 @@ class AttentionPlan {
   std::size_t tasks() const { return tasks_.size(); }
 
  private:
-  // Queries of one task: keys are transposed once per block for all of them.
-  static constexpr std::size_t kTile = 64;
+  // Most queries of one task: keys are transposed once for all of them. Fewer, where threads would not all have a task.
+  static constexpr std::size_t kTile = 128, kSmallTile = 64;
   // A task is cut where it is more than this part of a thread's share.
   static constexpr std::size_t kTasksPerThread = 4;
   // For states of sections, each thread. What does not fit is not cut: it is long enough for all to have work.

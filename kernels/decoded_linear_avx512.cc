@@ -1,5 +1,5 @@
-// group_linear_decoded() of group_linear.h: a part of the weights is decoded into memory that stays in the second cache,
-// then all rows pass it. A result is one chain of VDPBF16PS then, with nothing to be scaled between groups.
+// group_linear_decoded() of group_linear.h: a part of the weights is decoded into memory that stays in the second
+// cache, then all rows pass it. A result is one chain of VDPBF16PS then, with nothing to be scaled between groups.
 #include <algorithm>
 #include <array>
 #include <cassert>
@@ -17,7 +17,8 @@ HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c
 namespace tiercel::kernels {
 namespace {
 
-// So many columns are decoded at once: a panel's rows of them stay in the nearest cache. Results wait in y between them.
+// So many columns are decoded at once: a panel's rows of them stay in the nearest cache. Results wait in y between
+// them.
 constexpr std::size_t kGroupsAtOnce = 24;
 constexpr std::size_t kTilesAtOnce = 8;
 // Tiles that a value of x serves. With a panel's rows, their sums are in 24 of 32 registers.
@@ -113,9 +114,8 @@ HWY_INLINE void Tile(const std::uint16_t* w, const std::uint16_t* x, const Part&
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (std::size_t t = 0; t < kTiles; ++t) {
-      sums[r][t] = part.first_group == 0
-                       ? _mm512_setzero_ps()
-                       : _mm512_maskz_loadu_ps(lanes_of(t), y + r * y_stride + t * kTileOutputs);
+      sums[r][t] = part.first_group == 0 ? _mm512_setzero_ps()
+                                         : _mm512_maskz_loadu_ps(lanes_of(t), y + r * y_stride + t * kTileOutputs);
     }
   }
   for (std::size_t g = 0; g < part.groups; ++g, w += kTileElements, x += kRows * kGroupColumns) {

@@ -81,16 +81,15 @@ HWY_INLINE __m512bh SetPair(const std::uint16_t* pair) {
   return (__m512bh)_mm512_set1_epi32(bits);
 }
 
-// 2^x for x <= 0, within 3e-6 of it, which bf16 does not see; 0 far below. (The polynomial is the minimax one on
-// [-1/2, 1/2].)
+// 2^x for x <= 0, within 1e-4 of it, a twentieth of what bf16 rounds away; 1 at 0, and 0 far below. (The polynomial is
+// the minimax one on [-1/2, 1/2] among those that are 1 at 0.)
 HWY_INLINE __m512 PowerOfTwo(__m512 x) {
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 part = _mm512_sub_ps(x, whole);
-  __m512 power = _mm512_set1_ps(0.00957010f);
-  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.05591786f));
-  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.24024745f));
-  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.69312181f));
-  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.99999926f));
+  __m512 power = _mm512_set1_ps(0.05500893f);
+  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.24221096f));
+  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(0.69328293f));
+  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(power, whole);
 }
 
@@ -207,7 +206,7 @@ HWY_INLINE void InterleaveValues(const Scratch& s, const TokenRows& values, std:
 
 // scores[r][t] = queries[row + r] . key[t], for tokens in steps of 16 * kVectors.
 template <std::size_t kRows, std::size_t kVectors>
-HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t tokens) {
+HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t tokens, __m512 (&largest)[kRows]) {
   for (std::size_t t = 0; t < tokens; t += kVectors * kLanes) {
     __m512 sums[kRows][kVectors];
 #pragma GCC unroll 6
@@ -231,57 +230,93 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t toke
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) {
         _mm512_store_ps(s.scores + r * kSpanTokens + t + v * kLanes, sums[r][v]);
+        largest[r] = _mm512_max_ps(largest[r], sums[r][v]);
       }
     }
   }
 }
 
-// Turns scores into bf16 weights relative to the row's running maximum, up to `padded` tokens, a multiple of 32. Tokens
-// at and after `visible` get weight 0. Returns what earlier sums are multiplied with.
-HWY_INLINE float SoftmaxRow(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t r,
-                            std::size_t visible, std::size_t padded) {
-  float* scores = s.scores + r * kSpanTokens;
-  std::uint16_t* weights = s.weights + r * kSpanTokens;
-  const __m512 masked = _mm512_set1_ps(kMasked);
-  __m512 largest = _mm512_set1_ps(state.maxima[row]);
-  for (std::size_t t = 0; t < padded; t += kLanes) {
-    const std::size_t seen = std::min(kLanes, visible - std::min(visible, t));
-    const __m512 score = _mm512_mask_loadu_ps(masked, static_cast<__mmask16>((1u << seen) - 1), scores + t);
-    _mm512_store_ps(scores + t, score);
-    largest = _mm512_max_ps(largest, score);
-  }
-  const float maximum = _mm512_reduce_max_ps(largest);
-  const __m512 maxima = _mm512_set1_ps(maximum);
-  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
-  __m512 total = _mm512_setzero_ps();
-  for (std::size_t t = 0; t < padded; t += 2 * kLanes) {
-    const __m512 low = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t), maxima));
-    const __m512 high = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t + kLanes), maxima));
-    const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
-    _mm512_storeu_si512(weights + t, (__m512i)both);
-    total = _mm512_dpbf16_ps(total, both, ones);
-  }
-  float keep = 1;
-  if (maximum > state.maxima[row]) {
-    keep = _mm512_cvtss_f32(PowerOfTwo(_mm512_set1_ps(std::max(state.maxima[row] - maximum, -200.0f))));
-    state.maxima[row] = maximum;
-  }
-  state.totals[row] = state.totals[row] * keep + _mm512_reduce_add_ps(total);
-  return keep;
+// In all lanes: the largest of all, and the sum of all.
+HWY_INLINE __m512 LargestOfAll(__m512 v) {
+  v = _mm512_max_ps(v, _mm512_shuffle_f32x4(v, v, 0x4e));
+  v = _mm512_max_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
+  v = _mm512_max_ps(v, _mm512_permute_ps(v, 0x4e));
+  return _mm512_max_ps(v, _mm512_permute_ps(v, 0xb1));
+}
+HWY_INLINE __m512 SumOfAll(__m512 v) {
+  v = _mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0x4e));
+  v = _mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
+  v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
+  return _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
 }
 
-// sums[row + r] = sums[row + r] * keep[r] + sum over tokens of weight * value, kVectors vectors of dims from `column`
-// on.
+// Lane `lane` in all lanes.
+HWY_INLINE __m512 SpreadLane(__m512 v, std::size_t lane) {
+  return _mm512_permutexvar_ps(_mm512_set1_epi32(static_cast<int>(lane)), v);
+}
+
+// Turns the scores of kRows rows into bf16 weights relative to each row's running maximum, up to `padded` tokens, a
+// multiple of 32. kWholeSpan: all rows see all of its tokens. Else those at and after visible(r) get weight 0. Returns
+// what earlier sums are multiplied with, a lane for each row. (In registers: what is stored by lanes is late for a
+// vector.)
+template <std::size_t kRows, bool kWholeSpan, class Visible>
+HWY_INLINE __m512 Softmax(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t padded,
+                          const Visible& visible, const __m512 (&largest_seen)[kRows]) {
+  const __m512 masked = _mm512_set1_ps(kMasked);
+  constexpr auto kLanesOfRows = static_cast<__mmask16>((1u << kRows) - 1);
+  __m512 maxima = masked, totals = _mm512_setzero_ps();
+#pragma GCC unroll 6
+  for (std::size_t r = 0; r < kRows; ++r) {
+    __m512 largest = largest_seen[r];
+    if constexpr (!kWholeSpan) {
+      float* scores = s.scores + r * kSpanTokens;
+      largest = masked;
+      for (std::size_t t = 0; t < padded; t += kLanes) {
+        const std::size_t seen = std::min(kLanes, visible(r) - std::min(visible(r), t));
+        const __m512 score = _mm512_mask_loadu_ps(masked, static_cast<__mmask16>((1u << seen) - 1), scores + t);
+        _mm512_store_ps(scores + t, score);
+        largest = _mm512_max_ps(largest, score);
+      }
+    }
+    maxima = _mm512_mask_mov_ps(maxima, static_cast<__mmask16>(1u << r), LargestOfAll(largest));
+  }
+  const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows, state.maxima + row);
+  const __m512 now = _mm512_max_ps(before, maxima);
+  const __m512 kept = PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(before, now), _mm512_set1_ps(-200.0f)));
+  _mm512_mask_storeu_ps(state.maxima + row, kLanesOfRows, now);
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+#pragma GCC unroll 6
+  for (std::size_t r = 0; r < kRows; ++r) {
+    const float* scores = s.scores + r * kSpanTokens;
+    std::uint16_t* weights = s.weights + r * kSpanTokens;
+    const __m512 maximum = SpreadLane(now, r);
+    __m512 total = _mm512_setzero_ps();
+    for (std::size_t t = 0; t < padded; t += 2 * kLanes) {
+      const __m512 low = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t), maximum));
+      const __m512 high = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t + kLanes), maximum));
+      const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+      _mm512_storeu_si512(weights + t, (__m512i)both);
+      total = _mm512_dpbf16_ps(total, both, ones);
+    }
+    totals = _mm512_mask_mov_ps(totals, static_cast<__mmask16>(1u << r), SumOfAll(total));
+  }
+  const __m512 sums = _mm512_maskz_loadu_ps(kLanesOfRows, state.totals + row);
+  _mm512_mask_storeu_ps(state.totals + row, kLanesOfRows, _mm512_fmadd_ps(sums, kept, totals));
+  return kept;
+}
+
+// sums[row + r] = sums[row + r] * lane r of `keep` + sum over tokens of weight * value, kVectors vectors of dims from
+// `column` on.
 template <std::size_t kRows, std::size_t kVectors>
 HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t column,
-                                std::size_t tokens, const float* keep) {
+                                std::size_t tokens, __m512 keep) {
   __m512 sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kVectors; ++v) {
       sums[r][v] = _mm512_mul_ps(_mm512_load_ps(state.sums + (row + r) * s.padded_dim + column + v * kLanes),
-                                 _mm512_set1_ps(keep[r]));
+                                 SpreadLane(keep, r));
     }
   }
   for (std::size_t t = 0; t < tokens; t += 2) {
@@ -316,14 +351,17 @@ void AttendRows(const AttentionArgs& a, const Scratch& s, const AttentionState& 
   };
   const std::size_t most = visible(row + kRows - 1);
   if (most == 0) return;
+  __m512 largest[kRows];
+  for (std::size_t r = 0; r < kRows; ++r) largest[r] = _mm512_set1_ps(kMasked);
   if (most > 2 * kLanes) {
-    ScoresOfRows<kRows, 4>(s, row, most);
+    ScoresOfRows<kRows, 4>(s, row, most, largest);
   } else {
-    ScoresOfRows<kRows, 2>(s, row, most);
+    ScoresOfRows<kRows, 2>(s, row, most, largest);
   }
   const std::size_t padded = round_up(most, 2 * kLanes);
-  float keep[kRows];
-  for (std::size_t r = 0; r < kRows; ++r) keep[r] = SoftmaxRow(s, state, row + r, r, visible(row + r), padded);
+  const auto visible_of = [&](std::size_t r) { return visible(row + r); };
+  const __m512 keep = visible(row) == kSpanTokens ? Softmax<kRows, true>(s, state, row, padded, visible_of, largest)
+                                                  : Softmax<kRows, false>(s, state, row, padded, visible_of, largest);
   std::size_t column = 0;
   for (; column + 4 * kLanes <= s.padded_dim; column += 4 * kLanes)
     AccumulateStrip<kRows, 4>(s, state, row, column, padded, keep);
