@@ -188,7 +188,8 @@ void Linear(const GroupWeights& weights, const Bf16Rows& x, std::size_t rows, fl
       }
       for (std::size_t panel = 0; panel < panels_of(rows); ++panel) {
         const std::size_t first = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - first;
-        kRun[count - 1](decoded, x.values + (first * all_groups + count * part.first_group) * kGroupColumns, part,
+        const std::uint16_t* values = x.from(first, weights.columns).values;
+        kRun[count - 1](decoded, values + count * part.first_group * kGroupColumns, part,
                         y + first * y_stride + part.first_tile * kTileOutputs, y_stride);
       }
     }

@@ -5,6 +5,7 @@
 // are split among calls. So a token's arithmetic is the same in every batch.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -17,19 +18,30 @@ namespace tiercel::kernels {
 void group_linear(const GroupWeights& w, const float* x, std::size_t x_stride, std::size_t rows, float* y,
                   std::size_t y_stride, std::size_t first_output, std::size_t last_output);
 
-// The two below take all rows of x at once, rounded, in panels of up to 12 rows that pass the weights together. A panel
-// is [group][row][32 columns], so that a step of the kernel finds what it needs side by side; numbers that belong to a
-// group are [group][row]. Panels lie one after another, densely.
+// Those below take rows of x rounded, in panels of up to 12 rows that pass the weights together. A panel is
+// [group][row][32 columns], so that a step of the kernel finds what it needs side by side; numbers that belong to a
+// group are [group][row]. Panels lie one after another, densely. Rows are taken from the beginning of any block on.
 inline constexpr std::size_t kPanelRows = 12;
+inline constexpr std::size_t kPanelsInBlock = 8;
+inline constexpr std::size_t kBlockRows = kPanelRows * kPanelsInBlock;
 inline std::size_t panels_of(std::size_t rows) { return (rows + kPanelRows - 1) / kPanelRows; }
-// The first row of a panel; they are as equal as can be.
-inline std::size_t panel_begin(std::size_t rows, std::size_t panel) { return rows * panel / panels_of(rows); }
+// The first row of a panel. Those of the last block, if it is not whole, are as equal as can be.
+inline std::size_t panel_begin(std::size_t rows, std::size_t panel) {
+  const std::size_t blocks = std::min(panel / kPanelsInBlock, rows / kBlockRows), rest = rows - blocks * kBlockRows;
+  if (rest >= kBlockRows) return panel * kPanelRows;
+  return blocks * kBlockRows + (panel - blocks * kPanelsInBlock) * rest / std::max<std::size_t>(1, panels_of(rest));
+}
 
 // Rows rounded to bf16, with the sum of every group's columns (of the rounded values), which a group's minimum is
 // multiplied with.
 struct Bf16Rows {
   const std::uint16_t* values = nullptr;
   const float* sums = nullptr;
+
+  // From the first row of a panel on.
+  Bf16Rows from(std::size_t row, std::size_t columns) const {
+    return {values + row * columns, sums + row * (columns / kGroupColumns)};
+  }
 };
 
 // Whether this processor multiplies bf16 (AVX512-BF16). Without it the three below must not be called.
@@ -56,6 +68,12 @@ struct Int8Rows {
   const float* scales = nullptr;
   const float* sums = nullptr;
   const std::int32_t* offsets = nullptr;  // -128 times a group's sum of bytes
+
+  // From the first row of a panel on.
+  Int8Rows from(std::size_t row, std::size_t columns) const {
+    const std::size_t groups = row * (columns / kGroupColumns);
+    return {values + row * columns, scales + groups, sums + groups, offsets + groups};
+  }
 };
 
 // Whether this processor multiplies bytes (AVX512-VNNI, or AVX2). Without it the two below must not be called.

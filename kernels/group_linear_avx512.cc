@@ -262,15 +262,6 @@ void Rows(const Format& format, const GroupWeights& w, Groups groups, const type
   if constexpr (kTiles > 1) Rows<Format, kRows, kTiles / 2>(format, w, groups, x, y, y_stride, outputs);
 }
 
-// The panel that begins with `row`.
-HWY_INLINE Bf16Rows From(const Bf16Rows& x, std::size_t row, std::size_t groups) {
-  return {x.values + row * groups * kGroupColumns, x.sums + row * groups};
-}
-HWY_INLINE Int8Rows From(const Int8Rows& x, std::size_t row, std::size_t groups) {
-  return {x.values + row * groups * kGroupColumns, x.scales + row * groups, x.sums + row * groups,
-          x.offsets + row * groups};
-}
-
 template <class Format>
 void Linear(const GroupWeights& w, const typename Format::Arithmetic::Rows& x, std::size_t rows, float* y,
             std::size_t y_stride, std::size_t first_tile, std::size_t last_tile) {
@@ -286,7 +277,7 @@ void Linear(const GroupWeights& w, const typename Format::Arithmetic::Rows& x, s
     const Outputs outputs{tile, std::min(last_tile, tile + kTilesAtOnce), w.outputs};
     for (std::size_t panel = 0; panel < panels_of(rows); ++panel) {
       const std::size_t first = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - first;
-      const Input here = From(x, first, groups);
+      const Input here = x.from(first, w.columns);
       for (std::size_t group = 0; group < groups; group += groups_at_once) {
         kRun[count - 1](format, w, {group, std::min(groups, group + groups_at_once), panel == 0}, here,
                         y + first * y_stride, y_stride, outputs);

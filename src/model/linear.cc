@@ -18,6 +18,7 @@
 
 #include "gguf/dequantize.h"
 #include "kernels/bf16.h"
+#include "kernels/swiglu.h"
 
 namespace tiercel {
 namespace {
@@ -214,20 +215,54 @@ void Linear::pack(Product product, ThreadTeam& team) {
   }
 }
 
-void Linear::forward(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
-  const bool product = rows >= plan_.from_rows || !has_groups_;
-  product ? forward_product(team, x, rows, y) : forward_groups(team, x, rows, y, rounded);
+Linear::Means Linear::means(Arithmetic arithmetic, std::size_t rows) const {
+  switch (arithmetic) {
+    case Arithmetic::Any:
+      if (!has_groups_ || rows >= plan_.from_rows) return Means::Product;
+      return rows >= kernels::kDecodedRows ? Means::DecodedGroups : Means::Groups;
+    case Arithmetic::Prefill: return packed_.defined() ? Means::FixedProduct : Means::DecodedGroups;
+    case Arithmetic::Decode: return has_groups_ ? Means::Groups : Means::FixedProduct;
+  }
+  return Means::Product;
 }
 
-void Linear::forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
-  packed_.defined() ? multiply_tiles(team, x, rows, y) : multiply_groups(team, x, rows, y, rounded, true);
+void Linear::forward(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* y,
+                     RoundedRows& rounded) const {
+  switch (const Means by = means(arithmetic, rows); by) {
+    case Means::Product: return forward_product(team, x, rows, y);
+    case Means::FixedProduct: return multiply_fixed(team, x, rows, y);
+    default: multiply_groups(team, round(team, x, rows, rounded, by), rows, y);
+  }
 }
 
-void Linear::forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
-  has_groups_ ? multiply_groups(team, x, rows, y, rounded, false) : multiply_tiles(team, x, rows, y);
+std::size_t Linear::gated_rows(std::size_t rows) const {
+  return packed_.defined() ? rows : std::min(rows, kernels::kBlockRows);
 }
 
-void Linear::multiply_tiles(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
+void Linear::forward_gated(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* workspace,
+                           float* y, RoundedRows& rounded) const {
+  const std::size_t width = outputs_ / 2;
+  assert(parts_.size() == 2 && parts_.front().rows() == width);
+  const Means by = means(arithmetic, rows);
+  if (by == Means::Product || by == Means::FixedProduct) {
+    forward(arithmetic, team, x, rows, workspace, rounded);
+    team.run_parts(rows, 1, [&](std::size_t begin, std::size_t end) {
+      kernels::swiglu(workspace + begin * outputs_, end - begin, width, 0, width, y + begin * width);
+    });
+    return;
+  }
+  const GroupInput input = round(team, x, rows, rounded, by);
+  team.run_parts(width, kOutputGrain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t first = 0; first < rows; first += kernels::kBlockRows) {
+      const std::size_t count = std::min(kernels::kBlockRows, rows - first);
+      multiply_part(input, 0, first, count, begin, end, workspace);
+      multiply_part(input, 1, first, count, begin, end, workspace + width);
+      kernels::swiglu(workspace, count, width, begin, end, y + first * width);
+    }
+  });
+}
+
+void Linear::multiply_fixed(ThreadTeam& team, const float* x, std::size_t rows, float* y) const {
   const std::size_t tiles = (rows + kPrefillRows - 1) / kPrefillRows;
   if (plan_.keeps_bits && tiles < team.threads()) {
     for (std::size_t first = 0; first < rows; first += kPrefillRows) {
@@ -266,32 +301,38 @@ bool Linear::product_keeps_bits(ThreadTeam& team) const {
 }
 
 void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
-  multiply_groups(team, x, rows, y, rounded, rows >= kernels::kDecodedRows);
+  const Means by = rows >= kernels::kDecodedRows ? Means::DecodedGroups : Means::Groups;
+  multiply_groups(team, round(team, x, rows, rounded, by), rows, y);
 }
 
-void Linear::multiply_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded,
-                             bool decoded) const {
+Linear::GroupInput Linear::round(ThreadTeam& team, const float* x, std::size_t rows, RoundedRows& rounded,
+                                 Means means) const {
+  GroupInput input{
+      .products = group_products(rounding_), .decoded = means == Means::DecodedGroups, .x = x, .bf16 = {}, .int8 = {}};
+  if (input.products == kernels::Products::Bf16) input.bf16 = rounded.round(team, x, rows, columns_);
+  if (input.products == kernels::Products::Int8) input.int8 = rounded.quantise(team, x, rows, columns_);
+  return input;
+}
+
+void Linear::multiply_part(const GroupInput& input, std::size_t part, std::size_t first_row, std::size_t rows,
+                           std::size_t begin, std::size_t end, float* y) const {
   assert(groups_.size() == parts_.size());
-  const kernels::Products products = group_products(rounding_);
-  kernels::Bf16Rows bf16;
-  kernels::Int8Rows int8;
-  if (products == kernels::Products::Bf16) bf16 = rounded.round(team, x, rows, columns_);
-  if (products == kernels::Products::Int8) int8 = rounded.quantise(team, x, rows, columns_);
-  // Of the outputs from begin to end, those of one part, whose first is `first`.
-  const auto multiply_part = [&](std::size_t p, std::size_t first, std::size_t begin, std::size_t end) {
-    const GgufTensor& part = parts_[p];
-    const kernels::GroupWeights weights{
-        .format = kernels::group_format(part.type), .tiles = groups_[p], .outputs = part.rows(), .columns = columns_};
-    switch (products) {
-      case kernels::Products::F32:
-        return kernels::group_linear(weights, x, columns_, rows, y + first, outputs_, begin, end);
-      case kernels::Products::Bf16:
-        return decoded ? kernels::group_linear_decoded(weights, bf16, rows, y + first, outputs_, begin, end)
-                       : kernels::group_linear_bf16(weights, bf16, rows, y + first, outputs_, begin, end);
-      case kernels::Products::Int8:
-        return kernels::group_linear_int8(weights, int8, rows, y + first, outputs_, begin, end);
-    }
-  };
+  const kernels::GroupWeights weights{.format = kernels::group_format(parts_[part].type),
+                                      .tiles = groups_[part],
+                                      .outputs = parts_[part].rows(),
+                                      .columns = columns_};
+  switch (input.products) {
+    case kernels::Products::F32:
+      return kernels::group_linear(weights, input.x + first_row * columns_, columns_, rows, y, outputs_, begin, end);
+    case kernels::Products::Bf16:
+      return (input.decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(
+          weights, input.bf16.from(first_row, columns_), rows, y, outputs_, begin, end);
+    case kernels::Products::Int8:
+      return kernels::group_linear_int8(weights, input.int8.from(first_row, columns_), rows, y, outputs_, begin, end);
+  }
+}
+
+void Linear::multiply_groups(ThreadTeam& team, const GroupInput& input, std::size_t rows, float* y) const {
   // Tiles of all parts, one after another.
   std::size_t tiles = 0;
   for (const GgufTensor& part : parts_) tiles += kernels::tiles_of(part.rows());
@@ -301,8 +342,8 @@ void Linear::multiply_groups(ThreadTeam& team, const float* x, std::size_t rows,
       const std::size_t outputs = parts_[p].rows(), here = kernels::tiles_of(outputs);
       const std::size_t from = std::max(begin, first_tile), to = std::min(end, first_tile + here);
       if (from < to) {
-        multiply_part(p, first_output, (from - first_tile) * kOutputGrain,
-                      std::min(outputs, (to - first_tile) * kOutputGrain));
+        multiply_part(input, p, 0, rows, (from - first_tile) * kOutputGrain,
+                      std::min(outputs, (to - first_tile) * kOutputGrain), y + first_output);
       }
       first_tile += here;
       first_output += outputs;

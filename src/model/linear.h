@@ -20,13 +20,15 @@
 #include "gguf/gguf_file.h"
 #include "kernels/group_linear.h"
 #include "kernels/product_peak.h"
+#include "model/model_runner.h"
 
 namespace tiercel {
 
 // Element type that a product multiplies in; None: there is no product.
 enum class Product : std::uint8_t { None, Bf16, F32 };
 
-// Rows of the fixed-shape products of forward_prefill(): large enough for nearly all of the speed, small enough to pad.
+// Rows of the fixed-shape products of Arithmetic::Prefill: large enough for nearly all of the speed, small enough to
+// pad.
 inline constexpr std::size_t kPrefillRows = 64;
 
 // What a layer's activations may be rounded to; where the processor has no products for it, to less, or not at all.
@@ -89,28 +91,46 @@ class Linear {
   void set_plan(const LinearPlan& plan, ThreadTeam& team);
   const LinearPlan& plan() const { return plan_; }
 
-  // y[rows][outputs] = x[rows][columns] W^T, both dense, the fastest way. LibTorch must be set to one thread on each of
-  // the team's.
-  void forward(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
-  // The same with the same bits for a row in every batch. Two arithmetics, each fast for its purpose: products of a
-  // fixed shape (groups where the plan has no product; those of bf16 decoded, as for many rows), and groups (products
-  // where the type has none).
-  void forward_prefill(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
-  void forward_decode(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
+  // y[rows][outputs] = x[rows][columns] W^T, both dense. Any: the fastest way for so many rows. The other two give a
+  // row the same bits in every batch, each fast for its purpose. Prefill: products of a fixed shape (where the plan has
+  // no product, groups, those of bf16 decoded, as for many rows). Decode: groups (products where the type has none).
+  // LibTorch must be set to one thread on each of the team's.
+  void forward(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* y,
+               RoundedRows& rounded) const;
+  // Of a layer whose two parts are a gate and what it lets through, each with half of the outputs:
+  // y[rows][outputs / 2] = silu(gate) * other (kernels/swiglu.h). `workspace` has gated_rows(rows) * outputs() floats:
+  // over groups it takes some rows at a time, which stay near.
+  void forward_gated(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* workspace,
+                     float* y, RoundedRows& rounded) const;
+  std::size_t gated_rows(std::size_t rows) const;
 
   // Whether products of fewer rows, and of a part of the outputs, have the same bits on this machine: tried out.
   bool product_keeps_bits(ThreadTeam& team) const;
 
-  // As forward(), by groups alone, and by the product alone.
+  // The fastest over groups, and by the product.
   void forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const;
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
-  // `decoded`: where groups are multiplied as bf16, by group_linear_decoded().
-  void multiply_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded,
-                       bool decoded) const;
+  // Groups, of bf16 as they are or decoded (group_linear_decoded); the product, of the shape at hand or a fixed one.
+  enum class Means : std::uint8_t { Groups, DecodedGroups, Product, FixedProduct };
+  Means means(Arithmetic arithmetic, std::size_t rows) const;
+
+  // Rows as they are multiplied over groups.
+  struct GroupInput {
+    kernels::Products products;
+    bool decoded;
+    const float* x;
+    kernels::Bf16Rows bf16;
+    kernels::Int8Rows int8;
+  };
+  GroupInput round(ThreadTeam& team, const float* x, std::size_t rows, RoundedRows& rounded, Means means) const;
+  // Outputs begin .. end - 1 of a part, into y[row][outputs()], for rows from the first of a block on.
+  void multiply_part(const GroupInput& input, std::size_t part, std::size_t first_row, std::size_t rows,
+                     std::size_t begin, std::size_t end, float* y) const;
+  void multiply_groups(ThreadTeam& team, const GroupInput& input, std::size_t rows, float* y) const;
   // Fixed-shape products.
-  void multiply_tiles(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
+  void multiply_fixed(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   // The product of all rows, each thread for its part of the outputs.
   void share_outputs(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
   void pack(Product product, ThreadTeam& team);

@@ -22,7 +22,6 @@
 #include "kernels/attention_plan.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
-#include "kernels/swiglu.h"
 #include "model/llama_config.h"
 #include "model/llama_weights.h"
 #include "model/machine_speed.h"
@@ -186,9 +185,9 @@ class LlamaModel final : public ModelRunner {
   void embed(std::span<const SequenceChunk> chunks);
   void rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer);
   void attend(std::size_t layer);
-  void activate();
   void norm(const float* residual, const std::vector<float>& weight);
   void linear(StepPart part, const Linear& layer, const float* x, float* y);
+  void gate(const Linear& layer);  // from h to active
 
   // The least time for a part of the current step, on this machine; 0 where nobody asks.
   double linear_bound_s(const Linear& layer, std::size_t rows) const;
@@ -213,7 +212,7 @@ class LlamaModel final : public ModelRunner {
   float* qkv_;       // [rows][query heads, key heads, value heads][head_dim]
   float* attended_;  // [rows][query heads][head_dim]
   float* delta_;     // [rows][hidden], what a layer adds to x
-  float* gate_up_;   // [rows][gate, up]
+  float* gate_up_;   // [rows, or some of them][gate, up]
   float* active_;    // [rows][feed_forward]
   float* angles_;    // [rows][pairs][cos, sin]
   float* logits_;    // [max_logit_rows][vocabulary], of rank 0
@@ -246,7 +245,7 @@ void LlamaModel::allocate_workspace() {
   qkv_ = allocate(rows * (config_.query_width() + 2 * config_.kv_width()));
   attended_ = allocate(rows * config_.query_width());
   delta_ = allocate(rows * shape.hidden);
-  gate_up_ = allocate(rows * 2 * shape.feed_forward);
+  gate_up_ = allocate(weights_.layers.front().gate_up.gated_rows(rows) * 2 * shape.feed_forward);
   active_ = allocate(rows * shape.feed_forward);
   angles_ = allocate(rows * 2 * config_.rope_frequencies.size());
   logits_ = allocate(is_first_rank() ? options_.max_logit_rows * shape.vocabulary : 0);
@@ -360,25 +359,19 @@ void LlamaModel::norm(const float* residual, const std::vector<float>& weight) {
   });
 }
 
-void LlamaModel::activate() {
-  const std::size_t width = config_.shape.feed_forward;
-  const PartTimer timer(profile_.get(), StepPart::Activation, rows_bound_s(3 * width));
-  team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
-    kernels::swiglu(gate_up_ + begin * 2 * width, end - begin, width, active_ + begin * width);
-  });
-}
-
 void LlamaModel::linear(StepPart part, const Linear& layer, const float* x, float* y) {
   for (const RowGroup& group : groups_) {
     const PartTimer timer(profile_.get(), part, linear_bound_s(layer, group.end - group.begin));
-    const float* from = x + group.begin * layer.columns();
-    float* to = y + group.begin * layer.outputs();
-    const std::size_t rows = group.end - group.begin;
-    switch (group.arithmetic) {
-      case Arithmetic::Any: layer.forward(team_, from, rows, to, rounded_); break;
-      case Arithmetic::Prefill: layer.forward_prefill(team_, from, rows, to, rounded_); break;
-      case Arithmetic::Decode: layer.forward_decode(team_, from, rows, to, rounded_); break;
-    }
+    layer.forward(group.arithmetic, team_, x + group.begin * layer.columns(), group.end - group.begin,
+                  y + group.begin * layer.outputs(), rounded_);
+  }
+}
+
+void LlamaModel::gate(const Linear& layer) {
+  for (const RowGroup& group : groups_) {
+    const PartTimer timer(profile_.get(), StepPart::GateUp, linear_bound_s(layer, group.end - group.begin));
+    layer.forward_gated(group.arithmetic, team_, h_ + group.begin * layer.columns(), group.end - group.begin, gate_up_,
+                        active_ + group.begin * layer.outputs() / 2, rounded_);
   }
 }
 
@@ -468,8 +461,7 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     linear(StepPart::AttentionOutput, layer.attention_output, attended_, delta_);
     TIERCEL_RETURN_IF_ERROR(add_up_ranks());
     norm(delta_, layer.feed_forward_norm);
-    linear(StepPart::GateUp, layer.gate_up, h_, gate_up_);
-    activate();
+    gate(layer.gate_up);
     linear(StepPart::Down, layer.down, active_, delta_);
     TIERCEL_RETURN_IF_ERROR(add_up_ranks());
     residual = delta_;
@@ -482,8 +474,7 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
   const bool exact = options_.deterministic || std::ranges::all_of(chunks, [](const SequenceChunk& chunk) {
                        return chunk.logits == Logits::None || chunk.arithmetic == Arithmetic::Decode;
                      });
-  exact ? weights_.head.forward_decode(team_, h_, rows_, head_, rounded_)
-        : weights_.head.forward(team_, h_, rows_, head_, rounded_);
+  weights_.head.forward(exact ? Arithmetic::Decode : Arithmetic::Any, team_, h_, rows_, head_, rounded_);
   TIERCEL_RETURN_IF_ERROR(gather_logits(rows_));
   return std::span<float>(logits_, is_first_rank() ? rows_ * shape_.vocabulary : 0);
 } catch (const std::exception& error) {

@@ -63,8 +63,14 @@ TEST(Swiglu, GatesEachRowByItsOwnHalf) {
       auto gate_up = normals(rows * 2 * width, 6);
       gate_up[0] = 200.0f;           // exp() of its negative underflows
       gate_up[2 * width] = -200.0f;  // and here overflows
-      std::vector<float> out(rows * width);
-      kernels::swiglu(gate_up.data(), rows, width, out.data());
+      std::vector<float> out(rows * width, 99.0f);
+      const std::size_t begin = width / 3, end = width - width / 5;
+      kernels::swiglu(gate_up.data(), rows, width, begin, end, out.data());
+      for (std::size_t i = 0; i < width; ++i) {
+        ASSERT_EQ(out[i] == 99.0f, i < begin || i >= end) << "width " << width << ", " << i;
+      }
+      kernels::swiglu(gate_up.data(), rows, width, 0, begin, out.data());
+      kernels::swiglu(gate_up.data(), rows, width, end, width, out.data());
       for (std::size_t r = 0; r < rows; ++r) {
         for (std::size_t i = 0; i < width; ++i) {
           const double gate = gate_up[r * 2 * width + i], up = gate_up[r * 2 * width + width + i];

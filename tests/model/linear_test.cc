@@ -80,17 +80,13 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
       const bool rounds = rounding != Rounding::None;
       for (const Product product : {Product::None, Product::F32, Product::Bf16}) {
         if ((product == Product::None && linear.needs_product()) || (product == Product::Bf16 && !rounds)) continue;
-        for (const bool prefill : {false, true}) {
+        for (const Arithmetic arithmetic : {Arithmetic::Any, Arithmetic::Prefill, Arithmetic::Decode}) {
           linear.set_plan({.product = product, .from_rows = product == Product::None ? SIZE_MAX : 3}, team);
           EXPECT_EQ(linear.packed_bytes(), groups_bytes + linear.bytes_for(product));
           for (const std::size_t rows : {1u, 2u, 3u, 40u, 150u}) {
             const auto x = random_rows(rows * columns, rounds, 3);
             std::vector<float> y(rows * linear.outputs());
-            if (prefill) {
-              linear.forward_prefill(team, x.data(), rows, y.data(), rounded);
-            } else {
-              linear.forward(team, x.data(), rows, y.data(), rounded);
-            }
+            linear.forward(arithmetic, team, x.data(), rows, y.data(), rounded);
             for (std::size_t r = 0; r < rows; ++r) {
               for (std::size_t o = 0; o < linear.outputs(); ++o) {
                 double sum = 0, size = 0;
@@ -129,13 +125,13 @@ TEST(Linear, PrefillAndDecodeGiveARowTheSameBitsInEveryBatch) {
       plan.keeps_bits = linear.product_keeps_bits(team);  // whether it does depends on the machine
       linear.set_plan(plan, team);
       const auto x = random_rows(rows * columns, true, 7);
-      for (const auto forward : {&Linear::forward_prefill, &Linear::forward_decode}) {
+      for (const Arithmetic arithmetic : {Arithmetic::Prefill, Arithmetic::Decode}) {
         std::vector<float> whole(rows * outputs), part(rows * outputs);
-        (linear.*forward)(team, x.data(), rows, whole.data(), rounded);
+        linear.forward(arithmetic, team, x.data(), rows, whole.data(), rounded);
         std::mt19937 random(8);
         for (std::size_t first = 0; first < rows;) {
           const std::size_t count = std::min<std::size_t>(1 + random() % 90, rows - first);
-          (linear.*forward)(team, x.data() + first * columns, count, part.data() + first * outputs, rounded);
+          linear.forward(arithmetic, team, x.data() + first * columns, count, part.data() + first * outputs, rounded);
           first += count;
         }
         EXPECT_EQ(std::memcmp(whole.data(), part.data(), whole.size() * sizeof(float)), 0) << columns << " columns";
@@ -160,7 +156,7 @@ TEST(Linear, TheMeasuredPlanIsOneThatWorks) {
     EXPECT_TRUE(plan.product != Product::None || !linear.needs_product());
     EXPECT_FALSE(plan.describe(type, group_products(linear.rounding())).empty());
     std::vector<float> x(64 * 64, 1.0f), y(64 * 64);
-    for (const std::size_t rows : {1u, 64u}) linear.forward(team, x.data(), rows, y.data(), rounded);
+    for (const std::size_t rows : {1u, 64u}) linear.forward(Arithmetic::Any, team, x.data(), rows, y.data(), rounded);
   }
 }
 
