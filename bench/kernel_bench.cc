@@ -83,9 +83,11 @@ using kernels::Products;
 
 // Rows of x, rounded as a kernel takes them.
 struct RoundedInput {
-  RoundedInput(Products as, const kernels::Int8Kernel* bytes_by, std::size_t count, std::size_t columns)
+  RoundedInput(Products as, const kernels::Int8Kernel* bytes_by, bool weights_decoded, std::size_t count,
+               std::size_t columns)
       : kind(as),
         int8(bytes_by),
+        decoded(weights_decoded),
         rows(count),
         x(normals(rows * columns)),
         values(rows * columns),
@@ -104,7 +106,8 @@ struct RoundedInput {
     switch (kind) {
       case Products::F32: return kernels::group_linear(w, x.get(), w.columns, rows, y, w.outputs, begin, end);
       case Products::Bf16:
-        return kernels::group_linear_bf16(w, {values.get(), sums.get()}, rows, y, w.outputs, begin, end);
+        return (decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(w, {values.get(), sums.get()},
+                                                                                      rows, y, w.outputs, begin, end);
       case Products::Int8:
         return int8->multiply(w, {bytes.get(), scales.get(), sums.get(), offsets.get()}, rows, y, w.outputs, begin,
                               end);
@@ -113,6 +116,7 @@ struct RoundedInput {
 
   const Products kind;
   const kernels::Int8Kernel* const int8;
+  const bool decoded;
   const std::size_t rows;
   const Buffer<float> x;
   const Buffer<std::uint16_t> values;
@@ -121,12 +125,13 @@ struct RoundedInput {
   const Buffer<std::int32_t> offsets;
 };
 
-void linear(benchmark::State& state, TensorType type, Products kind, const kernels::Int8Kernel* int8 = nullptr) {
+void linear(benchmark::State& state, TensorType type, Products kind, const kernels::Int8Kernel* int8 = nullptr,
+            bool decoded = false) {
   const auto rows = static_cast<std::size_t>(state.range(0)), outputs = static_cast<std::size_t>(state.range(1)),
              columns = static_cast<std::size_t>(state.range(2));
   if (int8 ? !int8->is_supported() : !kernels::has_products(kind)) return state.SkipWithError("not on this processor");
   const Layers weights(type, outputs, columns);
-  const RoundedInput x(kind, int8, rows, columns);
+  const RoundedInput x(kind, int8, decoded, rows, columns);
   Buffer<float> y(rows * outputs);
   std::size_t layer = 0;
   for (auto _ : state) {
@@ -208,7 +213,7 @@ void peak(benchmark::State& state, Products kind) {
   constexpr std::size_t kColumns = 128, kOutputs = 16, kRows = 12;
   if (!kernels::has_products(kind)) return state.SkipWithError("not on this processor");
   const Layers weights(TensorType::Q4_1, kOutputs, kColumns, 1);
-  const RoundedInput x(kind, kernels::int8_kernel(), kRows, kColumns);
+  const RoundedInput x(kind, kernels::int8_kernel(), true, kRows, kColumns);
   constexpr std::size_t kTimes = 20'000;
   for (auto _ : state) {
     team().run(team().threads(), [&](std::size_t, std::size_t) {
@@ -230,8 +235,8 @@ BENCHMARK_CAPTURE(peak, bf16, Products::Bf16)->Name("peak/near/bf16")->UseRealTi
 BENCHMARK_CAPTURE(peak, int8, Products::Int8)->Name("peak/near/int8")->UseRealTime();
 
 void linear_shapes(benchmark::internal::Benchmark* bench) {
-  for (const std::int64_t rows : {1, 2, 4, 8, 16, 32, 64, 256, 1024}) bench->Args({rows, 3072, 576});
-  for (const std::int64_t rows : {1, 8, 32, 256, 1024}) bench->Args({rows, 576, 1536});
+  for (const std::int64_t rows : {1, 2, 4, 8, 16, 24, 32, 48, 64, 256, 1024}) bench->Args({rows, 3072, 576});
+  for (const std::int64_t rows : {1, 8, 32, 48, 256, 1024}) bench->Args({rows, 576, 1536});
   for (const std::int64_t rows : {1, 8, 32, 256}) bench->Args({rows, 8192, 2048});
   bench->UseRealTime();
 }
@@ -246,6 +251,9 @@ BENCHMARK_CAPTURE(linear, avx2_Q4, TensorType::Q4_1, Products::Int8, &kernels::k
     ->Name("linear/int8_avx2/Q4")
     ->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, Products::Bf16)->Name("linear/bf16/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, decoded_Q4, TensorType::Q4_1, Products::Bf16, nullptr, true)
+    ->Name("linear/decoded/Q4")
+    ->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, f32_Q4, TensorType::Q4_1, Products::F32)->Name("linear/f32/Q4")->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Products::Int8, &kernels::kAvx512Int8)
     ->Name("linear/int8/Q8")

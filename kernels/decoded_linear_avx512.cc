@@ -21,6 +21,8 @@ namespace {
 // them.
 constexpr std::size_t kGroupsAtOnce = 24;
 constexpr std::size_t kTilesAtOnce = 8;
+// Weights are asked for so far ahead: the processor itself fetches to the end of a page only.
+constexpr std::size_t kBytesAhead = 6144;
 // Tiles that a value of x serves. With a panel's rows, their sums are in 24 of 32 registers.
 constexpr std::size_t kTilesTogether = 2;
 static_assert(kPanelRows == 12 && kTilesAtOnce % kTilesTogether == 0);
@@ -184,7 +186,12 @@ void Linear(const GroupWeights& weights, const Bf16Rows& x, std::size_t rows, fl
       std::uint16_t* to = decoded;
       for (std::size_t tile = part.first_tile; tile < part.last_tile; ++tile) {
         const std::byte* group = weights.tiles + (tile * all_groups + part.first_group) * Decode::kBytes;
-        for (std::size_t g = 0; g < part.groups; ++g, group += Decode::kBytes, to += kTileElements) decode(group, to);
+        for (std::size_t g = 0; g < part.groups; ++g, group += Decode::kBytes, to += kTileElements) {
+          for (std::size_t line = 0; line < Decode::kBytes; line += 64) {
+            _mm_prefetch(reinterpret_cast<const char*>(group + kBytesAhead + line), _MM_HINT_T0);
+          }
+          decode(group, to);
+        }
       }
       for (std::size_t panel = 0; panel < panels_of(rows); ++panel) {
         const std::size_t first = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - first;

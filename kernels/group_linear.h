@@ -58,7 +58,7 @@ void group_linear_bf16(const GroupWeights& w, const Bf16Rows& x, std::size_t row
 void group_linear_decoded(const GroupWeights& w, const Bf16Rows& x, std::size_t rows, float* y, std::size_t y_stride,
                           std::size_t first_output, std::size_t last_output);
 // From so many rows on it is the faster of the two: weights are decoded once for all of them.
-inline constexpr std::size_t kDecodedRows = 24;
+inline constexpr std::size_t kDecodedRows = 36;
 
 // Rows as bytes, each group of 32 columns with a scale of its own, in the order in which weights have their columns
 // (kColumnOrder), and its sum (of the rounded values). A group's largest value is 127: what is rounded away is at most
