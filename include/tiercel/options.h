@@ -90,8 +90,13 @@ enum class RankTransport : std::uint8_t {
 // Ranks: processes, on one machine or several, that hold a part of the model and its KV each and compute every step
 // together (docs/ranks.md). Rank 0 is the engine; each other one is a process in Engine::serve_rank().
 struct RankOptions {
-  // 1: no ranks. At most 1024, and no more than the model has query heads.
+  // 1: no ranks. At most 1024, and in each stage no more than the model has query heads.
   std::uint32_t size = 1;
+  // Stages: runs of layers, one behind the other, each of size / pipeline ranks, which share its heads; rank = stage *
+  // (size / pipeline) + place in the stage. More than 1 is for slow links: within a stage ranks add up twice a layer,
+  // from stage to stage a token's hidden state goes once. Rank 0's rules. Divides `size`; no more than the model has
+  // layers. Default 1.
+  std::uint32_t pipeline = 1;
   // This process's own number. 0 .. size - 1.
   std::uint32_t rank = 0;
   // "host:port" of rank 0, the same for all: rank 0 listens there. Required where size is above 1.

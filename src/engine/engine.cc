@@ -259,12 +259,12 @@ Status Engine::serve_rank(const EngineOptions& options) {
   if (!file.ok()) return file.status();
   const auto config = read_llama_config(*file);
   if (!config.ok()) return config.status();
-  const auto shard = shard_model(config->shape, ranks.rank, ranks.size);
-  if (!shard.ok()) return shard.status();
   const auto communicator = open_communicator(ranks);
   if (!communicator.ok()) return communicator.status();
   RankSettings settings;
   TIERCEL_RETURN_IF_ERROR(share_settings(**communicator, settings));
+  const auto shard = shard_model(config->shape, ranks.rank, ranks.size, settings.pipeline);
+  if (!shard.ok()) return shard.status();
   auto tier_links = link_with_first(**communicator, ranks.address, settings.tiers.count(), ranks.open_timeout_ms);
   if (!tier_links.ok()) return tier_links.status();
   const LlamaOptions model_options{.compute = settings.compute,

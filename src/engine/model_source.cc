@@ -57,7 +57,7 @@ Result<ModelSource> ModelSource::open(const EngineOptions& options, GgufFile fil
 }
 
 Status ModelSource::find_ranks(const EngineOptions& options, const ModelShape& shape) {
-  auto shard = shard_model(shape, 0, options.ranks.size);
+  auto shard = shard_model(shape, 0, options.ranks.size, options.ranks.pipeline);
   if (!shard.ok()) return shard.status();
   auto communicator = open_communicator(options.ranks);
   if (!communicator.ok()) return communicator.status();
@@ -69,6 +69,7 @@ Status ModelSource::find_ranks(const EngineOptions& options, const ModelShape& s
                         .max_batch_tokens = options_.max_batch_tokens,
                         .max_logit_rows = options_.max_logit_rows,
                         .block_tokens = options_.block_tokens,
+                        .pipeline = options.ranks.pipeline,
                         .compute = options_.compute,
                         .deterministic = options_.deterministic,
                         .tiers = tier_settings_of(options.cache, llama_kv_layout(shape, options_).block_bytes())};

@@ -31,6 +31,7 @@ struct RankSettings {
   std::uint64_t max_batch_tokens = 0;
   std::uint64_t max_logit_rows = 0;
   std::uint32_t block_tokens = 0;
+  std::uint32_t pipeline = 1;
   Compute compute = Compute::Fast;
   bool deterministic = false;
   RankTierSettings tiers;

@@ -1,32 +1,31 @@
 #include "model/llama_model.h"
 
 #include <ATen/Functions.h>
-#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <thread>
 
 #include <fmt/format.h>
 
-#include "base/logging.h"
-#include "base/page_memory.h"
 #include "base/step_profile.h"
 #include "base/thread_team.h"
 #include "gguf/dequantize.h"
 #include "kernels/attention_plan.h"
+#include "kernels/group_linear.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "model/llama_config.h"
+#include "model/llama_parameters.h"
+#include "model/llama_ranks.h"
 #include "model/llama_weights.h"
 #include "model/machine_speed.h"
-#include "model/model_fingerprint.h"
-#include "ranks/communicator.h"
+#include "model/micro_batches.h"
 
 namespace tiercel {
 namespace {
@@ -36,111 +35,28 @@ constexpr std::size_t kPrefillAttentionTokens = 8;
 // Rows that one task normalises, rotates or activates.
 constexpr std::size_t kRowGrain = 8;
 
-// Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
-constexpr std::uint32_t kArithmeticVersion = 5;
-
-KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
-  return {.layers = shape.layers,
-          .kv_heads = shape.kv_heads,
-          .head_dim = shape.head_dim,
-          .block_tokens = options.block_tokens,
-          .dtype = options.compute == Compute::Precise ? DType::F32 : DType::BF16};
-}
-
-// Of the whole model as these options compute it: what all ranks have alike.
-Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const LlamaOptions& options) {
-  const KvLayout layout = whole_layout(config.shape, options);
-  return model_fingerprint(file, config, layout,
-                           {{kArithmeticVersion, static_cast<std::uint32_t>(options.compute), options.deterministic,
-                             kernels::has_bf16_products(), kernels::has_int8_products()}});
-}
-
-// Our team's threads each call LibTorch for a part of the work. Its thread count is a setting of the calling thread.
-void use_one_libtorch_thread() { at::set_num_threads(1); }
-
-// Consecutive rows of a step that share one arithmetic.
+// Consecutive rows of a micro-batch that share one arithmetic.
 struct RowGroup {
   std::size_t begin = 0, end = 0;
   Arithmetic arithmetic = Arithmetic::Any;
 };
 
-// Nothing measured, so that every process computes alike.
-LinearPlan deterministic_plan(const Linear& layer) {
-  if (!layer.needs_product()) return {};
-  return {.product = layer.rounding() == Rounding::None ? Product::F32 : Product::Bf16, .from_rows = 1};
+// Of a chunk, those whose logits are asked for: its last ones.
+std::size_t wanted_rows(const SequenceChunk& chunk) {
+  return chunk.logits == Logits::All ? chunk.tokens.size() : chunk.logits == Logits::Last ? 1 : 0;
 }
-
-}  // namespace
-
-struct LlamaParameters {
-  // Packs the weights that `file_` has of this rank.
-  LlamaParameters(GgufFile file_, LlamaConfig config_, LlamaWeights weights_, const LlamaOptions& options);
-
-  GgufFile file;
-  LlamaConfig config;  // of the whole model
-  LlamaWeights weights;
-  PageMemory groups_memory;  // of the weights, packed
-  Fingerprint whole_fingerprint, fingerprint;
-  ModelMemory memory;  // without a workspace
-  std::vector<std::pair<std::string, std::string>> kernel_names;
-
- private:
-  void choose_kernels(const LlamaOptions& options, ThreadTeam& team);
-};
-
-LlamaParameters::LlamaParameters(GgufFile file_, LlamaConfig config_, LlamaWeights weights_,
-                                 const LlamaOptions& options)
-    : file(std::move(file_)), config(std::move(config_)), weights(std::move(weights_)) {
-  whole_fingerprint = fingerprint_of(file, config, options);
-  fingerprint = shard_fingerprint(whole_fingerprint, options.shard);
-  ThreadTeam team(options.threads, use_one_libtorch_thread);
-  choose_kernels(options, team);
-}
-
-void LlamaParameters::choose_kernels(const LlamaOptions& options, ThreadTeam& team) {
-  std::size_t groups_bytes = 0;
-  weights.for_each_kind([&](std::string_view, const std::vector<Linear*>& linears) {
-    for (const Linear* linear : linears) groups_bytes += linear->groups_bytes();
-  });
-  auto reserved = PageMemory::reserve(std::max<std::size_t>(1, groups_bytes));
-  if (!reserved.ok()) throw std::runtime_error(reserved.status().message());
-  groups_memory = *std::move(reserved);
-  std::byte* next = groups_memory.start();
-  weights.for_each_kind([&](std::string_view kind, const std::vector<Linear*>& linears) {
-    for (Linear* linear : linears) {
-      linear->pack_groups(team, next);
-      next += linear->groups_bytes();
-    }
-    const bool head = kind == "head";
-    LinearPlan plan =
-        options.deterministic
-            ? deterministic_plan(*linears.front())
-            : choose_product(*linears.front(), std::min(options.max_batch_tokens, head ? options.max_logit_rows : 256),
-                             team);
-    linears.front()->set_plan(plan, team);
-    plan.keeps_bits = linears.front()->product_keeps_bits(team);
-    for (Linear* linear : linears) {
-      linear->set_plan(plan, team);
-      memory.packed_bytes += linear->packed_bytes();
-    }
-    kernel_names.emplace_back(
-        kind, plan.describe(linears.front()->weights_type(), group_products(linears.front()->rounding())));
-    log().info("linear {}: {}", kind, kernel_names.back().second);
-  });
-  weights.copies.clear();  // nobody unpacks a layer after this
-  for (const GgufTensor& tensor : file.tensors()) memory.mapped_bytes += tensor.data.size();
-}
-
-namespace {
 
 class LlamaModel final : public ModelRunner {
  public:
-  LlamaModel(std::shared_ptr<const LlamaParameters> parameters, const LlamaOptions& options)
+  // `ranks`: those that share the model; none: alone.
+  LlamaModel(std::shared_ptr<const LlamaParameters> parameters, const LlamaOptions& options,
+             std::optional<LlamaRanks> ranks)
       : parameters_(std::move(parameters)),
         weights_(parameters_->weights),
         shape_(parameters_->config.shape),
         config_(parameters_->config.part(options.shard)),
         options_(options),
+        ranks_(std::move(ranks)),
         layout_(llama_kv_layout(shape_, options)),
         bf16_attention_(layout_.dtype == DType::BF16 && kernels::has_bf16_products()),
         attention_(bf16_attention_ ? kernels::kBf16Attention : kernels::kAttention, layout_, config_.group(),
@@ -162,34 +78,40 @@ class LlamaModel final : public ModelRunner {
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
   StepProfile* profile() override { return profile_.get(); }
   double workers_cpu_s() override { return team_.workers_cpu_s(); }
-  // Waits for the other ranks. InvalidArgument where they compute something else.
-  Status agree_with_ranks() const;
 
  private:
-  bool has_ranks() const { return options_.shard.size > 1; }
+  using Chunks = std::span<const SequenceChunk>;
+
   bool is_first_rank() const { return options_.shard.rank == 0; }
-  // delta, of which each rank has a part, becomes the sum of all.
-  Status add_up_ranks();
-  // What ranks have of the logits comes together at rank 0.
-  Status gather_logits(std::size_t rows);
   void allocate_workspace();
   float* allocate(std::size_t floats);
 
+  // A micro-batch through this rank's stage: from its tokens or the stage before to `delta`, which is yet to be added
+  // to the residual stream. Behind the last layer there are the rows whose logits are wanted.
+  Status compute(Chunks chunks, std::byte* arena);
+  // What follows: x to the next stage, or, in the last, logits as rows from `first_row` on.
+  Status hand_on(std::size_t first_row, bool exact);
+  // delta, of which each rank of the stage has a part, becomes the sum of all.
+  Status add_up_ranks();
+  Status exchange(const std::function<Status(LlamaRanks&)>& say);
+
   // Numbers the chunks' rows, and plans their computing.
-  void plan_step(std::span<const SequenceChunk> chunks, std::byte* arena);
+  void plan(Chunks chunks, std::byte* arena);
   // Goes on with the rows whose logits are wanted, at the front of what rows have. Their queries are in qkv.
-  void keep_wanted_rows(std::span<const SequenceChunk> chunks, std::byte* arena);
+  void keep_wanted_rows(Chunks chunks, std::byte* arena);
   // `count` tokens of a chunk, from one that is in row `from` of qkv, as the next rows.
   void plan_rows(const SequenceChunk& chunk, std::byte* arena, std::size_t first_token, std::size_t count,
                  std::size_t from);
-  void embed(std::span<const SequenceChunk> chunks);
-  void rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer);
+  // The angles of positions, and in the first stage the embedding of tokens.
+  void begin(Chunks chunks);
+  void add_residual();
+  void rotate_and_append(Chunks chunks, std::byte* arena, std::size_t layer);
   void attend(std::size_t layer);
   void norm(const float* residual, const std::vector<float>& weight);
   void linear(StepPart part, const Linear& layer, const float* x, float* y);
   void gate(const Linear& layer);  // from h to active
 
-  // The least time for a part of the current step, on this machine; 0 where nobody asks.
+  // The least time for a part of the current micro-batch, on this machine; 0 where nobody asks.
   double linear_bound_s(const Linear& layer, std::size_t rows) const;
   double attention_bound_s() const;
   double rows_bound_s(std::size_t floats_each) const;  // that are read or written for each row
@@ -199,13 +121,14 @@ class LlamaModel final : public ModelRunner {
   ModelShape shape_;             // of the whole model
   LlamaConfig config_;           // of this rank
   LlamaOptions options_;
+  std::optional<LlamaRanks> ranks_;
   KvLayout layout_;
   bool bf16_attention_;
-  kernels::AttentionPlan attention_;  // of the current step
+  kernels::AttentionPlan attention_;  // of the current micro-batch
   ThreadTeam team_;
   ModelMemory memory_;
 
-  // Workspace, one row per token of a step.
+  // Workspace, one row per token of a micro-batch.
   std::vector<at::Tensor> buffers_;
   float* x_;         // [rows][hidden], the residual stream
   float* h_;         // [rows][hidden], normalised
@@ -218,14 +141,13 @@ class LlamaModel final : public ModelRunner {
   float* logits_;    // [max_logit_rows][vocabulary], of rank 0
   float* head_;      // [max_logit_rows][this rank's part of the vocabulary]; alone: logits
   RoundedRows rounded_;
-  std::vector<float> head_rows_;  // of another rank
 
   std::optional<MachineSpeed> speed_;  // where there is a profile
   std::unique_ptr<StepProfile> profile_;
 
   std::thread::id step_thread_;
 
-  // The current step.
+  // The current micro-batch.
   std::size_t rows_ = 0;
   std::vector<RowGroup> groups_;
   std::vector<std::size_t> chunk_rows_;  // first row of each chunk
@@ -249,11 +171,11 @@ void LlamaModel::allocate_workspace() {
   active_ = allocate(rows * shape.feed_forward);
   angles_ = allocate(rows * 2 * config_.rope_frequencies.size());
   logits_ = allocate(is_first_rank() ? options_.max_logit_rows * shape.vocabulary : 0);
-  head_ = has_ranks() ? allocate(options_.max_logit_rows * options_.shard.vocabulary.count) : logits_;
+  head_ = ranks_ ? allocate(options_.max_logit_rows * options_.shard.vocabulary.count) : logits_;
   attention_.set_workspace(allocate(attention_.workspace_floats()));
 }
 
-void LlamaModel::plan_step(std::span<const SequenceChunk> chunks, std::byte* arena) {
+void LlamaModel::plan(Chunks chunks, std::byte* arena) {
   rows_ = 0;
   groups_.clear();
   attention_.clear();
@@ -265,16 +187,16 @@ void LlamaModel::plan_step(std::span<const SequenceChunk> chunks, std::byte* are
   attention_.finish();
 }
 
-void LlamaModel::keep_wanted_rows(std::span<const SequenceChunk> chunks, std::byte* arena) {
+void LlamaModel::keep_wanted_rows(Chunks chunks, std::byte* arena) {
   const std::size_t hidden = config_.shape.hidden;
   rows_ = 0;
   groups_.clear();
   attention_.clear();
   for (std::size_t c = 0; c < chunks.size(); ++c) {
     const SequenceChunk& chunk = chunks[c];
-    if (chunk.logits == Logits::None) continue;
-    const std::size_t first = chunk.logits == Logits::Last ? chunk.tokens.size() - 1 : 0,
-                      count = chunk.tokens.size() - first, from = chunk_rows_[c] + first;
+    const std::size_t count = wanted_rows(chunk);
+    if (count == 0) continue;
+    const std::size_t first = chunk.tokens.size() - count, from = chunk_rows_[c] + first;
     std::memmove(x_ + rows_ * hidden, x_ + from * hidden, count * hidden * sizeof(float));
     plan_rows(chunk, arena, first, count, from);
   }
@@ -303,23 +225,25 @@ void LlamaModel::plan_rows(const SequenceChunk& chunk, std::byte* arena, std::si
   rows_ += count;
 }
 
-void LlamaModel::embed(std::span<const SequenceChunk> chunks) {
+void LlamaModel::begin(Chunks chunks) {
   const PartTimer timer(profile_.get(), StepPart::Embed, rows_bound_s(config_.shape.hidden));
   const std::size_t hidden = config_.shape.hidden, pairs = config_.rope_frequencies.size();
   const GgufTensor& table = weights_.embedding;
+  const bool embeds = options_.shard.is_first_stage();
   team_.run(chunks.size(), [&](std::size_t c, std::size_t) {
     for (std::size_t t = 0; t < chunks[c].tokens.size(); ++t) {
       const std::size_t row = chunk_rows_[c] + t;
+      kernels::rope_angles(config_.rope_frequencies.data(), pairs, chunks[c].first_position + t,
+                           angles_ + row * 2 * pairs);
+      if (!embeds) continue;
       const auto token = static_cast<std::size_t>(chunks[c].tokens[t]);
       dequantize(table.type, table.data.subspan(token * table.row_bytes(), table.row_bytes()),
                  {x_ + row * hidden, hidden});
-      kernels::rope_angles(config_.rope_frequencies.data(), pairs, chunks[c].first_position + t,
-                           angles_ + row * 2 * pairs);
     }
   });
 }
 
-void LlamaModel::rotate_and_append(std::span<const SequenceChunk> chunks, std::byte* arena, std::size_t layer) {
+void LlamaModel::rotate_and_append(Chunks chunks, std::byte* arena, std::size_t layer) {
   // Queries and keys are turned in place; K and V are read and written, at half the width.
   const PartTimer timer(profile_.get(), StepPart::Rope,
                         rows_bound_s(2 * config_.query_width() + 4 * config_.kv_width()));
@@ -396,66 +320,39 @@ double LlamaModel::rows_bound_s(std::size_t floats_each) const {
   return profile_ ? speed_->least_s(static_cast<double>(rows_ * floats_each * sizeof(float))) : 0;
 }
 
-Status LlamaModel::agree_with_ranks() const {
-  if (!has_ranks()) return {};
-  std::vector<Fingerprint> all(options_.shard.size);
-  TIERCEL_RETURN_IF_ERROR(
-      options_.communicator->all_gather(&parameters_->whole_fingerprint, sizeof(Fingerprint), all.data()));
-  for (std::size_t rank = 1; rank < all.size(); ++rank) {
-    if (all[rank] == all.front()) continue;
-    return Status::invalid_argument(fmt::format(
-        "ranks 0 and {} would compute different models; give all the same file, the same tiercel, and processors that "
-        "multiply alike (tiercel info)",
-        rank));
-  }
-  return {};
+Status LlamaModel::exchange(const std::function<Status(LlamaRanks&)>& say) {
+  if (!ranks_) return {};
+  const PartTimer timer(profile_.get(), StepPart::Exchange);
+  return say(*ranks_);
 }
 
 Status LlamaModel::add_up_ranks() {
-  if (!has_ranks()) return {};
-  const PartTimer timer(profile_.get(), StepPart::Exchange);
-  return options_.communicator->all_reduce_sum(delta_, rows_ * config_.shape.hidden, Element::F32);
+  return exchange([&](LlamaRanks& ranks) { return ranks.add_up(delta_, rows_ * config_.shape.hidden); });
 }
 
-Status LlamaModel::gather_logits(std::size_t rows) {
-  if (!has_ranks()) return {};
-  const PartTimer timer(profile_.get(), StepPart::Exchange);
-  const std::size_t vocabulary = shape_.vocabulary;
-  if (!is_first_rank()) {
-    return options_.communicator->send(head_, rows * options_.shard.vocabulary.count * sizeof(float), 0);
-  }
-  for (std::uint32_t rank = 0; rank < options_.shard.size; ++rank) {
-    const auto shard = shard_model(shape_, rank, options_.shard.size);
-    if (!shard.ok()) return shard.status();
-    const auto [first, count] = shard->vocabulary;
-    if (rank > 0) {
-      head_rows_.resize(std::max(head_rows_.size(), rows * count));
-      TIERCEL_RETURN_IF_ERROR(options_.communicator->receive(head_rows_.data(), rows * count * sizeof(float), rank));
-    }
-    const float* part = rank == 0 ? head_ : head_rows_.data();
-    for (std::size_t row = 0; row < rows; ++row) {
-      std::copy_n(part + row * count, count, logits_ + row * vocabulary + first);
-    }
-  }
-  return {};
+void LlamaModel::add_residual() {
+  const std::size_t hidden = config_.shape.hidden;
+  const PartTimer timer(profile_.get(), StepPart::Norm, rows_bound_s(3 * hidden));
+  team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin * hidden; i < end * hidden; ++i) x_[i] += delta_[i];
+  });
 }
 
-Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks, std::byte* arena) try {
-  const c10::InferenceMode no_gradients;
-  if (step_thread_ != std::this_thread::get_id()) {
-    use_one_libtorch_thread();
-    step_thread_ = std::this_thread::get_id();
+Status LlamaModel::compute(Chunks chunks, std::byte* arena) {
+  plan(chunks, arena);
+  begin(chunks);
+  if (!options_.shard.is_first_stage()) {
+    TIERCEL_RETURN_IF_ERROR(
+        exchange([&](LlamaRanks& ranks) { return ranks.receive_hidden(x_, rows_ * config_.shape.hidden); }));
   }
-  plan_step(chunks, arena);
-  embed(chunks);
   const float* residual = nullptr;
   for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
     const LlamaLayer& layer = weights_.layers[i];
     norm(residual, layer.attention_norm);
     linear(StepPart::Qkv, layer.qkv, h_, qkv_);
     rotate_and_append(chunks, arena, i);
-    // What the last layer makes of other rows nobody asks for.
-    if (i + 1 == weights_.layers.size()) keep_wanted_rows(chunks, arena);
+    // What the model's last layer makes of other rows nobody asks for.
+    if (options_.shard.is_last_stage() && i + 1 == weights_.layers.size()) keep_wanted_rows(chunks, arena);
     if (rows_ == 0) break;
     attend(i);
     linear(StepPart::AttentionOutput, layer.attention_output, attended_, delta_);
@@ -466,53 +363,60 @@ Result<std::span<float>> LlamaModel::step(std::span<const SequenceChunk> chunks,
     TIERCEL_RETURN_IF_ERROR(add_up_ranks());
     residual = delta_;
   }
+  return {};
+}
 
-  if (rows_ == 0) return std::span<float>();
-  norm(residual, weights_.output_norm);
-  const PartTimer head(profile_.get(), StepPart::Head, linear_bound_s(weights_.head, rows_));
+Status LlamaModel::hand_on(std::size_t first_row, bool exact) {
+  if (!weights_.head) {
+    add_residual();
+    return exchange([&](LlamaRanks& ranks) { return ranks.send_hidden(x_, rows_ * config_.shape.hidden); });
+  }
+  if (rows_ == 0) return {};
+  norm(delta_, weights_.output_norm);
+  const PartTimer timer(profile_.get(), StepPart::Head, linear_bound_s(*weights_.head, rows_));
+  float* const logits = head_ + first_row * weights_.head->outputs();
+  weights_.head->forward(exact ? Arithmetic::Decode : Arithmetic::Any, team_, h_, rows_, logits, rounded_);
+  return {};
+}
+
+Result<std::span<float>> LlamaModel::step(Chunks chunks, std::byte* arena) try {
+  const c10::InferenceMode no_gradients;
+  if (step_thread_ != std::this_thread::get_id()) {
+    use_one_libtorch_thread();
+    step_thread_ = std::this_thread::get_id();
+  }
   // Rows whose layers have the same bits in every batch keep that in their logits.
   const bool exact = options_.deterministic || std::ranges::all_of(chunks, [](const SequenceChunk& chunk) {
                        return chunk.logits == Logits::None || chunk.arithmetic == Arithmetic::Decode;
                      });
-  weights_.head.forward(exact ? Arithmetic::Decode : Arithmetic::Any, team_, h_, rows_, head_, rounded_);
-  TIERCEL_RETURN_IF_ERROR(gather_logits(rows_));
-  return std::span<float>(logits_, is_first_rank() ? rows_ * shape_.vocabulary : 0);
+  std::size_t rows = 0, wanted = 0;
+  for (const SequenceChunk& chunk : chunks) rows += chunk.tokens.size();
+  for (const auto& batch : cut_into_micro_batches(chunks, count_micro_batches(rows, options_.shard.stages))) {
+    TIERCEL_RETURN_IF_ERROR(compute(batch, arena));
+    TIERCEL_RETURN_IF_ERROR(hand_on(wanted, exact));
+    for (const SequenceChunk& chunk : batch) wanted += wanted_rows(chunk);
+  }
+  TIERCEL_RETURN_IF_ERROR(exchange([&](LlamaRanks& ranks) { return ranks.gather_logits(head_, wanted, logits_); }));
+  return std::span<float>(logits_, is_first_rank() ? wanted * shape_.vocabulary : 0);
 } catch (const std::exception& error) {
   return Status::internal(fmt::format("the model's step failed: {}", error.what()));
 }
 
 }  // namespace
 
-KvLayout llama_kv_layout(const ModelShape& shape, const LlamaOptions& options) {
-  KvLayout layout = whole_layout(shape, options);
-  if (options.shard.size > 1) layout.kv_heads = options.shard.kv_heads.count;
-  return layout;
-}
-
-Result<std::shared_ptr<const LlamaParameters>> load_llama_parameters(GgufFile file, const LlamaOptions& options) {
-  const std::string path = file.path();
-  try {
-    const c10::InferenceMode no_gradients;
-    use_one_libtorch_thread();
-    auto config = read_llama_config(file);
-    if (!config.ok()) return config.status();
-    auto weights = read_llama_weights(file, *config, options.shard, options.compute);
-    if (!weights.ok()) return weights.status();
-    return std::shared_ptr<const LlamaParameters>(
-        std::make_shared<LlamaParameters>(std::move(file), *std::move(config), *std::move(weights), options));
-  } catch (const std::exception& error) {
-    return Status::unavailable(fmt::format("{}: the model could not be loaded: {}", path, error.what()));
-  }
-}
-
 Result<std::unique_ptr<ModelRunner>> make_llama(std::shared_ptr<const LlamaParameters> parameters,
                                                 const LlamaOptions& options) {
   const std::string path = parameters->file.path();
   try {
     const c10::InferenceMode no_gradients;
-    auto model = std::make_unique<LlamaModel>(std::move(parameters), options);
-    TIERCEL_RETURN_IF_ERROR(model->agree_with_ranks());
-    return std::unique_ptr<ModelRunner>(std::move(model));
+    std::optional<LlamaRanks> ranks;
+    if (options.shard.size > 1) {
+      auto joined = LlamaRanks::join(*options.communicator, parameters->config.shape, options.shard,
+                                     parameters->whole_fingerprint);
+      if (!joined.ok()) return joined.status();
+      ranks.emplace(*std::move(joined));
+    }
+    return std::unique_ptr<ModelRunner>(std::make_unique<LlamaModel>(std::move(parameters), options, std::move(ranks)));
   } catch (const std::exception& error) {
     return Status::unavailable(fmt::format("{}: the model could not be started: {}", path, error.what()));
   }

@@ -14,7 +14,7 @@
 namespace tiercel {
 
 // Matrices are [outputs][columns]. Of a rank's heads and feed-forward rows: what it adds to the residual stream is a
-// part, that of all ranks is the sum.
+// part, that of all ranks of its stage is the sum.
 struct LlamaLayerTensors {
   std::vector<float> attention_norm;     // [hidden]
   std::array<GgufTensor, 3> qkv;         // hidden -> query heads, key heads, value heads
@@ -25,11 +25,12 @@ struct LlamaLayerTensors {
 };
 
 struct LlamaTensors {
-  GgufTensor embedding;  // [vocabulary][hidden], whole
-  std::vector<LlamaLayerTensors> layers;
+  GgufTensor embedding;                        // [vocabulary][hidden], whole
+  std::vector<LlamaLayerTensors> layers;       // of the shard's stage
   std::vector<float> output_norm;              // [hidden]
   GgufTensor head;                             // hidden -> vocabulary; with a tied head the embedding's rows
   std::vector<std::vector<std::byte>> copies;  // of columns: what tensors point to that are no view into the file
+  std::size_t mapped_bytes = 0;                // of matrices that are views into the file
 };
 
 // What `shard` has, as views into `file` and `copies`. `config` is that of the whole model. InvalidArgument: a tensor

@@ -42,8 +42,9 @@ Result<LlamaWeights> read_llama_weights(const GgufFile& file, const LlamaConfig&
                               .down = Linear({&layer.down, 1}, rounding.down)});
   }
   weights.output_norm = std::move(tensors->output_norm);
-  weights.head = Linear({&tensors->head, 1}, rounding.head);
+  if (shard.is_last_stage()) weights.head = Linear({&tensors->head, 1}, rounding.head);
   weights.copies = std::move(tensors->copies);
+  weights.mapped_bytes = tensors->mapped_bytes;
   return weights;
 }
 

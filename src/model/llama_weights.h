@@ -1,6 +1,7 @@
 // The weights of a Llama-family model, taken out of a GGUF file with their names and shapes checked.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "gguf/gguf_file.h"
@@ -11,7 +12,8 @@
 
 namespace tiercel {
 
-// Of a rank's heads and feed-forward rows. What it adds to the residual stream is a part: that of all ranks is the sum.
+// Of a rank's heads and feed-forward rows. What it adds to the residual stream is a part: that of all ranks of its
+// stage is the sum.
 struct LlamaLayer {
   std::vector<float> attention_norm;     // [hidden]
   Linear qkv;                            // hidden -> query heads, key heads, value heads
@@ -25,8 +27,10 @@ struct LlamaWeights {
   GgufTensor embedding;  // [vocabulary][hidden], in the file
   std::vector<LlamaLayer> layers;
   std::vector<float> output_norm;  // [hidden]
-  Linear head;                     // hidden -> vocabulary; float32 results in every mode, since logits decide
+  // hidden -> vocabulary; float32 results in every mode, since logits decide. Of the last stage.
+  std::optional<Linear> head;
   std::vector<std::vector<std::byte>> copies;  // of columns, until the layers are packed
+  std::size_t mapped_bytes = 0;                // of what is used where the file is mapped
 
   // Calls f(kind, layers of that kind) for each kind of linear layer.
   template <class Function>
@@ -40,7 +44,7 @@ struct LlamaWeights {
     f("attention_output", of(&LlamaLayer::attention_output));
     f("gate_up", of(&LlamaLayer::gate_up));
     f("down", of(&LlamaLayer::down));
-    f("head", std::vector<Linear*>{&head});
+    if (head) f("head", std::vector<Linear*>{&*head});
   }
 };
 

@@ -1,5 +1,7 @@
 #include "model/model_fingerprint.h"
 
+#include <vector>
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -28,9 +30,10 @@ Fingerprint model_fingerprint(const GgufFile& file, const LlamaConfig& config, c
 
 Fingerprint shard_fingerprint(const Fingerprint& whole, const ModelShard& shard) {
   if (shard.size == 1) return whole;
-  const std::uint64_t parts[] = {whole.words[0],       whole.words[1],       shard.size,        shard.rank,
-                                 shard.kv_heads.first, shard.kv_heads.count, shard.heads.first, shard.heads.count};
-  const XXH128_hash_t hash = XXH3_128bits(parts, sizeof parts);
+  std::vector<std::uint64_t> parts = {whole.words[0],       whole.words[1],       shard.size,        shard.rank,
+                                      shard.kv_heads.first, shard.kv_heads.count, shard.heads.first, shard.heads.count};
+  if (shard.stages > 1) parts.insert(parts.end(), {shard.stages, shard.layers.first, shard.layers.count});
+  const XXH128_hash_t hash = XXH3_128bits(parts.data(), parts.size() * sizeof(std::uint64_t));
   return {{hash.low64, hash.high64}};
 }
 

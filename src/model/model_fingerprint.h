@@ -17,7 +17,8 @@ namespace tiercel {
 Fingerprint model_fingerprint(const GgufFile& file, const LlamaConfig& config, const KvLayout& layout,
                               std::span<const std::uint32_t> arithmetic);
 
-// KV of one rank is that of other heads, and of sums added up otherwise, than that of another rank or of one alone.
+// KV of one rank is that of other heads and layers, and of sums added up otherwise, than that of another rank, of ranks
+// in other stages or of one alone.
 Fingerprint shard_fingerprint(const Fingerprint& whole, const ModelShard& shard);
 
 }  // namespace tiercel

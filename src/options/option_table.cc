@@ -69,6 +69,8 @@ const OptionField kFields[] = {
 
     {"ranks.size", "--ranks", "N", "Processes that share the model", "1 to 1024",
      TIERCEL_MEMBER(std::uint32_t, ranks.size), within<1, 1024>},
+    {"ranks.pipeline", "--pipeline", "N", "Stages of layers that the ranks are, one behind the other",
+     "1 to 1024, such that ranks.size is a multiple", TIERCEL_MEMBER(std::uint32_t, ranks.pipeline), within<1, 1024>},
     {"ranks.rank", "--rank", "N", "Which of them this is", "a whole number below ranks.size",
      TIERCEL_MEMBER(std::uint32_t, ranks.rank), within<0, 1023>},
     {"ranks.address", "--rank-address", "HOST:PORT", "Where rank 0 listens for the others", "host:port of rank 0",

@@ -23,6 +23,11 @@ Status check_device(const EngineOptions& options) {
     return Status::invalid_argument(fmt::format("device is \"{}\"; give cpu, cuda or cuda:N", options.device));
   }
   if (!device->is_gpu) return check_capacity("cache.capacity_bytes", options.cache.capacity_bytes);
+  if (options.ranks.pipeline > 1) {
+    return Status::invalid_argument(
+        fmt::format("device is {}, and ranks.pipeline is {}; give one of them: stages are on CPUs yet", options.device,
+                    options.ranks.pipeline));
+  }
   if (options.ranks.size == 1) return {};
   return Status::invalid_argument(
       fmt::format("device is {}, and ranks.size is {}; give one of them: ranks are on CPUs yet", options.device,
@@ -46,6 +51,12 @@ Status check_replicas(const EngineOptions& options) {
 
 Status check_ranks(const EngineOptions& options) {
   const RankOptions& ranks = options.ranks;
+  if (ranks.size % ranks.pipeline != 0) {
+    return Status::invalid_argument(fmt::format(
+        "ranks.pipeline is {}, and ranks.size is {}; give a size that is a multiple: each stage has as many "
+        "ranks",
+        ranks.pipeline, ranks.size));
+  }
   if (ranks.rank >= ranks.size) {
     return Status::invalid_argument(
         fmt::format("ranks.rank is {}; give 0 to {}, since ranks.size is {}", ranks.rank, ranks.size - 1, ranks.size));

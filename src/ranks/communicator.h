@@ -30,7 +30,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "tiercel/status.h"
 
@@ -73,6 +75,16 @@ class Communicator {
   virtual Status receive(void* data, std::size_t bytes, std::uint32_t from) = 0;
   // Nobody comes out before everybody came in.
   virtual Status barrier() = 0;
+
+  // A view on these ranks alone, in ascending order and with this one among them, numbered anew from 0: operations of
+  // it are among them. Between two ranks they are in one order with those of this communicator; deadline and failure
+  // are the same, whole and view. Nothing is said for it. This one must outlive it.
+  //   InvalidArgument    ranks that are none of these, not ascending, or without this one
+  //   Unavailable        this transport has no such views (NCCL's)
+  virtual Result<std::unique_ptr<Communicator>> group(const std::vector<std::uint32_t>& ranks) {
+    static_cast<void>(ranks);
+    return Status::unavailable("this transport has no groups of ranks");
+  }
 
   // From the next operation on, instead of CommunicatorOptions::timeout_ms; on all ranks alike.
   virtual void set_timeout_ms(std::uint64_t timeout_ms) = 0;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string_view>
 #include <vector>
@@ -24,8 +25,9 @@ class PeerCommunicator : public Communicator {
   Status send(const void* data, std::size_t bytes, std::uint32_t to) final;
   Status receive(void* data, std::size_t bytes, std::uint32_t from) final;
   Status barrier() final;
+  Result<std::unique_ptr<Communicator>> group(const std::vector<std::uint32_t>& ranks) final;
 
-  void set_timeout_ms(std::uint64_t timeout_ms) final { timeout_ = std::chrono::milliseconds(timeout_ms); }
+  void set_timeout_ms(std::uint64_t timeout_ms) override { timeout_ = std::chrono::milliseconds(timeout_ms); }
   Status wait() final { return failure(); }
 
  protected:
@@ -46,7 +48,7 @@ class PeerCommunicator : public Communicator {
   virtual Status transfer(Meaning meaning, const std::vector<Part>& received, const std::vector<Part>& sent) = 0;
 
   std::chrono::milliseconds timeout() const { return timeout_; }
-  Status failure() const;
+  virtual Status failure() const;
   // Keeps the first failure and returns it.
   Status fail(Status status);
   template <class Each>
@@ -57,6 +59,8 @@ class PeerCommunicator : public Communicator {
   }
 
  private:
+  friend class PeerGroup;
+
   Status check_peer(std::uint32_t peer) const;
   Status check_other(std::uint32_t peer) const;
   // transfer() without what is empty.

@@ -842,6 +842,8 @@ class Cache(ProgramTest):
         self.assertEqual(blocks[0], blocks[1])
         self.assertGreater(blocks[0], 0)
         self.assertEqual(self.ask(folder)["tokens_reused"], 0)  # what two wrote is nothing to one
+        stages = [self.ask(folder, *two, "--pipeline", 2) for _ in range(2)]
+        self.assertEqual([answer["tokens_reused"] for answer in stages], [0, (first["tokens_in"] - 1) // 32 * 32])
 
     def test_kill_9_loses_nothing_that_was_written(self):
         folder = self.folder / "kv"

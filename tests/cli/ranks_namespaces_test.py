@@ -45,13 +45,14 @@ def main():
         sys.exit(77)
     alone = subprocess.run([PROGRAM, "run", *PROMPT], stdout=subprocess.PIPE, text=True, check=True).stdout
     for transport in ["tcp"] + (["gloo"] if "--gloo" in sys.argv else []):
-        words = [*RANKS, "--rank-transport", transport]
-        second = inside(NAMES[1], "rank", *words, "--rank", "1", "--threads", "1")
-        first = inside(NAMES[0], "run", *words, *PROMPT)
-        shared, _ = first.communicate(timeout=120)
-        assert first.returncode == 0, f"rank 0 over {transport} ended with {first.returncode}"
-        assert second.wait(timeout=60) == 0, f"rank 1 over {transport} ended with {second.returncode}"
-        assert shared == alone and len(alone) > 10, (shared, alone)
+        for stages in [[], ["--pipeline", "2"]]:  # rank 0 is told, and tells
+            words = [*RANKS, "--rank-transport", transport]
+            second = inside(NAMES[1], "rank", *words, "--rank", "1", "--threads", "1")
+            first = inside(NAMES[0], "run", *words, *stages, *PROMPT)
+            shared, _ = first.communicate(timeout=120)
+            assert first.returncode == 0, f"rank 0 over {transport} {stages} ended with {first.returncode}"
+            assert second.wait(timeout=60) == 0, f"rank 1 over {transport} {stages} ended with {second.returncode}"
+            assert shared == alone and len(alone) > 10, (shared, alone)
 
     # Each machine keeps its part in a directory of its own, and the next two find the prefix.
     with tempfile.TemporaryDirectory() as folder:

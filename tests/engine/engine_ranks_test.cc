@@ -18,9 +18,10 @@ namespace {
 class RankProcesses {
  public:
   RankProcesses(EngineOptions options, std::uint32_t size, RankTransport transport = RankTransport::Tcp,
-                std::uint64_t timeout_ms = 30'000)
+                std::uint64_t timeout_ms = 30'000, std::uint32_t stages = 1)
       : first_(std::move(options)) {
     first_.ranks = {.size = size,
+                    .pipeline = stages,
                     .address = free_address(),
                     .transport = transport,
                     .timeout_ms = timeout_ms,
@@ -28,6 +29,7 @@ class RankProcesses {
     for (std::uint32_t rank = 1; rank < size; ++rank) {
       EngineOptions of_rank{.model = first_.model, .threads = 1, .ranks = first_.ranks};
       of_rank.ranks.rank = rank;
+      of_rank.ranks.pipeline = 1;  // rank 0 says what there is
       if (!first_.cache.disk_dir.empty()) of_rank.cache.disk_dir = directory_of(first_.cache.disk_dir, rank);
       processes_.push_back(
           std::make_unique<RankProcess>([of_rank] { return static_cast<int>(Engine::serve_rank(of_rank).code()); }));
@@ -82,17 +84,18 @@ std::vector<Response> answers_of(Engine& engine, const std::vector<Request>& req
 struct Setup {
   std::uint32_t size;
   RankTransport transport;
+  std::uint32_t stages = 1;
 };
 class RealRanks : public testing::TestWithParam<Setup> {};
 
 // In precise mode, where nothing but the order of sums differs.
 TEST_P(RealRanks, GiveTheGreedyTokensOfOne) {
   REQUIRE_TEST_MODEL();
-  const auto [size, transport] = GetParam();
+  const auto [size, transport, stages] = GetParam();
   // Gloo takes several times as long, where processors are few.
   auto requests = requests_of(transport == RankTransport::Tcp ? 24 : 6);
   if (transport == RankTransport::Gloo) requests.erase(requests.begin() + 2, requests.end() - 3);
-  RankProcesses ranks(options_of(Compute::Precise), size, transport);
+  RankProcesses ranks(options_of(Compute::Precise), size, transport, 30'000, stages);
   std::vector<Response> shared;
   {
     auto opened = Engine::open(ranks.first());
@@ -112,15 +115,20 @@ TEST_P(RealRanks, GiveTheGreedyTokensOfOne) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, RealRanks,
-                         testing::Values(Setup{2, RankTransport::Tcp}, Setup{4, RankTransport::Tcp}
+                         testing::Values(Setup{2, RankTransport::Tcp}, Setup{4, RankTransport::Tcp},
+                                         Setup{2, RankTransport::Tcp, 2}, Setup{4, RankTransport::Tcp, 2},
+                                         Setup{4, RankTransport::Tcp, 4}
 #if defined(TIERCEL_TEST_GLOO)
                                          ,
-                                         Setup{2, RankTransport::Gloo}, Setup{4, RankTransport::Gloo}
+                                         Setup{2, RankTransport::Gloo}, Setup{4, RankTransport::Gloo},
+                                         Setup{4, RankTransport::Gloo, 2}
 #endif
                                          ),
                          [](const auto& instance) {
-                           return (instance.param.transport == RankTransport::Tcp ? "Tcp" : "Gloo") +
-                                  std::to_string(instance.param.size);
+                           const Setup& setup = instance.param;
+                           return (setup.transport == RankTransport::Tcp ? "Tcp" : "Gloo") +
+                                  std::to_string(setup.size) +
+                                  (setup.stages > 1 ? "InStages" + std::to_string(setup.stages) : "");
                          });
 
 // The promise that a cached answer is a computed one, and choices that go on from one prompt: every copied block is
@@ -144,26 +152,34 @@ TEST(EngineRanks, ReusedPrefixesPartsOfBlocksAndForksChangeNothing) {
     }
     requests.push_back(std::move(request));
   }
-  const auto run = [&](const EngineOptions& of_engine, std::size_t& copied) {
-    RankProcesses ranks(of_engine, 2);
+  const auto tokens_of = [&](const EngineOptions& of_engine, std::size_t& reused) {
     std::vector<std::vector<std::vector<TokenId>>> tokens;
-    {
-      CheckedEngine engine = Engine::open(ranks.first()).value();
-      for (const Response& answer : answers_of(engine, requests)) {
-        auto& choices = tokens.emplace_back();
-        choices.push_back(answer.tokens);
-        for (const auto& choice : answer.choices) choices.push_back(choice.tokens);
-      }
-      copied = engine.get_stats().reused_tokens;
+    CheckedEngine engine = Engine::open(of_engine).value();
+    for (const Response& answer : answers_of(engine, requests)) {
+      auto& choices = tokens.emplace_back();
+      choices.push_back(answer.tokens);
+      for (const auto& choice : answer.choices) choices.push_back(choice.tokens);
     }
+    reused = engine.get_stats().reused_tokens;
+    return tokens;
+  };
+  const auto of_two = [&](const EngineOptions& of_engine, std::uint32_t stages, std::size_t& reused) {
+    RankProcesses ranks(of_engine, 2, RankTransport::Tcp, 30'000, stages);
+    auto tokens = tokens_of(ranks.first(), reused);
     ranks.expect_good_ends();
     return tokens;
   };
-  std::size_t reused = 0, none = 0;
-  const auto warm_tokens = run(options, reused), cold_tokens = run(cold, none);
-  EXPECT_EQ(warm_tokens, cold_tokens);
-  EXPECT_EQ(none, 0u);
-  EXPECT_GT(reused, 200u);
+  std::vector<std::vector<std::vector<TokenId>>> in_stages;
+  for (const std::uint32_t stages : {1u, 2u}) {
+    std::size_t reused = 0, none = 0;
+    in_stages = of_two(options, stages, reused);
+    EXPECT_EQ(of_two(cold, stages, none), in_stages) << stages;
+    EXPECT_EQ(none, 0u);
+    EXPECT_GT(reused, 200u);
+  }
+  // Stages change no bit of what one computes, so not what is drawn by it.
+  std::size_t reused = 0;
+  EXPECT_EQ(tokens_of(options, reused), in_stages);
 }
 
 // ---- Tiers
@@ -174,12 +190,12 @@ struct KeptAnswers {
   std::size_t from_disk = 0;
 };
 KeptAnswers answers_with_disk(std::uint32_t size, const std::string& directory, const std::vector<Request>& requests,
-                              Compute compute = Compute::Precise) {
-  EngineOptions options = options_of(compute);
+                              std::uint32_t stages = 1) {
+  EngineOptions options = options_of(Compute::Precise);
   options.cache.disk_dir = directory;
   KeptAnswers kept;
   std::unique_ptr<RankProcesses> ranks;
-  if (size > 1) ranks = std::make_unique<RankProcesses>(options, size);
+  if (size > 1) ranks = std::make_unique<RankProcesses>(options, size, RankTransport::Tcp, 30'000, stages);
   {
     auto opened = Engine::open(size > 1 ? ranks->first() : options);
     EXPECT_TRUE(opened.ok()) << opened.status().to_string();
@@ -208,32 +224,36 @@ std::vector<Request> long_requests() {
 TEST(EngineRanks, ARestartFindsThePrefixesAndGivesTheSameTokens) {
   REQUIRE_TEST_MODEL();
   const auto requests = long_requests();
-  for (const std::uint32_t size : {2u, 4u}) {
+  const std::pair<std::uint32_t, std::uint32_t> setups[] = {{2, 1}, {4, 1}, {2, 2}, {4, 2}};
+  for (const auto& [size, stages] : setups) {
     const TemporaryDirectory directory;
-    const KeptAnswers cold = answers_with_disk(size, directory.path(), requests);
-    const KeptAnswers kept = answers_with_disk(size, directory.path(), requests);
+    const KeptAnswers cold = answers_with_disk(size, directory.path(), requests, stages);
+    const KeptAnswers kept = answers_with_disk(size, directory.path(), requests, stages);
     EXPECT_EQ(cold.from_disk, 0u);
     EXPECT_GT(kept.from_disk, 400u);
     EXPECT_EQ(kept.tokens, cold.tokens);
   }
 }
 
-// What two ranks wrote is no hit for one or four, and the other way round; all may share a directory.
+// What two ranks wrote is no hit for one or four, or for two in stages, and the other way round; all may share a
+// directory.
 TEST(EngineRanks, WhatOtherNumbersOfRanksKeptIsNotFound) {
   REQUIRE_TEST_MODEL();
   const TemporaryDirectory directory;
   auto requests = long_requests();
   requests.resize(1);
   const KeptAnswers two = answers_with_disk(2, directory.path(), requests);
-  for (const std::uint32_t size : {1u, 4u}) {
-    const KeptAnswers other = answers_with_disk(size, directory.path(), requests);
-    EXPECT_EQ(other.from_disk, 0u) << size;
-    EXPECT_EQ(other.tokens, two.tokens) << size;
+  const std::pair<std::uint32_t, std::uint32_t> others[] = {{2, 2}, {1, 1}, {4, 1}, {4, 2}};
+  for (const auto& [size, stages] : others) {
+    const KeptAnswers other = answers_with_disk(size, directory.path(), requests, stages);
+    EXPECT_EQ(other.from_disk, 0u) << size << " ranks, " << stages << " stages";
+    EXPECT_EQ(other.tokens, two.tokens) << size << " ranks, " << stages << " stages";
   }
-  for (const std::uint32_t size : {1u, 2u, 4u}) {
-    const KeptAnswers again = answers_with_disk(size, directory.path(), requests);
-    EXPECT_GT(again.from_disk, 100u) << size;
-    EXPECT_EQ(again.tokens, two.tokens) << size;
+  const std::pair<std::uint32_t, std::uint32_t> all[] = {{2, 1}, {2, 2}, {1, 1}, {4, 1}, {4, 2}};
+  for (const auto& [size, stages] : all) {
+    const KeptAnswers again = answers_with_disk(size, directory.path(), requests, stages);
+    EXPECT_GT(again.from_disk, 100u) << size << " ranks, " << stages << " stages";
+    EXPECT_EQ(again.tokens, two.tokens) << size << " ranks, " << stages << " stages";
   }
 }
 
@@ -282,21 +302,24 @@ TEST(EngineRanks, AMemoryTierTakesWhatTheHotArenaHasNoRoomFor) {
   REQUIRE_TEST_MODEL();
   EngineOptions options = options_of(Compute::Precise);
   options.context_tokens = 512;
-  options.cache.capacity_bytes = std::size_t{16} << 20;
   options.cache.memory_tier_bytes = std::size_t{64} << 20;
   const auto requests = long_requests();
-  RankProcesses ranks(options, 2);
-  {
-    CheckedEngine engine = Engine::open(ranks.first()).value();
-    const auto first = answers_of(engine, requests), second = answers_of(engine, requests);
-    std::size_t from_memory = 0;
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      EXPECT_EQ(first[i].tokens, second[i].tokens) << i;
-      for (const auto& [tier, tokens] : second[i].reused_by_tier) from_memory += tier == "memory" ? tokens : 0;
+  for (const std::uint32_t stages : {1u, 2u}) {
+    // Rank 0 has 2 of 3 KV heads, or 15 of 30 layers.
+    options.cache.capacity_bytes = (stages == 1 ? std::size_t{16} : std::size_t{12}) << 20;
+    RankProcesses ranks(options, 2, RankTransport::Tcp, 30'000, stages);
+    {
+      CheckedEngine engine = Engine::open(ranks.first()).value();
+      const auto first = answers_of(engine, requests), second = answers_of(engine, requests);
+      std::size_t from_memory = 0;
+      for (std::size_t i = 0; i < requests.size(); ++i) {
+        EXPECT_EQ(first[i].tokens, second[i].tokens) << i;
+        for (const auto& [tier, tokens] : second[i].reused_by_tier) from_memory += tier == "memory" ? tokens : 0;
+      }
+      EXPECT_GT(from_memory, 100u) << stages << " stages";
     }
-    EXPECT_GT(from_memory, 100u);
+    ranks.expect_good_ends();
   }
-  ranks.expect_good_ends();
 }
 
 // All at once, while blocks are written.
@@ -338,18 +361,20 @@ TEST(EngineRanks, WhatIsFoundAfterAKillIsRight) {
   }
 }
 
-class LostProcess : public testing::TestWithParam<int> {};
+// A signal, and the stages that three ranks are.
+class LostProcess : public testing::TestWithParam<std::tuple<int, std::uint32_t>> {};
 
 TEST_P(LostProcess, EndsWhatRunsAndEveryLaterRequestWithAStatus) {
   REQUIRE_TEST_MODEL();
-  RankProcesses ranks(options_of(Compute::Fast), 3, RankTransport::Tcp, /*timeout_ms=*/2000);
+  const auto [signal, stages] = GetParam();
+  RankProcesses ranks(options_of(Compute::Fast), 3, RankTransport::Tcp, /*timeout_ms=*/2000, stages);
   CheckedEngine engine = Engine::open(ranks.first()).value();
   ASSERT_TRUE(engine.process_request({.text = "Once upon a time", .max_tokens = 4}).get().ok());
   Request endless{.text = "Once upon a time", .max_tokens = 900};
   endless.ignore_end_of_text = true;
   std::atomic<int> drawn = 0;
-  endless.on_token = [&](const TokenEvent&) {
-    if (++drawn == 20) ranks.process(2).signal(GetParam());
+  endless.on_token = [&, signal = signal](const TokenEvent&) {
+    if (++drawn == 20) ranks.process(2).signal(signal);
   };
   const auto answer = engine.process_request(std::move(endless)).get();
   ASSERT_FALSE(answer.ok());
@@ -362,8 +387,12 @@ TEST_P(LostProcess, EndsWhatRunsAndEveryLaterRequestWithAStatus) {
       << other;
 }
 
-INSTANTIATE_TEST_SUITE_P(Signals, LostProcess, testing::Values(SIGKILL, SIGSTOP),
-                         [](const auto& instance) { return instance.param == SIGKILL ? "Killed" : "Stopped"; });
+INSTANTIATE_TEST_SUITE_P(Signals, LostProcess,
+                         testing::Combine(testing::Values(SIGKILL, SIGSTOP), testing::Values(1u, 3u)),
+                         [](const auto& instance) {
+                           return std::string(std::get<0>(instance.param) == SIGKILL ? "Killed" : "Stopped") +
+                                  (std::get<1>(instance.param) > 1 ? "InStages" : "");
+                         });
 
 TEST(EngineRanks, WhatRanksCannotBeIsRefusedByName) {
   REQUIRE_TEST_MODEL();
@@ -381,6 +410,9 @@ TEST(EngineRanks, WhatRanksCannotBeIsRefusedByName) {
   names(refusal({.size = 2, .rank = 2, .address = "localhost:1"}), "ranks.rank is 2");
   names(refusal({.size = 2, .rank = 1, .address = "localhost:1"}), "Engine::serve_rank()");
   names(refusal({.size = 10, .address = "localhost:1"}), "9 query heads");
+  names(refusal({.size = 20, .pipeline = 2, .address = "localhost:1"}), "in each of 2 stages");
+  names(refusal({.size = 31, .pipeline = 31, .address = "localhost:1"}), "30 layers");
+  names(refusal({.size = 4, .pipeline = 3, .address = "localhost:1"}), "ranks.pipeline is 3");
   names(refusal({.size = 2, .address = "nowhere"}), "'nowhere' is no address");
   EXPECT_EQ(Engine::serve_rank(options_of(Compute::Fast)).code(), StatusCode::InvalidArgument);
 }

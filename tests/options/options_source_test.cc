@@ -44,7 +44,8 @@ const std::map<std::string, std::string>& other_values() {
       {"memory_limit_bytes", "3GiB"},
       {"stats_window_ms", "61"},
       {"profile_steps", "true"},
-      {"ranks.size", "3"},
+      {"ranks.size", "6"},
+      {"ranks.pipeline", "3"},
       {"ranks.rank", "2"},
       {"ranks.address", "host:29500"},
       {"ranks.transport", "gloo"},
@@ -75,7 +76,7 @@ TEST(OptionTable, HasEveryMemberOfTheStructs) {
   auto& [model, cache, device, compute, deterministic, replicas, threads, context_tokens, max_batch_sequences,
          max_batch_tokens, max_queued_requests, target_step_ms, speculation, max_draft_tokens, aging_ms,
          memory_limit_bytes, stats_window_ms, profile_steps, ranks, cpus] = options;
-  auto& [rank_count, rank, address, transport, timeout_ms, open_timeout_ms] = ranks;
+  auto& [rank_count, pipeline, rank, address, transport, timeout_ms, open_timeout_ms] = ranks;
   auto& [capacity_bytes, prefault_bytes, block_tokens, prefix_reuse, eviction, tenant_quota_bytes, record_trace,
          memory_tier_bytes, memory_tier_codec, disk_dir, disk_capacity_bytes, disk_codec, tiers, tier_writes,
          tier_deadline_ms] = cache;
@@ -98,6 +99,7 @@ TEST(OptionTable, HasEveryMemberOfTheStructs) {
                                          &stats_window_ms,
                                          &profile_steps,
                                          &rank_count,
+                                         &pipeline,
                                          &rank,
                                          &address,
                                          &transport,

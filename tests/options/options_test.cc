@@ -60,6 +60,11 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
          o.ranks = {.size = 2, .address = "host:1"};
        },
        "device", "cuda", "ranks.size is 2"},
+      {[](EngineOptions& o) {
+         o.device = "cuda";
+         o.ranks = {.size = 4, .pipeline = 2, .address = "host:1"};
+       },
+       "device", "cuda", "ranks.pipeline is 2"},
       {[](EngineOptions& o) { o.replicas = 0; }, "replicas", "0", "1 to 64"},
       {[](EngineOptions& o) { o.replicas = 65; }, "replicas", "65", "1 to 64"},
       {[](EngineOptions& o) {
@@ -85,6 +90,9 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.ranks.size = 0; }, "ranks.size", "0", "1 to 1024"},
       {[](EngineOptions& o) { o.ranks.rank = 1; }, "ranks.rank", "1", "0 to 0"},
       {[](EngineOptions& o) { o.ranks.size = 2; }, "ranks.address", "empty", "host:port"},
+      {[](EngineOptions& o) { o.ranks.pipeline = 0; }, "ranks.pipeline", "0", "1 to 1024"},
+      {[](EngineOptions& o) { o.ranks = {.size = 4, .pipeline = 3, .address = "host:1"}; }, "ranks.pipeline", "3",
+       "ranks.size is 4"},
       {[](EngineOptions& o) { o.ranks.timeout_ms = 0; }, "ranks.timeout_ms", "0", "at least 1"},
       {[](EngineOptions& o) { o.ranks.transport = static_cast<RankTransport>(9); }, "ranks.transport", "9",
        "tcp or gloo"},
@@ -117,6 +125,7 @@ TEST(Options, TheEndsOfEveryRangeAreAllowed) {
       [](EngineOptions& o) { o.max_queued_requests = 1; },
       [](EngineOptions& o) { o.context_tokens = 1; },
       [](EngineOptions& o) { o.ranks = {.size = 1024, .rank = 1023, .address = "host:1"}; },
+      [](EngineOptions& o) { o.ranks = {.size = 6, .pipeline = 3, .address = "host:1"}; },
       [](EngineOptions& o) { o.ranks = {.size = 2, .address = "host:1"}, o.cache.disk_dir = "kv"; },
   };
   for (const auto& change : edges) {

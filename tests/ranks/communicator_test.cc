@@ -141,6 +141,66 @@ TEST_P(CommunicatorTest, ARankOutOfRangeIsRefusedAndNothingIsLost) {
   });
 }
 
+// Two by two, either way, between operations of all: sums, sends and barriers of a group are its own.
+TEST_P(CommunicatorTest, GroupsAreCommunicatorsOfTheirRanks) {
+  run_ranks(4, [](Communicator& communicator) {
+    const std::uint32_t rank = communicator.rank();
+    const auto group_of = [&](std::uint32_t a, std::uint32_t b) { return communicator.group({a, b}).value(); };
+    const auto row = rank < 2 ? group_of(0, 1) : group_of(2, 3);
+    const auto column = rank % 2 == 0 ? group_of(0, 2) : group_of(1, 3);
+    EXPECT_EQ(row->rank(), rank % 2);
+    EXPECT_EQ(column->rank(), rank / 2);
+    EXPECT_EQ(column->size(), 2u);
+    std::mt19937 random(7);
+    for (unsigned i = 0; i < 30; ++i) {
+      const std::size_t count = random_count(random);
+      const auto mine = values_of(rank, count, i);
+      const auto sum_of = [&](std::uint32_t a, std::uint32_t b) {
+        std::vector<float> sum = values_of(a, count, i);
+        const auto others = values_of(b, count, i);
+        for (std::size_t k = 0; k < count; ++k) sum[k] += others[k];
+        return sum;
+      };
+      auto values = mine;
+      ASSERT_TRUE(row->all_reduce_sum(values.data(), count, Element::F32).ok());
+      ASSERT_TRUE(values == sum_of(rank / 2 * 2, rank / 2 * 2 + 1)) << count;
+      values = mine;
+      ASSERT_TRUE(column->all_reduce_sum(values.data(), count, Element::F32).ok());
+      ASSERT_TRUE(values == sum_of(rank % 2, rank % 2 + 2)) << count;
+      values = mine;
+      ASSERT_TRUE(column->broadcast(values.data(), count * sizeof(float), 1).ok());
+      ASSERT_TRUE(values == values_of(2 + rank % 2, count, i));
+      std::uint32_t sent = rank, received = 99;
+      if (rank < 2) {
+        ASSERT_TRUE(column->send(&sent, sizeof sent, 1).ok());
+      } else {
+        ASSERT_TRUE(column->receive(&received, sizeof received, 0).ok());
+        EXPECT_EQ(received, rank - 2);
+      }
+      std::int32_t one = 1;
+      ASSERT_TRUE(communicator.all_reduce_sum(&one, 1, Element::I32).ok());
+      EXPECT_EQ(one, 4);
+    }
+    // One of one rank, and one of a group.
+    float value = 5;
+    ASSERT_TRUE(communicator.group({rank}).value()->all_reduce_sum(&value, 1, Element::F32).ok());
+    EXPECT_EQ(value, 5);
+    const auto last = communicator.group({0, 1, 2, 3}).value()->group({rank < 3 ? 0u : 3u});
+    EXPECT_EQ(last.ok(), rank == 0 || rank == 3);
+  });
+}
+
+TEST_P(CommunicatorTest, WhatIsNoGroupIsRefused) {
+  run_ranks(2, [](Communicator& communicator) {
+    const std::uint32_t rank = communicator.rank();
+    for (const std::vector<std::uint32_t>& ranks :
+         {std::vector<std::uint32_t>{}, {1 - rank}, {1, 0}, {rank, rank}, {rank, 2}}) {
+      EXPECT_EQ(communicator.group(ranks).status().code(), StatusCode::InvalidArgument);
+    }
+    EXPECT_TRUE(communicator.barrier().ok());
+  });
+}
+
 // Every rank leaves with a Status, and every later call has the same one at once.
 void expect_final_failure(Communicator& communicator, const Status& status) {
   ASSERT_FALSE(status.ok());
@@ -179,6 +239,50 @@ TEST_P(CommunicatorTest, AnotherDeadlineHoldsFromTheNextOperationOn) {
     const Status status = communicator.receive(&byte, 1, 1);
     EXPECT_EQ(status.code(), StatusCode::DeadlineExceeded) << status.to_string();
     EXPECT_NE(status.message().find("rank 1"), std::string::npos) << status.to_string();
+    is_over.set_value();
+  });
+}
+
+// The failure of a group is that of the whole, for those too who are in other groups, and the other way round.
+TEST_P(CommunicatorTest, AGroupAndTheWholeFailTogether) {
+  for (const bool fails_in_group : {true, false}) {
+    run_ranks(
+        4,
+        [&](Communicator& communicator) {
+          const std::uint32_t rank = communicator.rank();
+          const auto group = communicator.group(rank < 2 ? std::vector{0u, 1u} : std::vector{2u, 3u}).value();
+          std::vector<float> values(1000);
+          const auto sum = [&](Communicator& among) {
+            return among.all_reduce_sum(values.data(), values.size(), Element::F32);
+          };
+          if (rank == 3) {  // leaves when all are here
+            ASSERT_TRUE(communicator.barrier().ok());
+            fails_in_group ? group->abort() : communicator.abort();
+            EXPECT_EQ(communicator.wait().code(), StatusCode::Cancelled);
+            EXPECT_EQ(group->wait().code(), StatusCode::Cancelled);
+            return;
+          }
+          ASSERT_TRUE(communicator.barrier().ok());
+          Status status;
+          while (status.ok()) {
+            status = sum(fails_in_group ? *group : communicator);
+            if (fails_in_group && status.ok()) status = sum(communicator);
+          }
+          expect_final_failure(communicator, status);
+          expect_final_failure(*group, status);
+        },
+        5000);
+  }
+}
+
+TEST_P(CommunicatorTest, AGroupHasTheDeadlineOfTheWhole) {
+  std::promise<void> is_over;
+  run_ranks(2, [&](Communicator& communicator) {
+    const auto group = communicator.group({0, 1}).value();
+    communicator.rank() == 0 ? communicator.set_timeout_ms(200) : group->set_timeout_ms(200);
+    if (communicator.rank() == 1) return is_over.get_future().wait();
+    char byte = 0;
+    EXPECT_EQ(group->receive(&byte, 1, 1).code(), StatusCode::DeadlineExceeded);
     is_over.set_value();
   });
 }

@@ -1,0 +1,30 @@
+// A step cut into micro-batches, so that stages work at the same time: while one computes a micro-batch, the stage
+// before computes the next (Huang et al. 2019, "GPipe"). With m of them, s stages that take equally long take (m + s -
+// 1) / m times as long as if none ever waited.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/model_runner.h"
+
+namespace tiercel {
+
+// Below so many rows weights are read for longer than they are multiplied, and more micro-batches read them more often.
+inline constexpr std::size_t kMicroBatchRows = 16;
+// With these nine tenths of the time go into work, however many stages there are.
+inline constexpr std::size_t kMicroBatchesOfStage = 8;
+
+// Into how many a step of so many rows is cut: as many as have kMicroBatchRows each, at least 1, and no more than
+// kMicroBatchesOfStage for each stage; 1 where there is one stage.
+std::size_t count_micro_batches(std::size_t rows, std::uint32_t stages);
+
+// `count` runs of rows in the step's order, as even as rows allow; a chunk that goes on in the next one is cut. Later
+// rows of a sequence are in the same micro-batch as earlier ones or behind it. Logits are of the rows that they were
+// asked for. `count` is no more than there are rows.
+std::vector<std::vector<SequenceChunk>> cut_into_micro_batches(std::span<const SequenceChunk> chunks,
+                                                               std::size_t count);
+
+}  // namespace tiercel
