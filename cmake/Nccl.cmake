@@ -1,4 +1,5 @@
-# tiercel::nccl, for ranks on GPUs, where it is found and CUDA is on. TIERCEL_NCCL: on, off, or auto.
+# tiercel::nccl, for ranks on GPUs, where it is found and CUDA is on. TIERCEL_NCCL: on, off, or auto. Also installed, for
+# find_package(tiercel).
 string(TOLOWER "${TIERCEL_NCCL}" _tiercel_nccl_choice)
 if(NOT TARGET tiercel::nccl AND NOT _tiercel_nccl_choice STREQUAL "off")
   if(TIERCEL_CUDA_ENABLED)

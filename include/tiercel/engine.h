@@ -44,9 +44,9 @@ class Engine {
   static Result<Engine> open(const EngineOptions& options);
 
   // Is one of the ranks that share a model, but the first, for the engine that options.ranks.address leads to: loads
-  // this rank's part and computes on the calling thread. Of the options it takes `model`, `threads`, `cpus`, `ranks`,
-  // and for tiers that rank 0 has `cache.disk_dir` and `cache.tiers`; the others are rank 0's. Returns when that engine
-  // ends (Ok) or a rank is lost, with what open() would say.
+  // this rank's part and computes on the calling thread, also of the process that has rank 0: a GPU each. Of the
+  // options it takes `model`, `device`, `threads`, `cpus`, `ranks`, and for tiers that rank 0 has `cache.disk_dir` and
+  // `cache.tiers`; the others are rank 0's. Returns when that engine ends (Ok) or a rank is lost, as open() would.
   static Status serve_rank(const EngineOptions& options);
 
   Engine(Engine&&) noexcept;

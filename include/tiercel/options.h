@@ -81,7 +81,7 @@ struct KvCacheOptions {
   Status validate() const;
 };
 
-// How ranks on CPUs speak to each other; of both, over TCP.
+// How ranks speak to each other, but for what GPUs add up in a step, which goes by NCCL; of both, over TCP.
 enum class RankTransport : std::uint8_t {
   Tcp,   // sockets alone: the faster one
   Gloo,  // the library Gloo, where tiercel was built with it
@@ -114,13 +114,13 @@ struct EngineOptions {
   std::string model = {};
   KvCacheOptions cache = {};
   // Where the model is computed, and where its hot KV is: "cpu", "cuda" (the first GPU) or "cuda:N". Replicas are on
-  // GPUs N, N + 1, ... Ranks are on CPUs. On a GPU activations are bf16 in `fast` and `turbo`, and exact weights in all
-  // modes. Default "cpu".
+  // GPUs N, N + 1, ... Each rank has a device of its own: all a GPU, or none. On a GPU activations are bf16 in `fast`
+  // and `turbo`, and exact weights in all modes. Default "cpu".
   std::string device = "cpu";
   Compute compute = Compute::Fast;
   // The tokens of a request do not depend on cache hits, on the other requests in its batch or on timing: reuse is
   // limited to blocks that a cold run would compute with the same arithmetic. Not with tiers that lose bits (int8,
-  // int4). Default false.
+  // int4), nor with more than two ranks on GPUs. Default false.
   bool deterministic = false;
   // Copies of what runs the model, in this process: each has a batch, a hot arena and threads of its own, and takes the
   // requests for which it is expected to be the first to answer, by what it has cached and what waits there. They share

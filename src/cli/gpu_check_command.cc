@@ -81,15 +81,11 @@ Result<GpuCheckReport> check(const EngineOptions& engine, const GpuCheckOptions&
 int check_gpu(const CliOptions& shared, const GpuCheckOptions& options) {
   EngineOptions engine = shared.engine;
   if (engine.model.empty()) engine.model = default_model_path();
-  DeviceName device = parse_device(engine.device).value_or(DeviceName());
+  const DeviceName device = parse_device(engine.device).value_or(DeviceName());
   if (!device.is_gpu) engine.device = "cuda";
-  const CudaDevices known = list_cuda_devices();
-  const auto number = static_cast<std::size_t>(device.number);
-  if (number >= known.devices.size()) {
-    return fail(Status::unavailable(known.devices.empty() ? fmt::format("there is no GPU: {}", known.note)
-                                                          : fmt::format("there is no GPU {}", number)));
-  }
-  const auto report = check(engine, options, known.devices[number].name);
+  const auto gpu = find_cuda_device(device.number);
+  if (!gpu.ok()) return fail(gpu.status());
+  const auto report = check(engine, options, gpu->name);
   if (!report.ok()) return fail(report.status());
   const std::string markdown = to_markdown(*report);
   if (!options.report_file.empty() && !(std::ofstream(options.report_file) << markdown)) {

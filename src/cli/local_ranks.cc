@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 
 #include "base/cpu_affinity.h"
+#include "base/device_name.h"
 #include "cli/child_process.h"
 #include "cli/cli_options.h"
 
@@ -43,12 +44,14 @@ Status start_local_ranks(EngineOptions& options) {
   if (!address.ok()) return address.status();
   options.ranks.address = *std::move(address);
   if (options.threads == 0) options.threads = std::max(1u, usable_cores() / options.ranks.size);
+  const DeviceName device = parse_device(options.device).value_or(DeviceName());
   for (std::uint32_t rank = 1; rank < options.ranks.size; ++rank) {
     EngineOptions of_rank = options;
     of_rank.ranks.rank = rank;
     // Rank 0 says what tiers there are; where they are is each rank's own.
     if (!options.cache.disk_dir.empty())
       of_rank.cache.disk_dir = fmt::format("{}/rank-{}", options.cache.disk_dir, rank);
+    if (device.is_gpu) of_rank.device = fmt::format("cuda:{}", device.number + static_cast<int>(rank));
     std::vector<std::string> arguments = arguments_of(of_rank);
     arguments.insert(arguments.begin(), {"rank", "--end-with-parent"});
     TIERCEL_RETURN_IF_ERROR(start_program("/proc/self/exe", std::move(arguments)));

@@ -7,7 +7,8 @@
 namespace tiercel::cli {
 
 // Where `options` have several ranks and no address: starts a process of this program for each but the first, which end
-// with this one, shares the cores among all where no number of threads is given, and fills in the address.
+// with this one, each on the next GPU where the first is on one, shares the cores among all where no number of threads
+// is given, and fills in the address.
 Status start_local_ranks(EngineOptions& options);
 
 }  // namespace tiercel::cli

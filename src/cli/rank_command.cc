@@ -36,8 +36,9 @@ Command add_rank_command(CLI::App& program, CliOptions& shared) {
       "Example, on two machines:\n"
       "  tiercel run --ranks 2 --rank-address 10.0.0.1:29500 --prompt \"Once upon a time\"\n"
       "  tiercel rank --ranks 2 --rank-address 10.0.0.1:29500 --rank 1\n"
-      "Of the options, --model, --threads, --cpus, --cache-dir and those of ranks count; the others are rank 0's.\n"
-      "Where rank 0 keeps KV in a directory, each rank needs one of its own.");
+      "Of the options, --model, --device, --threads, --cpus, --cache-dir and those of ranks count; the others are rank "
+      "0's.\n"
+      "Where rank 0 computes on a GPU, each rank needs one; where it keeps KV in a directory, each one of its own.");
   return {app, [=, &shared] { return serve(shared, *ends_with_parent); }};
 }
 

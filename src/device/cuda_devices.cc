@@ -43,4 +43,14 @@ CudaDevices list_cuda_devices() {
   return result;
 }
 
+Result<CudaDevice> find_cuda_device(int number) {
+  const CudaDevices known = list_cuda_devices();
+  if (known.devices.empty()) {
+    return Status::unavailable("there is no GPU: " + known.note + "; use the device cpu");
+  }
+  if (static_cast<std::size_t>(number) < known.devices.size()) return known.devices[static_cast<std::size_t>(number)];
+  return Status::unavailable("there is no GPU " + std::to_string(number) + "; the last one is " +
+                             std::to_string(known.devices.size() - 1));
+}
+
 }  // namespace tiercel

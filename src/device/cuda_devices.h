@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "tiercel/status.h"
+
 namespace tiercel {
 
 struct CudaDevice {
@@ -23,5 +25,7 @@ struct CudaDevices {
 // Lists the GPUs that this process can see. It never fails: without CUDA, a driver or a GPU the list is empty and the
 // note says why. Initialises the CUDA driver, but creates no context and takes no GPU memory. Thread-safe.
 CudaDevices list_cuda_devices();
+// The one of that number. Unavailable: there is none; says which there are, or why there are none.
+Result<CudaDevice> find_cuda_device(int number);
 
 }  // namespace tiercel

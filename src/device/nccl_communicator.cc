@@ -21,7 +21,6 @@
 #include "device/cuda_stream.h"
 #include "device/current_device.h"
 #include "device/device_arena.h"
-#include "ranks/rendezvous.h"
 
 namespace tiercel {
 namespace {
@@ -334,20 +333,9 @@ Status check_options(const CommunicatorOptions& options) {
       fmt::format("rank {} of {} ranks; give ranks from 0 to one less than their number", options.rank, options.size));
 }
 
-Result<std::unique_ptr<Communicator>> open_until(const CommunicatorOptions& options, const NcclId& id,
-                                                 const CudaStream& stream, Clock::time_point deadline) {
-  int device = 0;
-  TIERCEL_RETURN_IF_ERROR(cuda_status(cudaGetDevice(&device), "asking for the current GPU"));
-  auto scratch = DeviceArena::reserve(1, kScratchBytes);
-  if (!scratch.ok()) return scratch.status();
-  TIERCEL_RETURN_IF_ERROR(cuda_status(cudaMemsetAsync(scratch->start(), 0, kScratchBytes, stream.get()),
-                                      "clearing a communicator's memory"));
-  auto communicator = std::make_unique<NcclCommunicator>(options, device, stream, std::move(*scratch));
-  TIERCEL_RETURN_IF_ERROR(communicator->connect(id, deadline, options.open_timeout_ms));
-  return Result<std::unique_ptr<Communicator>>(std::move(communicator));
-}
-
 }  // namespace
+
+Status find_nccl() { return {}; }
 
 Result<NcclId> create_nccl_id() {
   ncclUniqueId unique_id;
@@ -364,33 +352,42 @@ Result<NcclId> create_nccl_id() {
 Result<std::unique_ptr<Communicator>> open_nccl_communicator(const CommunicatorOptions& options, const NcclId& id,
                                                              const CudaStream& stream) {
   TIERCEL_RETURN_IF_ERROR(check_options(options));
-  return open_until(options, id, stream, Clock::now() + milliseconds(options.open_timeout_ms));
+  const Clock::time_point deadline = Clock::now() + milliseconds(options.open_timeout_ms);
+  int device = 0;
+  TIERCEL_RETURN_IF_ERROR(cuda_status(cudaGetDevice(&device), "asking for the current GPU"));
+  auto scratch = DeviceArena::reserve(1, kScratchBytes);
+  if (!scratch.ok()) return scratch.status();
+  TIERCEL_RETURN_IF_ERROR(cuda_status(cudaMemsetAsync(scratch->start(), 0, kScratchBytes, stream.get()),
+                                      "clearing a communicator's memory"));
+  auto communicator = std::make_unique<NcclCommunicator>(options, device, stream, std::move(*scratch));
+  TIERCEL_RETURN_IF_ERROR(communicator->connect(id, deadline, options.open_timeout_ms));
+  return Result<std::unique_ptr<Communicator>>(std::move(communicator));
 }
 
-Result<std::unique_ptr<Communicator>> open_nccl_communicator(const CommunicatorOptions& options,
+Result<std::unique_ptr<Communicator>> open_nccl_communicator(const CommunicatorOptions& options, Communicator& host,
                                                              const CudaStream& stream) {
   TIERCEL_RETURN_IF_ERROR(check_options(options));
-  const Clock::time_point deadline = Clock::now() + milliseconds(options.open_timeout_ms);
-  auto rendezvous = Rendezvous::open(options);
-  if (!rendezvous.ok()) return rendezvous.status();
-  // A first rank that has none says why, so that the others need not wait.
-  std::string said;
+  // A first rank that has no id says so, that the others need not wait.
+  struct Said {
+    bool has_id = false;
+    NcclId id = {};
+  };
+  Said said;
   Status status;
   if (options.rank == 0) {
-    auto created = create_nccl_id();
-    if (created.ok()) said.assign(created->begin(), created->end());
+    const auto created = create_nccl_id();
+    if (created.ok()) said = {.has_id = true, .id = *created};
     status = created.status();
   }
-  auto all = rendezvous->exchange(said);
+  std::vector<Said> all(options.size);
+  const Status heard = host.all_gather(&said, sizeof said, all.data());
   if (!status.ok()) return status;
-  if (!all.ok()) return all.status();
-  NcclId id;
-  if (all->front().size() != id.size()) {
+  TIERCEL_RETURN_IF_ERROR(heard);
+  if (!all.front().has_id) {
     return Status::unavailable(
         fmt::format("rank {} of {}: rank 0 could not begin with NCCL; look at its status", options.rank, options.size));
   }
-  std::ranges::copy(all->front(), id.begin());
-  return open_until(options, id, stream, deadline);
+  return open_nccl_communicator(options, all.front().id, stream);
 }
 
 }  // namespace tiercel

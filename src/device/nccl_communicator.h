@@ -25,6 +25,9 @@ namespace tiercel {
 
 class CudaStream;
 
+// Ok, or the Unavailable of everything below where tiercel was built without NCCL.
+Status find_nccl();
+
 // By which the ranks of one communicator know each other: any rank makes it, and all are given the same bytes. Of use
 // once.
 using NcclId = std::array<char, 128>;
@@ -37,8 +40,9 @@ Result<NcclId> create_nccl_id();
 //   DeadlineExceeded   somebody did not come
 Result<std::unique_ptr<Communicator>> open_nccl_communicator(const CommunicatorOptions& options, const NcclId& id,
                                                              const CudaStream& stream);
-// With the id of rank 0, which the ranks find at options.address (Rendezvous::open, whose statuses these are too).
-Result<std::unique_ptr<Communicator>> open_nccl_communicator(const CommunicatorOptions& options,
+// With an id of rank 0's, which it tells the others by `host`: a communicator of host memory between the same ranks,
+// whose statuses these are too. There all have come here before any waits for NCCL.
+Result<std::unique_ptr<Communicator>> open_nccl_communicator(const CommunicatorOptions& options, Communicator& host,
                                                              const CudaStream& stream);
 
 }  // namespace tiercel

@@ -9,4 +9,9 @@ CudaDevices list_cuda_devices() {
           .note = "built without CUDA (TIERCEL_CUDA=off, or no toolkit found)"};
 }
 
+Result<CudaDevice> find_cuda_device(int) {
+  return Status::unavailable(
+      "this tiercel was built without CUDA; use the device cpu, or build it where there is a CUDA 13 toolkit");
+}
+
 }  // namespace tiercel

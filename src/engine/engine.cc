@@ -24,8 +24,6 @@
 #include "kernels/bf16.h"
 #include "kv/kv_cache_state.h"
 #include "model/llama_config.h"
-#include "model/llama_model.h"
-#include "ranks/rank_links.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -143,7 +141,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
   }
 
   const std::vector<ReplicaThreads> threads = threads_of_replicas(options);
-  auto source = ModelSource::open(options, *std::move(file), shape, threads.front().threads);
+  auto source = ModelSource::open(options, *std::move(file), shape);
   if (!source.ok()) return source.status();
   const KvLayout layout = source->layout();
   if (options.context_tokens > 0 && options.cache.capacity_bytes > 0) {
@@ -259,29 +257,15 @@ Status Engine::serve_rank(const EngineOptions& options) {
   if (!file.ok()) return file.status();
   const auto config = read_llama_config(*file);
   if (!config.ok()) return config.status();
-  const auto communicator = open_communicator(ranks);
-  if (!communicator.ok()) return communicator.status();
-  RankSettings settings;
-  TIERCEL_RETURN_IF_ERROR(share_settings(**communicator, settings));
-  const auto shard = shard_model(config->shape, ranks.rank, ranks.size, settings.pipeline);
-  if (!shard.ok()) return shard.status();
-  auto tier_links = link_with_first(**communicator, ranks.address, settings.tiers.count(), ranks.open_timeout_ms);
-  if (!tier_links.ok()) return tier_links.status();
-  const LlamaOptions model_options{.compute = settings.compute,
-                                   .deterministic = settings.deterministic,
-                                   .threads = options.threads ? options.threads : usable_cores(),
-                                   .max_batch_tokens = static_cast<std::size_t>(settings.max_batch_tokens),
-                                   .max_logit_rows = static_cast<std::size_t>(settings.max_logit_rows),
-                                   .block_tokens = settings.block_tokens,
-                                   .communicator = communicator->get(),
-                                   .shard = *shard};
-  const auto model = load_llama(*std::move(file), model_options);
+  auto source = ModelSource::open(options, *std::move(file), config->shape);
+  if (!source.ok()) return source.status();
+  const auto model = source->make_model(options.threads ? options.threads : usable_cores());
   if (!model.ok()) return model.status();
-  (*communicator)->set_timeout_ms(settings.timeout_ms);
-  const KvLayout layout = llama_kv_layout(config->shape, model_options);
-  RankTierServer tiers(stores_of_rank(options.cache, settings.tiers, layout.block_bytes()),
-                       std::move(tier_links->front()), layout, (*model)->fingerprint());
-  const Status status = follow_first_rank(**communicator, **model, layout, &tiers);
+  const KvLayout& layout = source->layout();
+  RankTierServer tiers(stores_of_rank(options.cache, source->tiers(), layout.block_bytes()), source->take_tier_links(),
+                       layout, (*model)->fingerprint());
+  const auto reserve = [&](std::size_t blocks) { return source->reserve_blocks(blocks * layout.block_bytes()); };
+  const Status status = follow_first_rank(source->communicator(), **model, layout, &tiers, reserve);
   return tiers.opened().ok() ? status : tiers.opened();  // why rank 0 left
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "device/cuda_devices.h"
+#include "device/nccl_communicator.h"
 #include "engine/rank_messages.h"
 #include "engine/rank_tiers.h"
 #include "model/device_placement.h"
@@ -17,88 +19,113 @@ namespace {
 // Signs of life between ranks in the time that they wait for each other.
 constexpr std::uint64_t kSignsInTimeout = 3;
 
-}  // namespace
+CommunicatorOptions communicator_options(const RankOptions& ranks, std::uint64_t timeout_ms) {
+  return {.address = ranks.address,
+          .rank = ranks.rank,
+          .size = ranks.size,
+          .timeout_ms = timeout_ms,
+          .open_timeout_ms = ranks.open_timeout_ms};
+}
 
+// Ranks load their parts between operations, each at its own pace, so it waits as long as they may take to open.
 Result<std::unique_ptr<Communicator>> open_communicator(const RankOptions& ranks) {
-  const CommunicatorOptions options{.address = ranks.address,
-                                    .rank = ranks.rank,
-                                    .size = ranks.size,
-                                    .timeout_ms = ranks.open_timeout_ms,
-                                    .open_timeout_ms = ranks.open_timeout_ms};
+  const CommunicatorOptions options = communicator_options(ranks, ranks.open_timeout_ms);
   return ranks.transport == RankTransport::Gloo ? open_gloo_communicator(options) : open_tcp_communicator(options);
 }
 
-Result<ModelSource> ModelSource::open(const EngineOptions& options, GgufFile file, const ModelShape& shape,
-                                      std::uint32_t threads) {
-  ModelSource source(std::move(file), {.compute = options.compute,
-                                       .deterministic = options.deterministic,
-                                       .threads = threads,
-                                       .max_batch_tokens = options.max_batch_tokens,
-                                       .max_logit_rows = options.max_batch_sequences + kScoringRows,
-                                       .block_tokens = options.cache.block_tokens,
-                                       .profile = options.profile_steps});
+}  // namespace
+
+Result<ModelSource> ModelSource::open(const EngineOptions& options, GgufFile file, const ModelShape& shape) {
   const DeviceName device = parse_device(options.device).value_or(DeviceName());
-  if (device.is_gpu) {
-    source.on_gpu_ = true;
-    source.device_options_ = {.device = device.number,
-                              .compute = options.compute,
-                              .deterministic = options.deterministic,
-                              .max_batch_tokens = options.max_batch_tokens,
-                              .max_sequences = options.max_batch_sequences,
-                              .max_logit_rows = source.options_.max_logit_rows,
-                              .context_tokens = options.context_tokens,
-                              .block_tokens = options.cache.block_tokens};
-    source.layout_ = device_llama_kv_layout(shape, source.device_options_);
-    return source;
+  ModelSource source(std::move(file));
+  source.on_gpu_ = device.is_gpu;
+  source.device_options_.device = device.number;
+  if (options.ranks.size > 1) {
+    TIERCEL_RETURN_IF_ERROR(source.find_ranks(options, shape));
+  } else {
+    source.configure(options, shape, ModelShard());
   }
-  if (options.ranks.size > 1) TIERCEL_RETURN_IF_ERROR(source.find_ranks(options, shape));
-  source.layout_ = llama_kv_layout(shape, source.options_);
   return source;
 }
 
-Status ModelSource::find_ranks(const EngineOptions& options, const ModelShape& shape) {
-  auto shard = shard_model(shape, 0, options.ranks.size, options.ranks.pipeline);
+void ModelSource::configure(const EngineOptions& options, const ModelShape& shape, const ModelShard& shard) {
+  options_ = {.compute = options.compute,
+              .deterministic = options.deterministic,
+              .max_batch_tokens = options.max_batch_tokens,
+              .max_logit_rows = options.max_batch_sequences + kScoringRows,
+              .block_tokens = options.cache.block_tokens,
+              .profile = options.profile_steps,
+              .shard = shard};
+  device_options_ = {.device = device_options_.device,
+                     .compute = options.compute,
+                     .deterministic = options.deterministic,
+                     .max_batch_tokens = options.max_batch_tokens,
+                     .max_sequences = options.max_batch_sequences,
+                     .max_logit_rows = options_.max_logit_rows,
+                     .context_tokens = options.context_tokens,
+                     .block_tokens = options.cache.block_tokens,
+                     .shard = shard};
+  rank_options_ = options.ranks;
+  layout_ = on_gpu_ ? device_llama_kv_layout(shape, device_options_) : llama_kv_layout(shape, options_);
+}
+
+Status ModelSource::find_ranks(EngineOptions options, const ModelShape& shape) {
+  const auto shard = shard_model(shape, options.ranks.rank, options.ranks.size, options.ranks.pipeline);
   if (!shard.ok()) return shard.status();
+  if (on_gpu_) {  // what can be known before anybody waits
+    TIERCEL_RETURN_IF_ERROR(find_cuda_device(device_options_.device).status());
+    TIERCEL_RETURN_IF_ERROR(find_nccl());
+  }
   auto communicator = open_communicator(options.ranks);
   if (!communicator.ok()) return communicator.status();
   communicator_ = *std::move(communicator);
-  rank_timeout_ms_ = options.ranks.timeout_ms;
-  options_.shard = *shard;
-  options_.communicator = communicator_.get();
-  RankSettings settings{.timeout_ms = rank_timeout_ms_,
-                        .max_batch_tokens = options_.max_batch_tokens,
-                        .max_logit_rows = options_.max_logit_rows,
-                        .block_tokens = options_.block_tokens,
-                        .pipeline = options.ranks.pipeline,
-                        .compute = options_.compute,
-                        .deterministic = options_.deterministic,
-                        .tiers = tier_settings_of(options.cache, llama_kv_layout(shape, options_).block_bytes())};
+  configure(options, shape, *shard);
+  RankSettings settings = settings_of(options);
+  settings.tiers = tier_settings_of(options.cache, layout_.block_bytes());
   TIERCEL_RETURN_IF_ERROR(share_settings(*communicator_, settings));
-  auto links =
-      link_with_first(*communicator_, options.ranks.address, settings.tiers.count(), options.ranks.open_timeout_ms);
+  TIERCEL_RETURN_IF_ERROR(compare_devices(*communicator_, on_gpu_));
+  if (options.ranks.rank > 0) {
+    take_settings(settings, options);
+    configure(options, shape, *shard);
+  }
+  tiers_ = settings.tiers;
+  auto links = link_with_first(*communicator_, options.ranks.address, tiers_.count(), options.ranks.open_timeout_ms);
   if (!links.ok()) return links.status();
   tier_links_ = *std::move(links);
   return {};
 }
 
-Result<std::unique_ptr<ModelRunner>> ModelSource::make_model(std::uint32_t threads) {
-  if (on_gpu_) {
-    auto placed = place_on_device(file_, device_options_);
-    if (!placed.ok()) return placed.status();
-    device_ = placed->device;
-    return std::move(placed->model);
-  }
-  options_.threads = threads;
+Result<std::unique_ptr<ModelRunner>> ModelSource::make_host_model() {
+  options_.communicator = communicator_.get();
   if (!parameters_) {
     auto loaded = load_llama_parameters(std::move(file_), options_);
     if (!loaded.ok()) return loaded.status();
     parameters_ = *std::move(loaded);
   }
-  auto model = make_llama(parameters_, options_);
+  return make_llama(parameters_, options_);
+}
+
+Result<std::unique_ptr<ModelRunner>> ModelSource::make_device_model() {
+  if (communicator_) {
+    device_options_.open_communicator = [this](const CudaStream& stream) {
+      return open_nccl_communicator(communicator_options(rank_options_, rank_options_.timeout_ms), *communicator_,
+                                    stream);
+    };
+  }
+  auto placed = place_on_device(file_, device_options_);
+  if (!placed.ok()) return placed.status();
+  device_ = placed->device;
+  return std::move(placed->model);
+}
+
+Result<std::unique_ptr<ModelRunner>> ModelSource::make_model(std::uint32_t threads) {
+  options_.threads = threads;
+  auto model = on_gpu_ ? make_device_model() : make_host_model();
   if (!model.ok() || !communicator_) return model;
-  communicator_->set_timeout_ms(rank_timeout_ms_);
+  communicator_->set_timeout_ms(rank_options_.timeout_ms);
+  if (rank_options_.rank > 0) return model;
   auto ranked = std::make_unique<RankedModel>(std::move(communicator_), *std::move(model),
-                                              std::max<std::uint64_t>(1, rank_timeout_ms_ / kSignsInTimeout));
+                                              std::max<std::uint64_t>(1, rank_options_.timeout_ms / kSignsInTimeout));
   ranks_ = ranked.get();
   return std::unique_ptr<ModelRunner>(std::move(ranked));
 }

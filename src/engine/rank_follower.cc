@@ -12,8 +12,9 @@ namespace {
 
 class Follower {
  public:
-  Follower(Communicator& communicator, ModelRunner& model, const KvLayout& layout, RankTierServer* tiers)
-      : communicator_(communicator), model_(model), layout_(layout), tiers_(tiers) {}
+  Follower(Communicator& communicator, ModelRunner& model, const KvLayout& layout, RankTierServer* tiers,
+           const ReserveBlocks& reserve)
+      : communicator_(communicator), model_(model), layout_(layout), tiers_(tiers), reserve_(reserve) {}
 
   Status run() {
     while (true) {
@@ -37,21 +38,33 @@ class Follower {
     std::uint64_t blocks = 0;
     if (bytes.size() != sizeof blocks) return Status::internal("what rank 0 sent is no number of blocks");
     std::memcpy(&blocks, bytes.data(), sizeof blocks);
-    auto arena = BlockArena::reserve(static_cast<std::size_t>(blocks), layout_.block_bytes());
-    if (!arena.ok()) return arena.status();
-    arena_ = std::make_shared<BlockArena>(*std::move(arena));
-    blocks_ = static_cast<std::size_t>(blocks);
-    if (tiers_) tiers_->set_arena(arena_);
+    TIERCEL_RETURN_IF_ERROR(reserve(static_cast<std::size_t>(blocks)));
+    if (tiers_) TIERCEL_RETURN_IF_ERROR(tiers_->set_memory(memory_));
     carried_out();
     return {};
   }
 
-  Status step(std::span<const std::byte> bytes) {
-    TIERCEL_RETURN_IF_ERROR(read_step(bytes, blocks_, model_.shape().vocabulary, step_));
-    for (const BlockCopy& copy : step_.copies) {
-      TIERCEL_RETURN_IF_ERROR(arena_->copy_leading_tokens(layout_, copy.from, copy.to, copy.tokens));
+  Status reserve(std::size_t blocks) {
+    if (reserve_) {
+      auto memory = reserve_(blocks);
+      if (!memory.ok()) return memory.status();
+      memory_ = *std::move(memory);
     }
-    TIERCEL_RETURN_IF_ERROR(model_.step(step_.chunks, arena_->block(0)).status());
+    if (!memory_) {
+      auto arena = BlockArena::reserve(blocks, layout_.block_bytes());
+      if (!arena.ok()) return arena.status();
+      memory_ = std::make_shared<BlockArena>(*std::move(arena));
+    }
+    return {};
+  }
+
+  Status step(std::span<const std::byte> bytes) {
+    if (!memory_) return Status::internal("rank 0 sent a step before the number of blocks");
+    TIERCEL_RETURN_IF_ERROR(read_step(bytes, memory_->blocks(), model_.shape().vocabulary, step_));
+    for (const BlockCopy& copy : step_.copies) {
+      TIERCEL_RETURN_IF_ERROR(memory_->copy_leading_tokens(layout_, copy.from, copy.to, copy.tokens));
+    }
+    TIERCEL_RETURN_IF_ERROR(model_.step(step_.chunks, memory_->block(0)).status());
     carried_out();
     return {};
   }
@@ -65,18 +78,22 @@ class Follower {
   ModelRunner& model_;
   const KvLayout layout_;
   RankTierServer* const tiers_;
-  std::shared_ptr<const BlockArena> arena_;
-  std::size_t blocks_ = 0;
+  const ReserveBlocks& reserve_;
+  std::shared_ptr<const BlockMemory> memory_;
   std::vector<std::byte> storage_;
   RankStep step_;
 };
 
 }  // namespace
 
-Status follow_first_rank(Communicator& communicator, ModelRunner& model, const KvLayout& layout,
-                         RankTierServer* tiers) {
-  const Status status = Follower(communicator, model, layout, tiers).run();
-  if (!status.ok()) communicator.abort();  // the others need not wait for this one
+Status follow_first_rank(Communicator& communicator, ModelRunner& model, const KvLayout& layout, RankTierServer* tiers,
+                         const ReserveBlocks& reserve) {
+  Follower follower(communicator, model, layout, tiers, reserve);
+  const Status status = follower.run();
+  if (!status.ok()) {  // the others need not wait for this one
+    communicator.abort();
+    model.leave_ranks();
+  }
   return status;
 }
 

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstring>
 
+#include <fmt/format.h>
+
 #include "engine/message_bytes.h"
 
 namespace tiercel {
@@ -28,8 +30,42 @@ struct ChunkHead {
 
 }  // namespace
 
+RankSettings settings_of(const EngineOptions& options) {
+  return {.timeout_ms = options.ranks.timeout_ms,
+          .max_batch_tokens = options.max_batch_tokens,
+          .max_batch_sequences = options.max_batch_sequences,
+          .context_tokens = options.context_tokens,
+          .block_tokens = options.cache.block_tokens,
+          .compute = options.compute,
+          .deterministic = options.deterministic,
+          .tiers = {}};
+}
+
+void take_settings(const RankSettings& settings, EngineOptions& options) {
+  options.ranks.timeout_ms = settings.timeout_ms;
+  options.max_batch_tokens = settings.max_batch_tokens;
+  options.max_batch_sequences = settings.max_batch_sequences;
+  options.context_tokens = settings.context_tokens;
+  options.cache.block_tokens = settings.block_tokens;
+  options.compute = settings.compute;
+  options.deterministic = settings.deterministic;
+  options.profile_steps = false;  // nobody asks here
+}
+
 Status share_settings(Communicator& communicator, RankSettings& settings) {
   return communicator.broadcast(&settings, sizeof settings, 0);
+}
+
+Status compare_devices(Communicator& communicator, bool on_gpu) {
+  const auto mine = static_cast<std::uint8_t>(on_gpu);
+  std::vector<std::uint8_t> all(communicator.size());
+  TIERCEL_RETURN_IF_ERROR(communicator.all_gather(&mine, sizeof mine, all.data()));
+  const auto other = std::ranges::find_if(all, [&](std::uint8_t one) { return one != all.front(); });
+  if (other == all.end()) return {};
+  return Status::invalid_argument(
+      fmt::format("rank 0 computes on a {}, and rank {} on a {}; give all ranks a GPU "
+                  "(device cuda or cuda:N), or none",
+                  all.front() ? "GPU" : "CPU", other - all.begin(), *other ? "GPU" : "CPU"));
 }
 
 void write_step(std::span<const BlockCopy> copies, std::span<const SequenceChunk> chunks,

@@ -28,16 +28,22 @@ struct RankTierSettings {
 // The options that ranks must have alike, so rank 0 gives them to all.
 struct RankSettings {
   std::uint64_t timeout_ms = 0;  // of an operation, once the model is loaded
-  std::uint64_t max_batch_tokens = 0;
-  std::uint64_t max_logit_rows = 0;
+  std::uint32_t max_batch_tokens = 0;
+  std::uint32_t max_batch_sequences = 0;
+  std::uint32_t context_tokens = 0;
   std::uint32_t block_tokens = 0;
   std::uint32_t pipeline = 1;
   Compute compute = Compute::Fast;
   bool deterministic = false;
   RankTierSettings tiers;
 };
+RankSettings settings_of(const EngineOptions& options);
+// Of another rank: what is not its own becomes rank 0's.
+void take_settings(const RankSettings& settings, EngineOptions& options);
 // Ok: `settings` are those of rank 0, here and there.
 Status share_settings(Communicator& communicator, RankSettings& settings);
+// Ok: all ranks compute on GPUs, or all on CPUs. InvalidArgument, at all of them: not so; names one.
+Status compare_devices(Communicator& communicator, bool on_gpu);
 
 enum class RankMessage : std::uint32_t {
   Begin,      // a number of blocks

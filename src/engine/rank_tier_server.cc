@@ -28,7 +28,6 @@ constexpr std::chrono::seconds kPatience{2};
 struct RankTierServer::Shared {
   std::mutex mutex;
   std::condition_variable changed;
-  std::shared_ptr<const BlockArena> arena;
   std::uint64_t carried_out = 0;
   std::size_t working = 0;  // threads
   bool is_ending = false;
@@ -45,6 +44,8 @@ class RankTierServer::Worker {
         layout_(layout),
         fingerprint_(fingerprint) {}
 
+  // Before anything is asked for that is about blocks. May throw std::bad_alloc.
+  void set_memory(std::shared_ptr<const BlockMemory> memory);
   void work();
   void shut_down() const { link_.shut_down(); }
 
@@ -71,9 +72,21 @@ class RankTierServer::Worker {
   const Fingerprint fingerprint_;
   TierRequest request_;
   TierAnswer answer_;
-  std::vector<std::byte> staged_;  // blocks, one behind the other
+  std::shared_ptr<const BlockMemory> memory_;
+  // On the host, each of kTierBatchBlocks blocks, one behind the other.
+  std::shared_ptr<std::byte> read_;    // on their way to a GPU; null where stores read into blocks themselves
+  std::shared_ptr<std::byte> staged_;  // to be written
   std::size_t staged_blocks_ = 0;
 };
+
+void RankTierServer::Worker::set_memory(std::shared_ptr<const BlockMemory> memory) {
+  const std::lock_guard lock(shared_->mutex);
+  const std::size_t bytes = kTierBatchBlocks * layout_.block_bytes();
+  // Now, since memory that GPUs reach is not given while their kernels wait for each other.
+  staged_ = memory->allocate_host(bytes);
+  if (!memory->is_host()) read_ = memory->allocate_host(bytes);
+  memory_ = std::move(memory);
+}
 
 void RankTierServer::Worker::work() {
   std::vector<std::byte> bytes;
@@ -130,9 +143,11 @@ Status RankTierServer::Worker::await_turn() {
   std::unique_lock lock(shared_->mutex);
   shared_->changed.wait(lock, [&] { return shared_->is_ending || shared_->carried_out >= request_.after; });
   if (shared_->is_ending) return Status::cancelled("the rank ends");
-  const std::size_t blocks = shared_->arena ? shared_->arena->blocks() : 0;
+  const std::size_t blocks = memory_ ? memory_->blocks() : 0;
   const auto is_there = [&](const TierRequest::Block& block) { return block.block < blocks; };
-  return std::ranges::all_of(request_.blocks, is_there) ? Status() : Status::internal("there is no such block");
+  return request_.blocks.size() <= kTierBatchBlocks && std::ranges::all_of(request_.blocks, is_there)
+             ? Status()
+             : Status::internal("there are no such blocks");
 }
 
 template <class Each>
@@ -147,33 +162,38 @@ void RankTierServer::Worker::for_each_block(const Each& each) const {
 void RankTierServer::Worker::read() {
   answer_.status = await_turn();
   if (!answer_.status.ok()) return;
+  const std::size_t block_bytes = layout_.block_bytes();
   std::vector<TierRead> reads;
+  std::vector<BlockId> blocks;
   for_each_block([&](const TierRequest::Block& block, std::span<const TokenId> tokens) {
+    std::byte* const to = read_ ? read_.get() + reads.size() * block_bytes : memory_->block(block.block);
+    blocks.push_back(block.block);
     reads.push_back({.key = block.key,
                      .parent = block.parent,
                      .tenant = block.tenant,
                      .adapter_id = block.adapter_id,
                      .tokens = tokens,
-                     .bytes = {shared_->arena->block(block.block), layout_.block_bytes()},
+                     .bytes = {to, block_bytes},
                      .block = block.block});
   });
   answer_.blocks.resize(reads.size());
   (*store_)->read(reads);
+  const Status loaded = read_ ? memory_->load(read_.get(), block_bytes, blocks) : Status();
   for (std::size_t i = 0; i < reads.size(); ++i) {
-    answer_.blocks[i] = {.code = reads[i].status.code(), .copyable = reads[i].copyable};
-    if (answer_.status.ok()) answer_.status = reads[i].status;
+    const Status& status = reads[i].status.ok() ? loaded : reads[i].status;
+    answer_.blocks[i] = {.code = status.code(), .copyable = reads[i].copyable};
+    if (answer_.status.ok()) answer_.status = status;
   }
 }
 
 void RankTierServer::Worker::stage() {
   const std::size_t block_bytes = layout_.block_bytes();
   staged_blocks_ = 0;
-  staged_.resize(std::max(request_.blocks.size(), kTierBatchBlocks) * block_bytes);
   answer_.status = await_turn();
   if (!answer_.status.ok()) return;
   std::vector<BlockId> blocks;
   for (const TierRequest::Block& block : request_.blocks) blocks.push_back(block.block);
-  answer_.status = shared_->arena->save(blocks, block_bytes, staged_.data());
+  answer_.status = memory_->save(blocks, block_bytes, staged_.get());
   if (answer_.status.ok()) staged_blocks_ = blocks.size();
 }
 
@@ -190,7 +210,7 @@ void RankTierServer::Worker::write() {
                        .tenant = block.tenant,
                        .adapter_id = block.adapter_id,
                        .tokens = tokens,
-                       .bytes = std::span(staged_).subspan(records.size() * block_bytes, block_bytes),
+                       .bytes = {staged_.get() + records.size() * block_bytes, block_bytes},
                        .position = block.position,
                        .copyable = block.copyable});
   });
@@ -228,9 +248,11 @@ void RankTierServer::close() {
   workers_.clear();
 }
 
-void RankTierServer::set_arena(std::shared_ptr<const BlockArena> arena) {
-  const std::lock_guard lock(shared_->mutex);
-  shared_->arena = std::move(arena);
+Status RankTierServer::set_memory(const std::shared_ptr<const BlockMemory>& memory) try {
+  for (const auto& worker : workers_) worker->set_memory(memory);
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::unavailable("the system gives no memory for KV blocks on their way to and from tiers");
 }
 
 void RankTierServer::carried_out() {

@@ -1,7 +1,7 @@
 // The tiers of a rank but the first: a store for each tier that rank 0 has, with this rank's part of every block, and a
 // thread that does with it what rank 0 asks (ranked_store.h), beside the steps.
 //
-// A request about blocks of the arena waits until so much is carried out here as it says (rank_progress.h). What rank 0
+// A request about blocks waits until so much is carried out here as it says (rank_progress.h). What rank 0
 // asks one tier comes one after the other, so a store that hangs keeps no other waiting.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "kv/block_arena.h"
+#include "kv/block_memory.h"
 #include "ranks/socket.h"
 #include "tiercel/status.h"
 #include "tiercel/tier_store.h"
@@ -27,8 +27,8 @@ class RankTierServer {
   RankTierServer(const RankTierServer&) = delete;
   RankTierServer& operator=(const RankTierServer&) = delete;
 
-  // The blocks there are from now on. Once.
-  void set_arena(std::shared_ptr<const BlockArena> arena);
+  // Where blocks are from now on. Once, before the first carried_out(). Unavailable: the system gives no memory.
+  Status set_memory(const std::shared_ptr<const BlockMemory>& memory);
   // One more of what rank 0 numbers is carried out.
   void carried_out();
   // Why a store did not open; Ok where none was asked to, or all did.

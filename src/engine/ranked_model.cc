@@ -68,6 +68,7 @@ Status RankedModel::fail(const Status& status) {
   failure_ =
       Status(status.code(), fmt::format("{}; the engine needs all ranks: open it and them anew", status.message()));
   communicator_->abort();
+  model_->leave_ranks();
   progress_->end();
   return failure_;
 }

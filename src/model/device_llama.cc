@@ -77,6 +77,9 @@ class DeviceLlama final : public ModelRunner {
   std::vector<std::pair<std::string, std::string>> kernels() const override;
   std::size_t max_logit_rows() const override { return options_.max_logit_rows; }
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
+  void leave_ranks() override {
+    if (ranks_) ranks_->leave();
+  }
 
  private:
   // Everything of a step but the copies, to the stream.

@@ -18,17 +18,11 @@ constexpr double kShareOfFreeMemory = 0.9;
 }  // namespace
 
 Result<DevicePlacement> place_on_device(const GgufFile& file, const DeviceLlamaOptions& options) {
-  const CudaDevices known = list_cuda_devices();
-  const auto number = static_cast<std::size_t>(options.device);
-  if (number >= known.devices.size()) {
-    return Status::unavailable(
-        known.devices.empty()
-            ? fmt::format("there is no GPU: {}; use the device cpu", known.note)
-            : fmt::format("there is no GPU {}; the last one is {}", number, known.devices.size() - 1));
-  }
+  const auto device = find_cuda_device(options.device);
+  if (!device.ok()) return device.status();
   auto model = load_device_llama(file, options);
   if (!model.ok()) return model.status();
-  return DevicePlacement{.device = known.devices[number].name, .model = *std::move(model)};
+  return DevicePlacement{.device = device->name, .model = *std::move(model)};
 }
 
 Result<std::shared_ptr<const BlockMemory>> reserve_device_blocks(int device, const KvLayout& layout,

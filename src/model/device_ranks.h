@@ -2,7 +2,7 @@
 // feed-forward rows and vocabulary: sums behind attention and the feed-forward layer, and the logits, which come
 // together at rank 0.
 //
-// Everything but wait() and join() is ordered in the model's stream. Not thread-safe.
+// Everything but wait(), join() and leave() is ordered in the model's stream. Not thread-safe, but for leave().
 #pragma once
 
 #include <cstddef>
@@ -36,6 +36,8 @@ class DeviceRanks {
   void join_parts(const float* parts, std::size_t rows, float* logits) const;
   // Until all of the above is through, or a deadline is over.
   Status wait() { return communicator_->wait(); }
+  // Ends what is under way, and everything later. Any thread.
+  void leave() { communicator_->abort(); }
 
  private:
   DeviceRanks(std::unique_ptr<Communicator> communicator, std::vector<ModelShard::Range> vocabulary)

@@ -68,6 +68,9 @@ class ModelRunner {
   // logits asked for, one row of `vocabulary` each, chunk by chunk and token by token; valid until the next step.
   // Called by one thread, always the same. The chunks hold at most the max_batch_tokens agreed at load.
   virtual Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) = 0;
+  // Of a model that ranks share, where it says what is said within a step in a way of its own: ends that, so that
+  // neither this rank waits for the others nor they for this one. Every later step fails. Any thread; idempotent.
+  virtual void leave_ranks() {}
   // Where the time of steps goes; null where nobody asked. step() enters its parts.
   virtual StepProfile* profile() { return nullptr; }
   // Processor time of the threads that help in step(), since they began. Called by the thread that calls step().

@@ -6,6 +6,7 @@
 #include <random>
 #include <type_traits>
 
+#include "ranks/tcp_communicator.h"
 #include "tests/device/nccl_ranks.h"
 #include "tests/ranks/rank_threads.h"
 
@@ -183,10 +184,12 @@ TEST_P(NcclCommunicator, AnyThreadMayCall) {
   });
 }
 
-TEST_P(NcclCommunicator, RanksFindEachOtherAtAnAddress) {
+TEST_P(NcclCommunicator, TheFirstRankTellsTheOthersItsId) {
   const std::string address = free_address();
   run_gpus(3, [&](std::uint32_t rank, CudaStream& stream) {
-    auto communicator = open_nccl_communicator(rank_options(address, rank, 3), stream);
+    const CommunicatorOptions options = rank_options(address, rank, 3);
+    const auto host = open_tcp_communicator(options).value();
+    auto communicator = open_nccl_communicator(options, *host, stream);
     ASSERT_TRUE(communicator.ok()) << communicator.status().to_string();
     EXPECT_EQ((*communicator)->rank(), rank);
     EXPECT_EQ((*communicator)->size(), 3u);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <future>
 
+#include "ranks/tcp_communicator.h"
 #include "tests/device/nccl_ranks.h"
 #include "tests/ranks/rank_threads.h"
 
@@ -279,7 +280,9 @@ TEST_P(NcclFailure, TheFirstRankSaysThatItHasNoId) {
   const std::string address = free_address();
   nccl_stand_in::plan_failed_id(ncclSystemError);
   run_gpus(3, [&](std::uint32_t rank, CudaStream& stream) {
-    const Status status = open_nccl_communicator(rank_options(address, rank, 3), stream).status();
+    const CommunicatorOptions options = rank_options(address, rank, 3);
+    const auto host = open_tcp_communicator(options).value();
+    const Status status = open_nccl_communicator(options, *host, stream).status();
     EXPECT_EQ(status.code(), StatusCode::Unavailable) << status.to_string();
     EXPECT_TRUE(contains(status, rank == 0 ? "unhandled system error" : "rank 0 could not begin")) << status.message();
   });

@@ -18,6 +18,7 @@
 #include "engine/rank_follower.h"
 #include "engine/ranked_model.h"
 #include "engine/ranked_store.h"
+#include "kv/block_memory.h"
 #include "ranks/rank_links.h"
 #include "ranks/tcp_communicator.h"
 #include "tests/engine/step_loop_fixture.h"
@@ -65,7 +66,7 @@ class FakeRank final : public ModelRunner {
 
  private:
   static std::byte* place(const SequenceChunk& chunk, std::size_t position, std::byte* arena) {
-    return arena + chunk.block_table[position / 8] * BlockArena::stride_of(FakeModel::layout().block_bytes()) +
+    return arena + chunk.block_table[position / 8] * BlockMemory::stride_of(FakeModel::layout().block_bytes()) +
            position % 8 * sizeof(std::uint64_t);
   }
   static void come_late(std::span<const SequenceChunk> chunks, std::byte* arena) {
