@@ -33,6 +33,12 @@ Result<std::unique_ptr<Communicator>> open_communicator(const RankOptions& ranks
   return ranks.transport == RankTransport::Gloo ? open_gloo_communicator(options) : open_tcp_communicator(options);
 }
 
+// Whether a rank can be on it.
+Status check_gpu(int device) {
+  TIERCEL_RETURN_IF_ERROR(find_cuda_device(device).status());
+  return find_nccl();
+}
+
 }  // namespace
 
 Result<ModelSource> ModelSource::open(const EngineOptions& options, GgufFile file, const ModelShape& shape) {
@@ -72,10 +78,9 @@ void ModelSource::configure(const EngineOptions& options, const ModelShape& shap
 Status ModelSource::find_ranks(EngineOptions options, const ModelShape& shape) {
   const auto shard = shard_model(shape, options.ranks.rank, options.ranks.size, options.ranks.pipeline);
   if (!shard.ok()) return shard.status();
-  if (on_gpu_) {  // what can be known before anybody waits
-    TIERCEL_RETURN_IF_ERROR(find_cuda_device(device_options_.device).status());
-    TIERCEL_RETURN_IF_ERROR(find_nccl());
-  }
+  // The first rank says before anybody waits that it cannot; another one, when it can be heard.
+  const Status usable = on_gpu_ ? check_gpu(device_options_.device) : Status();
+  if (options.ranks.rank == 0) TIERCEL_RETURN_IF_ERROR(usable);
   auto communicator = open_communicator(options.ranks);
   if (!communicator.ok()) return communicator.status();
   communicator_ = *std::move(communicator);
@@ -83,7 +88,7 @@ Status ModelSource::find_ranks(EngineOptions options, const ModelShape& shape) {
   RankSettings settings = settings_of(options);
   settings.tiers = tier_settings_of(options.cache, layout_.block_bytes());
   TIERCEL_RETURN_IF_ERROR(share_settings(*communicator_, settings));
-  TIERCEL_RETURN_IF_ERROR(compare_devices(*communicator_, on_gpu_));
+  TIERCEL_RETURN_IF_ERROR(compare_devices(*communicator_, on_gpu_, usable));
   if (options.ranks.rank > 0) {
     take_settings(settings, options);
     configure(options, shape, *shard);

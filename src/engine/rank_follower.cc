@@ -41,7 +41,7 @@ class Follower {
     TIERCEL_RETURN_IF_ERROR(reserve(static_cast<std::size_t>(blocks)));
     if (tiers_) TIERCEL_RETURN_IF_ERROR(tiers_->set_memory(memory_));
     carried_out();
-    return {};
+    return communicator_.barrier();
   }
 
   Status reserve(std::size_t blocks) {

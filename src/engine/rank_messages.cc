@@ -56,16 +56,28 @@ Status share_settings(Communicator& communicator, RankSettings& settings) {
   return communicator.broadcast(&settings, sizeof settings, 0);
 }
 
-Status compare_devices(Communicator& communicator, bool on_gpu) {
-  const auto mine = static_cast<std::uint8_t>(on_gpu);
-  std::vector<std::uint8_t> all(communicator.size());
-  TIERCEL_RETURN_IF_ERROR(communicator.all_gather(&mine, sizeof mine, all.data()));
-  const auto other = std::ranges::find_if(all, [&](std::uint8_t one) { return one != all.front(); });
-  if (other == all.end()) return {};
-  return Status::invalid_argument(
-      fmt::format("rank 0 computes on a {}, and rank {} on a {}; give all ranks a GPU "
-                  "(device cuda or cuda:N), or none",
-                  all.front() ? "GPU" : "CPU", other - all.begin(), *other ? "GPU" : "CPU"));
+Status compare_devices(Communicator& communicator, bool on_gpu, const Status& usable) {
+  struct Device {
+    bool on_gpu, is_usable;
+  };
+  const Device mine{.on_gpu = on_gpu, .is_usable = usable.ok()};
+  std::vector<Device> all(communicator.size());
+  const Status heard = communicator.all_gather(&mine, sizeof mine, all.data());
+  TIERCEL_RETURN_IF_ERROR(usable);
+  TIERCEL_RETURN_IF_ERROR(heard);
+  const auto name = [](const Device& device) { return device.on_gpu ? "GPU" : "CPU"; };
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    if (all[rank].on_gpu != all[0].on_gpu) {
+      return Status::invalid_argument(fmt::format(
+          "rank 0 computes on a {}, and rank {} on a {}; give all ranks a GPU (device cuda or cuda:N), or none",
+          name(all[0]), rank, name(all[rank])));
+    }
+    if (!all[rank].is_usable) {
+      return Status::unavailable(
+          fmt::format("rank {} cannot compute on its {}; look at what it says", rank, name(all[rank])));
+    }
+  }
+  return {};
 }
 
 void write_step(std::span<const BlockCopy> copies, std::span<const SequenceChunk> chunks,

@@ -42,11 +42,12 @@ RankSettings settings_of(const EngineOptions& options);
 void take_settings(const RankSettings& settings, EngineOptions& options);
 // Ok: `settings` are those of rank 0, here and there.
 Status share_settings(Communicator& communicator, RankSettings& settings);
-// Ok: all ranks compute on GPUs, or all on CPUs. InvalidArgument, at all of them: not so; names one.
-Status compare_devices(Communicator& communicator, bool on_gpu);
+// Ok: all ranks compute on GPUs, or all on CPUs, and can. Else `usable`, where that is not Ok here, or what says which
+// rank cannot (Unavailable) or is on another kind of device (InvalidArgument).
+Status compare_devices(Communicator& communicator, bool on_gpu, const Status& usable);
 
 enum class RankMessage : std::uint32_t {
-  Begin,      // a number of blocks
+  Begin,      // a number of blocks; everybody answers
   Step,       // copies of blocks, then chunks
   StillHere,  // nothing has been said for a while; everybody answers
   End,

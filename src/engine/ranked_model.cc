@@ -22,9 +22,10 @@ Status RankedModel::begin(std::size_t blocks) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t count = blocks;
   progress_->tell(sent_copies_);
-  const Status status = send(RankMessage::Begin, std::as_bytes(std::span(&count, 1)));
+  TIERCEL_RETURN_IF_ERROR(send(RankMessage::Begin, std::as_bytes(std::span(&count, 1))));
+  if (const Status status = communicator_->barrier(); !status.ok()) return fail(status);
   progress_->carried_out();
-  return status;
+  return {};
 }
 
 void RankedModel::copy_block(BlockId from, BlockId to, std::size_t tokens) {

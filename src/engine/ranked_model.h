@@ -27,7 +27,7 @@ class RankedModel final : public ModelRunner {
               std::uint64_t interval_ms);
   ~RankedModel() override;
 
-  // The others make room for so many blocks. Before the first step.
+  // The others make room for so many blocks; Ok: all have. Before the first step.
   Status begin(std::size_t blocks);
   // What tiers of ranks (ranked_store.h) go by.
   const std::shared_ptr<RankProgress>& progress() const { return progress_; }

@@ -360,7 +360,12 @@ Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks
     return done_.synchronize();
   };
   failure_ = compute();
-  if (!failure_.ok()) return failure_;
+  if (!failure_.ok()) {
+    // What of it is in the stream already ends first: blocks and workspace may be freed when this returns.
+    leave_ranks();
+    static_cast<void>(stream_.synchronize());
+    return failure_;
+  }
   auto* const logits = reinterpret_cast<float*>(workspace_.host_logits.start());
   if (options_.shard.rank > 0) return std::span<float>();
   if (!ranks_) return std::span<float>(logits, wanted * vocabulary);

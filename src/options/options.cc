@@ -31,7 +31,7 @@ Status check_device(const EngineOptions& options) {
   constexpr std::uint32_t kMostExactRanks = 2;  // a sum of more is in an order that depends on where it is in a step
   if (!options.deterministic || options.ranks.size <= kMostExactRanks) return {};
   return Status::invalid_argument(
-      fmt::format("deterministic is given, device is {} and ranks.size is {}; give at most {} ranks: NCCL adds up more "
+      fmt::format("device is {}, deterministic is true and ranks.size is {}; give at most {} ranks: NCCL adds up more "
                   "in an order that depends on the batch",
                   options.device, options.ranks.size, kMostExactRanks));
 }

@@ -1,5 +1,9 @@
 // Engines whose ranks are on emulated GPUs: one after the other the same answers, hits in every tier, losses, and what
 // cannot be.
+#include <filesystem>
+#include <functional>
+#include <tuple>
+
 #include "tests/device/gpu_engine.h"
 
 namespace tiercel {
@@ -61,8 +65,15 @@ Answers answers_of_ranks(std::uint32_t size, const EngineOptions& options, const
   return answers;
 }
 
+// Streams and NCCL behave otherwise at each seed.
 class EngineGpuRanks : public NcclTest {};
 INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRanks, testing::Range(0, kSanitized ? 1 : 3));
+class EngineGpuRankTiers : public NcclTest {};
+INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRankTiers, testing::Values(2));
+class EngineGpuRankLoss : public NcclTest {};
+INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRankLoss, testing::Range(0, kSanitized ? 1 : 3));
+class EngineGpuRankRefusal : public NcclTest {};
+INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRankRefusal, testing::Values(0));
 
 // Nothing but the order of sums differs. Two ranks have a KV head each; four share them.
 TEST_P(EngineGpuRanks, GiveTheGreedyTokensOfOne) {
@@ -107,6 +118,176 @@ TEST_P(EngineGpuRanks, AHitIsTheSameBits) {
   const Answers found = answers_of_ranks(2, options, requests);
   EXPECT_EQ(found_in(found, "hot"), 13u);
   expect_same(found, computed, true);
+}
+
+// ---- Tiers
+
+// An arena of `blocks` blocks at rank 0 of two.
+EngineOptions small_arena(std::size_t blocks) {
+  EngineOptions options = gpu_options();
+  options.context_tokens = 32;
+  constexpr std::size_t kBlockBytes = 2 * 2 * 8 * 64 * sizeof(float);  // layers, K and V, tokens, a head
+  options.cache.capacity_bytes = blocks * kBlockBytes;
+  return options;
+}
+
+TEST_P(EngineGpuRankTiers, WhatTheGpusHaveNoRoomForComesBackFromHostMemory) {
+  EngineOptions options = small_arena(4);
+  options.cache.memory_tier_bytes = std::size_t{1} << 20;
+  const auto requests = some_requests();
+  GpuRanks ranks(options, 2);
+  {
+    CheckedEngine engine = Engine::open(ranks.first()).value();
+    const Answers computed = answers_of(engine, requests);
+    ASSERT_TRUE(engine.flush(60'000).ok());
+    const Answers found = answers_of(engine, requests);
+    EXPECT_GE(found_in(found, "memory"), 32u);
+    expect_same(found, computed, true);
+  }
+  ranks.expect_good_ends();
+}
+
+TEST_P(EngineGpuRankTiers, ARestartFindsThePrefixesOnTheDisksOfAllRanks) {
+  const TemporaryDirectory directory;
+  EngineOptions options = gpu_options();
+  options.context_tokens = 32;
+  options.cache.disk_dir = directory.path();
+  auto requests = some_requests();
+  requests.erase(requests.begin() + 1);  // each has two blocks
+  const Answers computed = answers_of_ranks(2, options, requests);
+  EXPECT_EQ(found_in(computed, "disk"), 0u);
+  const Answers found = answers_of_ranks(2, options, requests);
+  EXPECT_EQ(found_in(found, "disk"), 32u);
+  expect_same(found, computed, true);
+  // One rank's disk alone is a miss for all.
+  std::filesystem::remove_all(directory / "rank-1");
+  const Answers lost = answers_of_ranks(2, options, requests);
+  EXPECT_EQ(found_in(lost, "disk"), 0u);
+  expect_same(lost, computed, true);
+  // What two ranks wrote is nothing to one.
+  CheckedEngine alone = Engine::open(options).value();
+  const Answers of_one = answers_of(alone, requests);
+  EXPECT_EQ(found_in(of_one, "disk"), 0u);
+  expect_same(of_one, computed, false);
+}
+
+// ---- Losses
+
+bool is_loss(const Status& status) {
+  return status.code() == StatusCode::Unavailable || status.code() == StatusCode::DeadlineExceeded;
+}
+
+// Every rank leaves with a status, and every request has one, whatever comes of what `plan` plans.
+void expect_loss(std::uint32_t size, const std::function<void()>& plan) {
+  GpuRanks ranks(gpu_options(), size, {}, /*timeout_ms=*/2000);
+  {
+    CheckedEngine engine = Engine::open(ranks.first()).value();
+    plan();
+    const Request request{.tokens = tokens_of("The lighthouse"), .max_tokens = 12, .ignore_end_of_text = true};
+    const Status lost = engine.process_request(request).get().status();
+    EXPECT_TRUE(is_loss(lost)) << lost.to_string();
+    EXPECT_NE(lost.message().find("the engine needs all ranks"), std::string::npos) << lost.to_string();
+    EXPECT_EQ(engine.process_request(request).get().status().code(), lost.code());
+  }
+  for (const Status& status : ranks.join()) EXPECT_TRUE(is_loss(status)) << status.to_string();
+}
+
+// Its 9th operation is in the second step.
+TEST_P(EngineGpuRankLoss, ADeadRankEndsTheOthers) {
+  expect_loss(2, [] { nccl_stand_in::plan_fault(1, 9, nccl_stand_in::Fault::Dead); });
+}
+
+TEST_P(EngineGpuRankLoss, AHungRankEndsTheOthers) {
+  const bool is_first = GetParam() == 1;
+  expect_loss(is_first ? 2 : 4, [&] { nccl_stand_in::plan_fault(is_first ? 0 : 3, 9, nccl_stand_in::Fault::Hung); });
+}
+
+// On whichever rank that is.
+TEST_P(EngineGpuRankLoss, AFailingGpuEndsAllRanks) {
+  expect_loss(4, [] { cuemu::fail_call("cudaLaunchKernelEx", 90, cudaErrorLaunchFailure); });
+}
+
+TEST_P(EngineGpuRankRefusal, AGpuWithoutRoomForTheBlocksIsSaidByItsRank) {
+  // Of all GPUs together, which takes two workspaces and one arena.
+  start_over(static_cast<std::uint64_t>(GetParam()), std::size_t{300} << 20);
+  EngineOptions options = gpu_options();
+  options.cache.capacity_bytes = std::size_t{100} << 20;
+  GpuRanks ranks(options, 2);
+  const Status status = Engine::open(ranks.first()).status();
+  EXPECT_EQ(status.code(), StatusCode::Unavailable) << status.to_string();
+  const Status other = ranks.join()[0];
+  EXPECT_EQ(other.code(), StatusCode::ResourceExhausted) << other.to_string();
+  EXPECT_NE(other.message().find("KV blocks"), std::string::npos) << other.to_string();
+}
+
+// ---- What cannot be
+
+// What rank 0 and rank 1 of two say when the latter's options are changed.
+std::pair<Status, Status> refusals(const std::function<void(EngineOptions&)>& change_other,
+                                   EngineOptions first = gpu_options(), std::uint64_t open_timeout_ms = 60'000) {
+  GpuRanks ranks(std::move(first), 2, change_other, 60'000, open_timeout_ms);
+  const Status status = Engine::open(ranks.first()).status();
+  return {status, ranks.join()[0]};
+}
+
+void expect_says(const Status& status, StatusCode code, std::string_view what) {
+  EXPECT_EQ(status.code(), code) << status.to_string();
+  EXPECT_NE(status.message().find(what), std::string::npos) << status.to_string();
+}
+
+TEST_P(EngineGpuRankRefusal, GpusBesideCpusAreRefusedByName) {
+  auto [first, other] = refusals([](EngineOptions& options) { options.device = "cpu"; });
+  for (const Status& status : {first, other}) {
+    expect_says(status, StatusCode::InvalidArgument, "rank 0 computes on a GPU, and rank 1 on a CPU; give all ranks");
+  }
+  EngineOptions on_cpu = gpu_options();
+  on_cpu.device = "cpu";
+  std::tie(first, other) = refusals({}, on_cpu);
+  for (const Status& status : {first, other}) {
+    expect_says(status, StatusCode::InvalidArgument, "rank 0 computes on a CPU, and rank 1 on a GPU; give all ranks");
+  }
+}
+
+TEST_P(EngineGpuRankRefusal, AGpuThatIsNotThereIsSaidAtOnce) {
+  const auto [first, other] = refusals([](EngineOptions& options) { options.device = "cuda:99"; });
+  expect_says(first, StatusCode::Unavailable, "rank 1 cannot compute on its GPU");
+  expect_says(other, StatusCode::Unavailable, "there is no GPU 99; the last one is 7");
+  EngineOptions options = gpu_options();
+  options.device = "cuda:8";
+  options.ranks = {.size = 2, .address = free_address()};
+  expect_says(Engine::open(options).status(), StatusCode::Unavailable, "there is no GPU 8");
+}
+
+TEST_P(EngineGpuRankRefusal, RanksThatDoNotFitTogetherAreRefused) {
+  static const TinyModelFile longer(3);
+  const auto [first, other] = refusals([](EngineOptions& options) { options.model = longer.path(); });
+  for (const Status& status : {first, other}) {
+    expect_says(status, StatusCode::InvalidArgument, "would compute different models");
+  }
+  EngineOptions options = gpu_options();
+  options.ranks = {.size = 5, .address = free_address()};
+  expect_says(Engine::open(options).status(), StatusCode::InvalidArgument, "4 query heads");
+}
+
+TEST_P(EngineGpuRankRefusal, TwoRanksOnOneGpuAreRefused) {
+  const auto [first, other] =
+      refusals([](EngineOptions& options) { options.device = "cuda"; }, gpu_options(), /*open_timeout_ms=*/1500);
+  EXPECT_FALSE(first.ok());
+  EXPECT_FALSE(other.ok());
+  EXPECT_NE((first.message() + other.message()).find("give each rank a GPU"), std::string::npos)
+      << first.to_string() << other.to_string();
+  EXPECT_EQ(nccl_stand_in::complaints().size(), 1u);
+}
+
+TEST_P(EngineGpuRankRefusal, AnNcclThatCannotBeginEndsAllRanks) {
+  nccl_stand_in::plan_failed_id(ncclSystemError);
+  auto [first, other] = refusals({});
+  expect_says(first, StatusCode::Unavailable, "unhandled system error");
+  expect_says(other, StatusCode::Unavailable, "rank 0 could not begin with NCCL");
+  nccl_stand_in::plan_failed_opening(1, ncclSystemError);
+  std::tie(first, other) = refusals({}, gpu_options(), /*open_timeout_ms=*/1500);
+  EXPECT_TRUE(is_loss(first)) << first.to_string();
+  expect_says(other, StatusCode::Unavailable, "opening a communicator");
 }
 
 }  // namespace

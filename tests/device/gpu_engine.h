@@ -72,10 +72,11 @@ inline EngineOptions gpu_options(Compute compute = Compute::Precise) {
 class GpuRanks {
  public:
   // `change` is called for the options of each rank above 0.
-  GpuRanks(EngineOptions options, std::uint32_t size, std::uint64_t timeout_ms = 60'000,
-           const std::function<void(EngineOptions&)>& change = {})
+  GpuRanks(EngineOptions options, std::uint32_t size, const std::function<void(EngineOptions&)>& change = {},
+           std::uint64_t timeout_ms = 60'000, std::uint64_t open_timeout_ms = 60'000)
       : first_(std::move(options)), statuses_(size - 1) {
-    first_.ranks = {.size = size, .address = free_address(), .timeout_ms = timeout_ms, .open_timeout_ms = timeout_ms};
+    first_.ranks = {
+        .size = size, .address = free_address(), .timeout_ms = timeout_ms, .open_timeout_ms = open_timeout_ms};
     for (std::uint32_t rank = 1; rank < size; ++rank) {
       EngineOptions of_rank{.model = first_.model, .threads = 1, .ranks = first_.ranks};
       of_rank.device = "cuda:" + std::to_string(rank);

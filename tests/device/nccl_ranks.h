@@ -86,9 +86,9 @@ class NcclTest : public testing::TestWithParam<int> {
     EXPECT_EQ(nccl_stand_in::counts().open_communicators, 0);
     start_over(0);
   }
-  static void start_over(std::uint64_t seed) {
+  static void start_over(std::uint64_t seed, std::size_t memory_bytes = cuemu::DeviceOptions().memory_bytes) {
     nccl_stand_in::reset(seed);
-    cuemu::reset_device({.seed = seed, .devices = kMostRanks});
+    cuemu::reset_device({.seed = seed, .memory_bytes = memory_bytes, .devices = kMostRanks});
   }
 };
 

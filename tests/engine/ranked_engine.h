@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -59,6 +60,9 @@ class FakeRank final : public ModelRunner {
     return logits;
   }
 
+  void leave_ranks() override { on_leave(); }
+  std::function<void()> on_leave = [] {};
+
   // Before the first step.
   void set_token_time(std::chrono::microseconds time) { inner_.token_time = time; }
 
@@ -99,6 +103,7 @@ struct RankedEngine {
     std::vector<Stores> tiers = {};  // of each rank, alike
     std::uint64_t tier_deadline_ms = 60'000;
     bool followers_are_late = false;
+    ReserveBlocks reserve = {};  // of followers
   };
 
   RankedEngine() : RankedEngine(Options()) {}
@@ -112,11 +117,13 @@ struct RankedEngine {
         auto communicator = open_tcp_communicator(of_rank).value();
         auto links = link_with_first(*communicator, address, tiers, of_rank.open_timeout_ms).value();
         FakeRank part(*communicator, kLogitRows, options.followers_are_late);
+        part.on_leave = [this] { ++left; };
         std::vector<Result<std::shared_ptr<TierStore>>> stores;
         for (std::size_t i = 0; i < tiers; ++i) stores.push_back(options.tiers[rank][i]);
         RankTierServer server(std::move(stores), std::move(links.front()), FakeModel::layout(), part.fingerprint());
         followers[rank - 1] = std::move(communicator);
-        statuses[rank - 1] = follow_first_rank(*followers[rank - 1], part, FakeModel::layout(), &server);
+        statuses[rank - 1] =
+            follow_first_rank(*followers[rank - 1], part, FakeModel::layout(), &server, options.reserve);
       });
     }
     const auto of_rank = rank_options(address, 0, options.size, options.timeout_ms);
@@ -124,6 +131,7 @@ struct RankedEngine {
     auto links = link_with_first(*communicator, address, tiers, of_rank.open_timeout_ms).value();
     auto first = std::make_unique<FakeRank>(*communicator, kLogitRows);
     first_rank = first.get();
+    first->on_leave = [this] { ++left; };
     model = std::make_unique<RankedModel>(std::move(communicator), std::move(first),
                                           std::max<std::uint64_t>(1, options.timeout_ms / 3));
     KvCacheOptions cache_options{.capacity_bytes = options.blocks * FakeModel::layout().block_bytes(),
@@ -135,7 +143,8 @@ struct RankedEngine {
           std::make_shared<RankedStore>(options.tiers[0][i], std::move(of_tier), model->progress()));
     }
     cache.emplace(KvCache::open(cache_options, FakeModel::layout(), model->fingerprint()).value());
-    EXPECT_TRUE(model->begin(options.blocks).ok());
+    begun = model->begin(options.blocks);
+    EXPECT_TRUE(begun.ok() || options.reserve) << begun.to_string();
     cache->observe_copies([this](BlockId from, BlockId to, std::size_t tokens) {
       ++copies;
       model->copy_block(from, to, tokens);
@@ -174,6 +183,8 @@ struct RankedEngine {
   }
 
   std::atomic<std::size_t> copies = 0;
+  std::atomic<std::size_t> left = 0;  // models that were told that their ranks leave
+  Status begun;
   std::vector<std::unique_ptr<Communicator>> followers;  // each its thread's, until an answer was given
   std::vector<Status> statuses;
   std::vector<std::thread> threads;

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kv/block_arena.h"
 #include "tests/engine/ranked_engine.h"
 
 namespace tiercel {
@@ -82,6 +83,32 @@ TEST(RankedModel, AFailedStepOfRankZeroSendsTheOthersHome) {
   for (const Status& status : engine.statuses) {
     EXPECT_EQ(status.code(), StatusCode::Unavailable) << status.to_string();
   }
+  EXPECT_EQ(engine.left, 3u);
+}
+
+TEST(RankedModel, ARankWithoutRoomForTheBlocksIsNoticedBeforeTheFirstStep) {
+  std::size_t asked = 0;
+  RankedEngine engine({.blocks = 37, .reserve = [&](std::size_t blocks) {
+                         asked = blocks;
+                         return Status::resource_exhausted("no room");
+                       }});
+  EXPECT_EQ(engine.begun.code(), StatusCode::Unavailable) << engine.begun.to_string();
+  engine.leave();
+  EXPECT_EQ(engine.statuses[0].code(), StatusCode::ResourceExhausted) << engine.statuses[0].to_string();
+  EXPECT_EQ(asked, 37u);
+}
+
+TEST(RankedModel, BlocksAreWhereARankReservesThem) {
+  std::shared_ptr<const BlockMemory> memory;
+  RankedEngine engine({.reserve = [&](std::size_t blocks) -> Result<std::shared_ptr<const BlockMemory>> {
+    memory = std::make_shared<BlockArena>(BlockArena::reserve(blocks, FakeModel::layout().block_bytes()).value());
+    return memory;
+  }});
+  ASSERT_TRUE(engine.begun.ok());
+  EXPECT_EQ(engine.ask("hello", 5).get()->tokens, expected_answer("hello", 5));
+  engine.leave();
+  const std::span bytes(memory->block(0), memory->bytes());
+  EXPECT_TRUE(std::ranges::any_of(bytes, [](std::byte byte) { return byte != std::byte{0}; }));
 }
 
 TEST(RankMessages, AStepComesBackAsItWas) {

@@ -57,9 +57,10 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.device = ""; }, "device", "\"\"", "cuda:N"},
       {[](EngineOptions& o) {
          o.device = "cuda";
-         o.ranks = {.size = 2, .address = "host:1"};
+         o.deterministic = true;
+         o.ranks = {.size = 3, .address = "host:1"};
        },
-       "device", "cuda", "ranks.size is 2"},
+       "device", "cuda", "at most 2"},
       {[](EngineOptions& o) {
          o.device = "cuda";
          o.ranks = {.size = 4, .pipeline = 2, .address = "host:1"};
@@ -112,6 +113,9 @@ TEST(Options, TheEndsOfEveryRangeAreAllowed) {
       [](EngineOptions& o) { o.cache.capacity_bytes = 1; },
       [](EngineOptions& o) { o.device = "cuda", o.cache.capacity_bytes = 0; },
       [](EngineOptions& o) { o.device = "cuda:12"; },
+      [](EngineOptions& o) { o.device = "cuda", o.ranks = {.size = 1024, .address = "host:1"}; },
+      [](EngineOptions& o) { o.deterministic = true, o.device = "cuda", o.ranks = {.size = 2, .address = "host:1"}; },
+      [](EngineOptions& o) { o.deterministic = true, o.ranks = {.size = 3, .address = "host:1"}; },
       [](EngineOptions& o) { o.cache.block_tokens = 8; },
       [](EngineOptions& o) { o.cache.block_tokens = 16; },
       [](EngineOptions& o) { o.cache.block_tokens = 64; },
