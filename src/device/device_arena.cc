@@ -25,46 +25,19 @@ Result<std::size_t> device_blocks_that_fit(std::size_t block_bytes, std::size_t 
 
 Result<DeviceArena> DeviceArena::reserve(std::size_t blocks, std::size_t block_bytes) {
   assert(blocks > 0 && block_bytes > 0 && block_bytes % 16 == 0);
+  const std::string what = std::to_string(blocks) + " KV blocks of " + std::to_string(block_bytes) + " bytes";
   std::size_t bytes = 0;
-  void* start = nullptr;
-  const cudaError_t error =
-      __builtin_mul_overflow(blocks, block_bytes, &bytes) ? cudaErrorMemoryAllocation : cudaMalloc(&start, bytes);
-  TIERCEL_RETURN_IF_ERROR(cuda_status(error, "allocating " + std::to_string(blocks) + " KV blocks of " +
-                                                 std::to_string(block_bytes) + " bytes on the GPU"));
-  return DeviceArena(static_cast<std::byte*>(start), blocks, block_bytes);
-}
-
-DeviceArena::~DeviceArena() {
-  if (start_ != nullptr) cudaFree(start_);
+  if (__builtin_mul_overflow(blocks, block_bytes, &bytes)) {
+    return Status::resource_exhausted(what + " are more than any GPU's memory");
+  }
+  auto memory = DeviceBuffer::allocate(bytes, what);
+  if (!memory.ok()) return memory.status();
+  return DeviceArena(*std::move(memory), blocks, block_bytes);
 }
 
 std::byte* DeviceArena::block(BlockId id) const {
   assert(id < blocks_);
-  return start_ + id * block_bytes_;
-}
-
-Result<PinnedArena> PinnedArena::reserve(std::size_t blocks, std::size_t block_bytes) {
-  assert(blocks > 0 && block_bytes > 0);
-  std::size_t bytes = 0;
-  if (__builtin_mul_overflow(blocks, block_bytes, &bytes))
-    return Status::unavailable("pinned host memory exceeds the address space");
-  auto memory = PageMemory::reserve(bytes);
-  if (!memory.ok()) return Status::unavailable("pinned host memory: " + memory.status().message());
-  const cudaError_t error = cudaHostRegister(memory->start(), bytes, cudaHostRegisterPortable);
-  if (error != cudaSuccess) {
-    return Status::unavailable(
-        cuda_status(error, "pinning " + std::to_string(bytes) + " bytes of host memory").message());
-  }
-  return PinnedArena(std::move(*memory), block_bytes);
-}
-
-PinnedArena::~PinnedArena() {
-  if (memory_.start() != nullptr) cudaHostUnregister(memory_.start());
-}
-
-std::byte* PinnedArena::block(BlockId id) const {
-  assert(id < blocks());
-  return memory_.start() + id * block_bytes_;
+  return start() + id * block_bytes_;
 }
 
 }  // namespace tiercel

@@ -46,15 +46,18 @@ Result<ModelSource> ModelSource::open(const EngineOptions& options, GgufFile fil
   ModelSource source(std::move(file));
   source.on_gpu_ = device.is_gpu;
   source.device_options_.device = device.number;
-  if (options.ranks.size > 1) {
-    TIERCEL_RETURN_IF_ERROR(source.find_ranks(options, shape));
-  } else {
-    source.configure(options, shape, ModelShard());
-  }
+  if (options.ranks.rank == 0) TIERCEL_RETURN_IF_ERROR(source.configure(options, shape));
+  if (options.ranks.size > 1) TIERCEL_RETURN_IF_ERROR(source.find_ranks(options, shape));
   return source;
 }
 
-void ModelSource::configure(const EngineOptions& options, const ModelShape& shape, const ModelShard& shard) {
+Status ModelSource::configure(const EngineOptions& options, const ModelShape& shape) {
+  ModelShard shard;  // all of it
+  if (options.ranks.size > 1) {
+    auto part = shard_model(shape, options.ranks.rank, options.ranks.size, options.ranks.pipeline);
+    if (!part.ok()) return part.status();
+    shard = *part;
+  }
   options_ = {.compute = options.compute,
               .deterministic = options.deterministic,
               .max_batch_tokens = options.max_batch_tokens,
@@ -73,25 +76,23 @@ void ModelSource::configure(const EngineOptions& options, const ModelShape& shap
                      .shard = shard};
   rank_options_ = options.ranks;
   layout_ = on_gpu_ ? device_llama_kv_layout(shape, device_options_) : llama_kv_layout(shape, options_);
+  return {};
 }
 
 Status ModelSource::find_ranks(EngineOptions options, const ModelShape& shape) {
-  const auto shard = shard_model(shape, options.ranks.rank, options.ranks.size, options.ranks.pipeline);
-  if (!shard.ok()) return shard.status();
   // The first rank says before anybody waits that it cannot; another one, when it can be heard.
   const Status usable = on_gpu_ ? check_gpu(device_options_.device) : Status();
   if (options.ranks.rank == 0) TIERCEL_RETURN_IF_ERROR(usable);
   auto communicator = open_communicator(options.ranks);
   if (!communicator.ok()) return communicator.status();
   communicator_ = *std::move(communicator);
-  configure(options, shape, *shard);
   RankSettings settings = settings_of(options);
-  settings.tiers = tier_settings_of(options.cache, layout_.block_bytes());
+  if (options.ranks.rank == 0) settings.tiers = tier_settings_of(options.cache, layout_.block_bytes());
   TIERCEL_RETURN_IF_ERROR(share_settings(*communicator_, settings));
   TIERCEL_RETURN_IF_ERROR(compare_devices(*communicator_, on_gpu_, usable));
   if (options.ranks.rank > 0) {
     take_settings(settings, options);
-    configure(options, shape, *shard);
+    TIERCEL_RETURN_IF_ERROR(configure(options, shape));
   }
   tiers_ = settings.tiers;
   auto links = link_with_first(*communicator_, options.ranks.address, tiers_.count(), options.ranks.open_timeout_ms);

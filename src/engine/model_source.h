@@ -52,7 +52,8 @@ class ModelSource {
 
  private:
   explicit ModelSource(GgufFile file) : file_(std::move(file)) {}
-  void configure(const EngineOptions& options, const ModelShape& shape, const ModelShard& shard);
+  // What models are made with, and their layout.
+  Status configure(const EngineOptions& options, const ModelShape& shape);
   Status find_ranks(EngineOptions options, const ModelShape& shape);
   Result<std::unique_ptr<ModelRunner>> make_host_model();
   Result<std::unique_ptr<ModelRunner>> make_device_model();

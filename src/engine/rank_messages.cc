@@ -36,6 +36,7 @@ RankSettings settings_of(const EngineOptions& options) {
           .max_batch_sequences = options.max_batch_sequences,
           .context_tokens = options.context_tokens,
           .block_tokens = options.cache.block_tokens,
+          .pipeline = options.ranks.pipeline,
           .compute = options.compute,
           .deterministic = options.deterministic,
           .tiers = {}};
@@ -43,6 +44,7 @@ RankSettings settings_of(const EngineOptions& options) {
 
 void take_settings(const RankSettings& settings, EngineOptions& options) {
   options.ranks.timeout_ms = settings.timeout_ms;
+  options.ranks.pipeline = settings.pipeline;
   options.max_batch_tokens = settings.max_batch_tokens;
   options.max_batch_sequences = settings.max_batch_sequences;
   options.context_tokens = settings.context_tokens;

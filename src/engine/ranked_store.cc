@@ -24,6 +24,21 @@ constexpr std::size_t kMostUsedKeys = 4096, kMostLackingKeys = std::size_t{1} <<
 
 std::span<const std::byte> bytes_of(const std::string& frame) { return std::as_bytes(std::span(frame)); }
 
+// What reads and records both say of their blocks.
+template <class Block>
+TierRequest request_about(TierCall call, std::span<Block> all) {
+  TierRequest request{.call = call};
+  for (const auto& one : all) {
+    request.blocks.push_back({.key = one.key,
+                              .parent = one.parent,
+                              .tenant = one.tenant,
+                              .adapter_id = one.adapter_id,
+                              .tokens = static_cast<std::uint32_t>(one.tokens.size())});
+    request.tokens.insert(request.tokens.end(), one.tokens.begin(), one.tokens.end());
+  }
+  return request;
+}
+
 }  // namespace
 
 RankedStore::RankedStore(std::shared_ptr<TierStore> store, std::vector<Socket> links,
@@ -160,20 +175,11 @@ void RankedStore::read(std::span<TierRead> reads) try {
   const auto fail_all = [&](const Status& status) {
     for (TierRead& read : reads) read.status = status;
   };
-  TierRequest request{.call = TierCall::Read};
+  TierRequest request = request_about(TierCall::Read, reads);
   std::vector<BlockId> blocks;
   std::vector<BlockKey> lacking;
   lacking.reserve(reads.size());
-  for (const TierRead& read : reads) {
-    blocks.push_back(read.block);
-    request.blocks.push_back({.key = read.key,
-                              .parent = read.parent,
-                              .tenant = read.tenant,
-                              .adapter_id = read.adapter_id,
-                              .block = read.block,
-                              .tokens = static_cast<std::uint32_t>(read.tokens.size())});
-    request.tokens.insert(request.tokens.end(), read.tokens.begin(), read.tokens.end());
-  }
+  for (std::size_t i = 0; i < reads.size(); ++i) blocks.push_back(request.blocks[i].block = reads[i].block);
   const auto after = progress_->untouched_from(blocks);
   if (!after) return fail_all(Status::not_found("a block waits for a copy"));
   request.after = *after;
@@ -218,18 +224,12 @@ Status RankedStore::stage(std::span<const BlockId> blocks) try {
 }
 
 Status RankedStore::write(std::span<const TierRecord> records) try {
-  TierRequest request{.call = TierCall::Write};
+  TierRequest request = request_about(TierCall::Write, records);
   std::vector<BlockKey> keys;
-  for (const TierRecord& record : records) {
-    keys.push_back(record.key);
-    request.blocks.push_back({.key = record.key,
-                              .parent = record.parent,
-                              .tenant = record.tenant,
-                              .adapter_id = record.adapter_id,
-                              .position = record.position,
-                              .tokens = static_cast<std::uint32_t>(record.tokens.size()),
-                              .copyable = record.copyable});
-    request.tokens.insert(request.tokens.end(), record.tokens.begin(), record.tokens.end());
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    keys.push_back(records[i].key);
+    request.blocks[i].position = records[i].position;
+    request.blocks[i].copyable = records[i].copyable;
   }
   forget(keys);  // until all have them
   const std::lock_guard lock(mutex_);

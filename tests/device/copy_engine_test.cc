@@ -16,21 +16,22 @@ namespace {
 constexpr KvLayout kLayout = {.layers = 5, .kv_heads = 1, .head_dim = 16, .block_tokens = 8, .dtype = DType::BF16};
 constexpr std::size_t kBlockBytes = kLayout.block_bytes(), kLayerBytes = kBlockBytes / kLayout.layers, kBlocks = 4;
 
-// Two arenas, a stream that computes, and one more block of each kind for results.
+// Blocks on the GPU and the host, a stream that computes, and one more block of each kind for results.
 struct Machine {
   explicit Machine(std::size_t layers_per_event = 2) {
     device.emplace(DeviceArena::reserve(kBlocks + 1, kBlockBytes).value());
-    host.emplace(PinnedArena::reserve(kBlocks + 1, kBlockBytes).value());
+    host = PinnedBuffer::allocate((kBlocks + 1) * kBlockBytes, "a test").value();
     computing.emplace(CudaStream::create().value());
     engine.emplace(CopyEngine::open(kLayout, layers_per_event).value());
-    std::memset(host->block(0), 0, (kBlocks + 1) * kBlockBytes);
+    std::memset(host.start(), 0, (kBlocks + 1) * kBlockBytes);
     EXPECT_EQ(cudaMemsetAsync(device->start(), 0, (kBlocks + 1) * kBlockBytes, computing->get()), cudaSuccess);
     EXPECT_TRUE(computing->synchronize().ok());
   }
 
+  std::byte* host_block(BlockId id) const { return host.start() + id * kBlockBytes; }
   std::vector<BlockTransfer> transfers() const {
     std::vector<BlockTransfer> all;
-    for (BlockId id = 0; id < kBlocks; ++id) all.push_back({device->block(id), host->block(kBlocks - 1 - id)});
+    for (BlockId id = 0; id < kBlocks; ++id) all.push_back({device->block(id), host_block(kBlocks - 1 - id)});
     return all;
   }
   // What a kernel of this layer would do: read it from block `id`, and write it to the block for results.
@@ -40,16 +41,16 @@ struct Machine {
               cudaSuccess);
   }
   std::vector<std::byte> results() {
-    EXPECT_EQ(cudaMemcpyAsync(host->block(kBlocks), device->block(kBlocks), kBlockBytes, cudaMemcpyDeviceToHost,
+    EXPECT_EQ(cudaMemcpyAsync(host_block(kBlocks), device->block(kBlocks), kBlockBytes, cudaMemcpyDeviceToHost,
                               computing->get()),
               cudaSuccess);
     EXPECT_TRUE(computing->synchronize().ok());
-    return {host->block(kBlocks), host->block(kBlocks) + kBlockBytes};
+    return {host_block(kBlocks), host_block(kBlocks) + kBlockBytes};
   }
-  void fill_host(BlockId id, int value) { std::memset(host->block(id), value, kBlockBytes); }
+  void fill_host(BlockId id, int value) { std::memset(host_block(id), value, kBlockBytes); }
 
   std::optional<DeviceArena> device;
-  std::optional<PinnedArena> host;
+  PinnedBuffer host;
   std::optional<CudaStream> computing;
   std::optional<CopyEngine> engine;
 };
@@ -102,7 +103,7 @@ TEST_P(CopyEngineTest, ASaveHasWhatTheKernelsBeforeItWrote) {
   EXPECT_EQ(cudaMemsetAsync(m.device->start(), 1, kBlocks * kBlockBytes, m.computing->get()), cudaSuccess);
   ASSERT_TRUE(ticket->finish().ok());
   for (BlockId id = 0; id < kBlocks; ++id) {
-    const std::byte* saved = m.host->block(kBlocks - 1 - id);
+    const std::byte* saved = m.host_block(kBlocks - 1 - id);
     EXPECT_TRUE(all_are({saved, saved + kBlockBytes}, 10 + static_cast<int>(id)));
   }
 }

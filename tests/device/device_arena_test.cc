@@ -41,18 +41,17 @@ TEST(DeviceArena, TakesWhatTheModelLeaves) {
   cudaFree(weights);
 }
 
-TEST(PinnedArena, IsPinnedWhileItLives) {
+TEST(PinnedBuffer, IsPinnedWhileItLives) {
   cuemu::reset_device({});
   {
-    auto arena = PinnedArena::reserve(3, 5000);
-    ASSERT_TRUE(arena.ok());
-    EXPECT_EQ(arena->blocks(), 3u);
-    std::memset(arena->block(0), 1, 15000);
-    const PinnedArena moved = std::move(*arena);
-    EXPECT_EQ(cudaHostRegister(moved.block(2), 16, 0), cudaErrorHostMemoryAlreadyRegistered);
+    auto buffer = PinnedBuffer::allocate(15000, "a test");
+    ASSERT_TRUE(buffer.ok());
+    std::memset(buffer->start(), 1, 15000);
+    const PinnedBuffer moved = std::move(*buffer);
+    EXPECT_EQ(cudaHostRegister(moved.start() + 10000, 16, 0), cudaErrorHostMemoryAlreadyRegistered);
   }
-  cuemu::fail_call("cudaHostRegister", 1, cudaErrorMemoryAllocation);
-  EXPECT_EQ(PinnedArena::reserve(3, 5000).status().code(), StatusCode::Unavailable);
+  cuemu::fail_call("cudaHostAlloc", 1, cudaErrorMemoryAllocation);
+  EXPECT_EQ(PinnedBuffer::allocate(15000, "a test").status().code(), StatusCode::Unavailable);
   cuemu::reset_device({});  // aborts where anything is left pinned
 }
 

@@ -24,3 +24,7 @@ assert emulated["ids"] == expected["ids"], (emulated["text"], expected["text"])
 assert emulated["stats"]["memory"]["kv_capacity_bytes"] > 0
 refused = subprocess.run([sys.argv[1], "run", "--device", "cuda:1", "--prompt", "x"], stderr=subprocess.PIPE, text=True)
 assert refused.returncode == 1 and "there is no GPU 1; the last one is 0" in refused.stderr, refused.stderr
+# Ranks that it starts are on the GPUs behind the first; here there is none.
+refused = subprocess.run([sys.argv[1], "run", "--ranks", "2", "--device", "cuda", "--prompt", "x"], stderr=subprocess.PIPE, text=True)
+assert refused.returncode == 1 and "there is no GPU 1; the last one is 0" in refused.stderr, refused.stderr
+assert "rank 1 cannot compute on its GPU" in refused.stderr, refused.stderr

@@ -64,16 +64,18 @@ inline EngineOptions gpu_options(Compute compute = Compute::Precise) {
                         .speculation = false};
   options.cache.capacity_bytes = std::size_t{1} << 20;
   options.cache.block_tokens = 8;
-  options.cache.tier_deadline_ms = 60'000;
+  options.cache.tier_deadline_ms = 300'000;
   return options;
 }
+
+inline constexpr std::uint64_t kLong_ms = 300'000;  // that nobody should need
 
 // The ranks above 0 of an engine, each in Engine::serve_rank() on a thread.
 class GpuRanks {
  public:
   // `change` is called for the options of each rank above 0.
   GpuRanks(EngineOptions options, std::uint32_t size, const std::function<void(EngineOptions&)>& change = {},
-           std::uint64_t timeout_ms = 60'000, std::uint64_t open_timeout_ms = 60'000)
+           std::uint64_t timeout_ms = kLong_ms, std::uint64_t open_timeout_ms = kLong_ms)
       : first_(std::move(options)), statuses_(size - 1) {
     first_.ranks = {
         .size = size, .address = free_address(), .timeout_ms = timeout_ms, .open_timeout_ms = open_timeout_ms};

@@ -21,6 +21,7 @@ import sys
 KERNELS, SAMPLING, DEVICE, NCCL = "cuda_kernels_test", "cuda_sampling_test", "device_test", "nccl_test"
 MODEL, MODEL_RANKS, LLAMA = "device_model_test", "device_ranks_test", "src/model/device_llama.cc"
 RANKS = "src/device/nccl_communicator.cc"
+ENGINE, SOURCE = "engine_gpu_ranks_test", "src/engine/model_source.cc"
 LINEAR, PARTS = "kernels/group_linear.cu", "kernels/weight_parts.h"
 SUMS = "CudaGroupLinear.AgreesWithSums*"
 MUTANTS = [
@@ -141,6 +142,19 @@ MUTANTS = [
     ("ranks: a failure is not final", RANKS, "{\n  if (!failure_.ok()) return failure_;\n  while", "{\n  while", NCCL, "*AHungRank*/0"),
     ("ranks: a failed opening leaves a communicator", RANKS, "return result == ncclSuccess ? Status() : fail(opening, result);",
      "return result == ncclSuccess ? Status() : Status::unavailable(\"\");", NCCL, "*OpeningFails*/1"),
+    ("engine of ranks: a block is copied by the first alone", "src/engine/rank_follower.cc",
+     "memory_->copy_leading_tokens(layout_, copy.from, copy.to, copy.tokens)", "Status()", ENGINE, "*SameBits*/0"),
+    ("engine of ranks: what a tier has stays on the host", "src/engine/rank_tier_server.cc",
+     "read_ ? memory_->load(read_.get(), block_bytes, blocks) : Status();", "Status();", ENGINE, "*HostMemory*"),
+    ("engine of ranks: each has settings of its own", SOURCE, "    take_settings(settings, options);\n", "", ENGINE, "*OfOne*/0"),
+    ("engine of ranks: all are on one GPU", SOURCE, "source.device_options_.device = device.number;", "", ENGINE, "*OfOne*/0"),
+    ("engine of ranks: whoever lacks a GPU keeps silent", "src/engine/rank_messages.cc",
+     "  TIERCEL_RETURN_IF_ERROR(usable);\n", "", ENGINE, "*NotThere*"),
+    ("engine of ranks: CPUs and GPUs mix", "src/engine/rank_messages.cc", "all[rank].on_gpu != all[0].on_gpu",
+     "all[rank].on_gpu && rank == 0", ENGINE, "*BesideCpus*"),
+    ("engine of ranks: a step goes on after its failure", LLAMA, "    static_cast<void>(stream_.synchronize());\n", "", ENGINE,
+     "*RankLoss*"),
+    ("engine of ranks: blocks are on the host", "src/engine/engine.cc", "&tiers, reserve);", "&tiers);", ENGINE, "*WithoutRoom*"),
 ]
 
 
