@@ -112,18 +112,30 @@ __global__ void __launch_bounds__(kThreads, 1) draw(const __grid_constant__ Samp
   __shared__ Shared shared;
   const SamplingRow options = a.options[blockIdx.x];
   Row row = {a.logits + blockIdx.x * a.stride, static_cast<int>(a.vocabulary), 0, 0, false};
-  TokenId* token = a.tokens + blockIdx.x;
+  DrawnToken* drawn = a.drawn + blockIdx.x;
 
   Units first = 0;
   for (int i = threadIdx.x; i < row.size; i += kThreads) first = Larger()(first, row.key(i));
   first = reduce(first, shared, Larger());
   const auto likeliest = static_cast<TokenId>(0xffffffffu - static_cast<unsigned>(first));
-  if (first == 0 || options.temperature == 0) {
-    if (threadIdx.x == 0) *token = first == 0 ? 0 : likeliest;
+  if (first == 0) {
+    if (threadIdx.x == 0) *drawn = {0, -INFINITY};
     return;
   }
   row.maximum = row.logits[likeliest];
   row.infinite = row.maximum == INFINITY;
+  row.scale = kLog2E;
+  Units all = 0;  // of probability without the options
+  for (int i = threadIdx.x; i < row.size; i += kThreads) all += row.key(i) > 0 ? row.units(i) : 0;
+  all = reduce(all, shared, Sum());
+  const auto take = [&](TokenId token) {
+    const double distance = row.infinite ? 0.0 : static_cast<double>(row.logits[token]) - row.maximum;
+    *drawn = {token, static_cast<float>(distance - log(static_cast<double>(all) * 0x1p-40))};
+  };
+  if (options.temperature == 0) {
+    if (threadIdx.x == 0) take(likeliest);
+    return;
+  }
   row.scale = fminf(kLog2E / options.temperature, FLT_MAX);
 
   Units last = 1;  // the key of the last token that is kept
@@ -164,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 1) draw(const __grid_constant__ Samp
   for (int i = begin; i < end; ++i) {
     const Units units = kept(i);
     if (left < units) {
-      *token = i;
+      take(i);
       return;
     }
     left -= units;

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "tiercel/stats.h"
@@ -30,6 +31,7 @@ enum class StepPart : std::uint8_t {
   Down,
   Head,
   Exchange,  // with other ranks
+  Copy,      // between the host and a GPU: what a step is told and gives back, and what is waited for
   Sample,
   Answer,  // text, callbacks, endings
 };
@@ -40,6 +42,13 @@ class StepProfile {
   // From now on time belongs to `part`; returns what it belonged to. `bound_s` is the least that the machine allows for
   // the work that begins.
   StepPart enter(StepPart part, double bound_s = 0);
+  // What of the time since the last enter() belongs to other parts: who works beside this thread knows it. What they do
+  // not come to stays with the part that was entered; where they come to more, each has as much less.
+  struct Portion {
+    StepPart part;
+    double seconds;
+  };
+  void divide(std::span<const Portion> portions);
   // What is written until now can be read: before an answer is given, and after a step.
   void publish();
   std::vector<PartTime> parts() const;

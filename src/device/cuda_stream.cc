@@ -11,6 +11,13 @@ Result<CudaEvent> CudaEvent::create() {
   return CudaEvent(event);
 }
 
+Result<CudaEvent> CudaEvent::create_timed() {
+  cudaEvent_t event = nullptr;
+  TIERCEL_RETURN_IF_ERROR(
+      cuda_status(cudaEventCreateWithFlags(&event, cudaEventBlockingSync), "creating a CUDA event"));
+  return CudaEvent(event);
+}
+
 CudaEvent::~CudaEvent() {
   if (event_ != nullptr) cudaEventDestroy(event_);
 }
@@ -27,6 +34,13 @@ Result<bool> CudaEvent::reached() const {
 }
 
 Status CudaEvent::synchronize() const { return cuda_status(cudaEventSynchronize(event_), "waiting for a CUDA event"); }
+
+Result<double> CudaEvent::seconds_since(const CudaEvent& earlier) const {
+  float milliseconds = 0;
+  TIERCEL_RETURN_IF_ERROR(
+      cuda_status(cudaEventElapsedTime(&milliseconds, earlier.event_, event_), "timing CUDA events"));
+  return milliseconds * 1e-3;
+}
 
 Result<CudaStream> CudaStream::create() {
   cudaStream_t stream = nullptr;

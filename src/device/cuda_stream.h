@@ -15,6 +15,8 @@ class CudaStream;
 class CudaEvent {
  public:
   static Result<CudaEvent> create();
+  // That knows when it was reached.
+  static Result<CudaEvent> create_timed();
   CudaEvent(CudaEvent&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
   CudaEvent& operator=(CudaEvent&& other) noexcept {
     std::swap(event_, other.event_);
@@ -29,6 +31,8 @@ class CudaEvent {
   Result<bool> reached() const;
   // The thread sleeps meanwhile; for its stream it would spin.
   Status synchronize() const;
+  // Of two timed ones that were reached.
+  Result<double> seconds_since(const CudaEvent& earlier) const;
   cudaEvent_t get() const { return event_; }
 
  private:

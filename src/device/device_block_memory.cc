@@ -14,8 +14,8 @@ DeviceBlockMemory::DeviceBlockMemory(int device, DeviceArena arena, CudaStream w
     : device_(device),
       arena_(std::move(arena)),
       within_(std::move(within)),
-      loads_{.mutex = {}, .engine = std::move(loads)},
-      saves_{.mutex = {}, .engine = std::move(saves)} {}
+      loads_(std::move(loads)),
+      saves_(std::move(saves)) {}
 
 Result<std::shared_ptr<DeviceBlockMemory>> DeviceBlockMemory::reserve(std::size_t blocks, const KvLayout& layout) {
   int device = 0;
@@ -24,7 +24,8 @@ Result<std::shared_ptr<DeviceBlockMemory>> DeviceBlockMemory::reserve(std::size_
   if (!arena.ok()) return arena.status();
   auto within = CudaStream::create();
   if (!within.ok()) return within.status();
-  auto loads = CopyEngine::open(layout, layout.layers), saves = CopyEngine::open(layout, layout.layers);
+  auto loads = CopyEngine::open(layout, DeviceLoads::layers_per_part(layout));
+  auto saves = CopyEngine::open(layout, layout.layers);
   if (!loads.ok()) return loads.status();
   if (!saves.ok()) return saves.status();
   return std::shared_ptr<DeviceBlockMemory>(
@@ -34,6 +35,8 @@ Result<std::shared_ptr<DeviceBlockMemory>> DeviceBlockMemory::reserve(std::size_
 Status DeviceBlockMemory::copy_leading_tokens(const KvLayout& layout, BlockId from, BlockId to,
                                               std::size_t tokens) const {
   const CurrentDevice current(device_);
+  const BlockId touched[] = {from, to};
+  TIERCEL_RETURN_IF_ERROR(settle(touched));
   const std::size_t row_bytes = layout.head_stride() * size_of(layout.dtype);
   const std::size_t rows = std::size_t{2} * layout.layers * layout.kv_heads;
   std::vector<void*> to_rows(rows);
@@ -65,29 +68,47 @@ std::shared_ptr<std::byte> DeviceBlockMemory::allocate_host(std::size_t bytes) c
   return {memory, memory.get()};
 }
 
-template <class Begin>
-Status DeviceBlockMemory::move(Copies& copies, std::span<const BlockId> blocks, std::size_t block_bytes,
-                               std::byte* host, const Begin& begin) const {
+std::vector<BlockTransfer> DeviceBlockMemory::transfers(std::span<const BlockId> blocks, std::size_t block_bytes,
+                                                        std::byte* host) const {
   assert(block_bytes == stride());
-  const CurrentDevice current(device_);
-  const std::lock_guard lock(copies.mutex);
-  copies.transfers.clear();
+  std::vector<BlockTransfer> transfers;
+  transfers.reserve(blocks.size());
   for (const BlockId id : blocks) {
-    copies.transfers.push_back({.device = block(id), .host = host});
-    host += block_bytes;
+    transfers.push_back({.device = block(id), .host = host + transfers.size() * block_bytes});
   }
-  const auto ticket = begin(copies.engine, copies.transfers);
-  return ticket.ok() ? ticket->finish() : ticket.status();
+  return transfers;
 }
 
 Status DeviceBlockMemory::save(std::span<const BlockId> blocks, std::size_t block_bytes, std::byte* to) const {
-  return move(saves_, blocks, block_bytes, to,
-              [&](CopyEngine& engine, std::span<const BlockTransfer> all) { return engine.save(all, within_); });
+  const CurrentDevice current(device_);
+  TIERCEL_RETURN_IF_ERROR(settle(blocks));
+  const std::lock_guard lock(saves_mutex_);
+  const auto ticket = saves_.save(transfers(blocks, block_bytes, to), within_);
+  return ticket.ok() ? ticket->finish() : ticket.status();
+}
+
+Result<std::uint64_t> DeviceBlockMemory::begin(const std::byte* from, std::size_t block_bytes,
+                                               std::span<const BlockId> blocks) const {
+  return loads_.begin(transfers(blocks, block_bytes, const_cast<std::byte*>(from)), blocks,
+                      within_);  // it is read only
 }
 
 Status DeviceBlockMemory::load(const std::byte* from, std::size_t block_bytes, std::span<const BlockId> blocks) const {
-  return move(loads_, blocks, block_bytes, const_cast<std::byte*>(from),  // read only
-              [&](CopyEngine& engine, std::span<const BlockTransfer> all) { return engine.load(all, within_); });
+  const CurrentDevice current(device_);
+  const auto load = begin(from, block_bytes, blocks);
+  return load.ok() ? loads_.finish(*load) : load.status();
+}
+
+Result<std::uint64_t> DeviceBlockMemory::begin_load(const std::byte* from, std::size_t block_bytes,
+                                                    std::span<const BlockId> blocks) const {
+  if (!steps_wait_) return BlockMemory::begin_load(from, block_bytes, blocks);
+  const CurrentDevice current(device_);
+  return begin(from, block_bytes, blocks);
+}
+
+Status DeviceBlockMemory::finish_load(std::uint64_t load) const {
+  const CurrentDevice current(device_);
+  return loads_.finish(load);
 }
 
 }  // namespace tiercel

@@ -192,6 +192,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
     TIERCEL_RETURN_IF_ERROR(source->share_tiers(cache_options));
     auto memory = source->reserve_blocks(cache_options.capacity_bytes);
     if (!memory.ok()) return memory.status();
+    if (*memory) (*model)->compute_over(**memory);
     auto cache = KvCacheState::open_with_tiers(cache_options, layout, (*model)->fingerprint(), {}, *std::move(memory));
     if (!cache.ok()) return cache.status();
     if (RankedModel* const ranks = source->ranks()) {

@@ -73,6 +73,7 @@ Status ModelSource::configure(const EngineOptions& options, const ModelShape& sh
                      .max_logit_rows = options_.max_logit_rows,
                      .context_tokens = options.context_tokens,
                      .block_tokens = options.cache.block_tokens,
+                     .profile = options.profile_steps,
                      .shard = shard};
   rank_options_ = options.ranks;
   layout_ = on_gpu_ ? device_llama_kv_layout(shape, device_options_) : llama_kv_layout(shape, options_);

@@ -132,8 +132,16 @@ void Sampler::observe(TokenId token) {
   seen_tokens_.push_back(token);
 }
 
-bool Sampler::keeps_logits() const {
-  return options_.temperature == 0 && options_.logit_bias.empty() && options_.repetition_penalty == 1.0f;
+bool Sampler::keeps_logits() const { return options_.temperature == 0 && can_draw_elsewhere(); }
+
+std::uint64_t Sampler::random_of(std::uint64_t draw) const { return mix(key_ + draw * kGolden); }
+
+kernels::SamplingRow Sampler::next_draw(std::size_t ahead) const {
+  return {.temperature = options_.temperature,
+          .top_p = options_.top_p,
+          .min_p = options_.min_p,
+          .top_k = options_.top_k,
+          .random = random_of(draws_ + 1 + ahead)};
 }
 
 TokenId Sampler::sample(std::span<float> logits) {
@@ -141,7 +149,7 @@ TokenId Sampler::sample(std::span<float> logits) {
   apply_repetition_penalty(logits);
   float maximum = largest(logits);
   const bool greedy = options_.temperature == 0;
-  const std::uint64_t random = greedy ? 0 : mix(key_ + ++draws_ * kGolden);
+  const std::uint64_t random = greedy ? 0 : random_of(++draws_);
   if (maximum == -kInfinity) return take_first_without_bias(logits);
   if (greedy) return index_of(logits, maximum);
   if (maximum == kInfinity) {

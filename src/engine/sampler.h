@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/sampling_row.h"
 #include "tiercel/request.h"
 #include "tiercel/status.h"
 #include "tiercel/types.h"
@@ -40,6 +41,14 @@ class Sampler {
   // Whether sample() leaves the logits as they are.
   bool keeps_logits() const;
 
+  // Whether tokens may be drawn by whoever has the logits: no other state of the sequence is needed than what
+  // next_draw() says.
+  bool can_draw_elsewhere() const { return options_.logit_bias.empty() && options_.repetition_penalty == 1.0f; }
+  // How to draw the token after the next `ahead` ones as sample() would.
+  kernels::SamplingRow next_draw(std::size_t ahead) const;
+  // A token was drawn so, instead of by sample().
+  void drew_elsewhere() { draws_ += options_.temperature > 0 ? 1 : 0; }
+
   // `token` was seen, in the prompt or in the output: the repetition penalty applies to it from now on, once, however
   // often it was seen. Ids outside the vocabulary are ignored.
   void observe(TokenId token);
@@ -55,6 +64,7 @@ class Sampler {
   void apply_bias(std::span<float> logits);
   void apply_repetition_penalty(std::span<float> logits) const;
   TokenId take_first_without_bias(std::span<float> logits) const;
+  std::uint64_t random_of(std::uint64_t draw) const;
   Candidate last_kept(std::span<const float> logits, const Weights& weights);
   std::span<Candidate> candidates_above(std::span<const float> logits, float floor);
 

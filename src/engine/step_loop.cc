@@ -32,6 +32,7 @@ StepLoop::StepLoop(const StepLoopOptions& options, ModelRunner& model, KvCache& 
   assert(options.limits.max_logit_rows > options.limits.max_sequences &&
          options.limits.max_logit_rows <= model.max_logit_rows());
   chunks_.reserve(2 * options.limits.max_sequences);
+  draws_.reserve(options.limits.max_logit_rows);
   finished_.reserve(options.limits.max_sequences);
   if (options_.by_hand) return;
   cache_.notify_transfers([this] {

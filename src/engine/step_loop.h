@@ -98,13 +98,24 @@ class StepLoop {
   void account(Sequence& sequence);
   // Whoever routed the request to this loop.
   static void tell_prompt_left(const Sequence& sequence);
-  void advance(const BatchPart& part, std::span<float> logits);
+  // Whether the model is to draw the part's tokens: nothing else is wanted of its logits.
+  bool is_drawn_by_model(const BatchPart& part) const;
+  void make_chunks(const std::vector<BatchPart>& parts);
+  // What a step left of positions that tokens are drawn from: their logits, or the tokens.
+  struct Positions {
+    std::span<float> logits;
+    std::span<const kernels::DrawnToken> drawn;
+  };
+  void advance(const BatchPart& part, const Positions& positions);
   void record_prompt_logprobs(const BatchPart& part, std::span<const float> logits);
   // Every other choice goes on from the prompt that `first` has computed.
   void fork_choices(Sequence& first, std::span<const float> logits);
-  void draw_token(Sequence& sequence, std::span<float> logits);
-  // Draws on as long as what is drawn is what was drafted: `logits` are those behind each of the drafted tokens.
-  void accept_drafted(const BatchPart& part, std::span<float> logits);
+  // The sequence's next token is drawn, from the position at `place`.
+  void draw_token(Sequence& sequence, const Positions& positions, std::size_t place);
+  kernels::DrawnToken sample(Sequence& sequence, std::span<float> logits);
+  void add_token(Sequence& sequence, const kernels::DrawnToken& drawn);
+  // Draws on as long as what is drawn is what was drafted: the first position is that before the drafted tokens.
+  void accept_drafted(const BatchPart& part, const Positions& positions);
   bool has_finished(const Sequence& sequence) const { return !finished_.empty() && finished_.back() == &sequence; }
   void finish(Sequence& sequence, FinishReason reason);
   void fail_running(const Status& status);
@@ -131,6 +142,7 @@ class StepLoop {
   Drafter drafter_;
   std::vector<std::unique_ptr<Sequence>> taken_;  // arrivals
   std::vector<SequenceChunk> chunks_;
+  std::vector<kernels::SamplingRow> draws_;  // of the chunks
   std::vector<float> raw_logits_;
   std::vector<float> choice_logits_;
   std::vector<Sequence*> finished_;

@@ -7,6 +7,19 @@
 #include "engine/step_time.h"
 
 namespace tiercel {
+namespace {
+
+// Of logits.
+std::size_t rows_of(const BatchPart& part) {
+  switch (part.logits) {
+    case Logits::None: return 0;
+    case Logits::Last: return 1;
+    case Logits::All: break;
+  }
+  return part.tokens + part.drafted;
+}
+
+}  // namespace
 
 bool StepLoop::run_step() {
   const auto start_time = options_.now();
@@ -109,6 +122,31 @@ StepLoop::PrefillWork StepLoop::prefill_work(const std::vector<BatchPart>& parts
   return {.tokens = tokens, .position = middle - std::min(middle, tokens / 2)};
 }
 
+bool StepLoop::is_drawn_by_model(const BatchPart& part) const {
+  const Sequence& sequence = *part.sequence;
+  const bool forks = sequence.group && !sequence.group->forked;  // all choices draw from its logits
+  const bool scores = part.logits == Logits::All && part.drafted == 0;
+  return model_.draws_tokens() && part.logits != Logits::None && !scores && !forks && sequence.request.max_tokens > 0 &&
+         sequence.sampler->can_draw_elsewhere();
+}
+
+void StepLoop::make_chunks(const std::vector<BatchPart>& parts) {
+  chunks_.clear();
+  draws_.clear();
+  for (const BatchPart& part : parts) {
+    const std::size_t first_draw = draws_.size(), rows = is_drawn_by_model(part) ? rows_of(part) : 0;
+    // Within the room that was reserved: chunks look into it.
+    for (std::size_t i = 0; i < rows; ++i) draws_.push_back(part.sequence->sampler->next_draw(i));
+    const auto own = std::span<const TokenId>(part.sequence->tokens).subspan(part.first_token, part.tokens);
+    chunks_.push_back({.tokens = part.drafted > 0 ? part.sequence->draft->chunk(part.drafted) : own,
+                       .first_position = part.first_token,
+                       .block_table = part.sequence->lease.block_table(),
+                       .logits = part.logits,
+                       .arithmetic = part.arithmetic,
+                       .draws = std::span(draws_).subspan(first_draw)});
+  }
+}
+
 Status StepLoop::compute(const std::vector<BatchPart>& parts) {
   const PartTimer timer(profile_, StepPart::Answer);
   for (const BatchPart& part : parts) {
@@ -119,15 +157,7 @@ Status StepLoop::compute(const std::vector<BatchPart>& parts) {
       return grown;
     }
   }
-  chunks_.clear();
-  for (const BatchPart& part : parts) {
-    const auto own = std::span<const TokenId>(part.sequence->tokens).subspan(part.first_token, part.tokens);
-    chunks_.push_back({.tokens = part.drafted > 0 ? part.sequence->draft->chunk(part.drafted) : own,
-                       .first_position = part.first_token,
-                       .block_table = part.sequence->lease.block_table(),
-                       .logits = part.logits,
-                       .arithmetic = part.arithmetic});
-  }
+  make_chunks(parts);
   Result<std::span<float>> computed = model_.step(chunks_, cache_.block(0));
   if (!computed.ok()) {
     log().error("{}", computed.status().message());
@@ -136,13 +166,13 @@ Status StepLoop::compute(const std::vector<BatchPart>& parts) {
   }
 
   std::span<float> logits = *computed;
+  std::span<const kernels::DrawnToken> drawn = model_.drawn();
   const std::size_t vocabulary = model_.shape().vocabulary;
-  for (const BatchPart& part : parts) {
-    const std::size_t rows = part.logits == Logits::None   ? 0
-                             : part.logits == Logits::Last ? 1
-                                                           : part.tokens + part.drafted;
-    advance(part, logits.first(rows * vocabulary));
-    logits = logits.subspan(rows * vocabulary);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const std::size_t draws = chunks_[i].draws.size(), floats = draws > 0 ? 0 : rows_of(parts[i]) * vocabulary;
+    advance(parts[i], {.logits = logits.first(floats), .drawn = drawn.first(draws)});
+    logits = logits.subspan(floats);
+    drawn = drawn.subspan(draws);
   }
   if (finished_.empty()) return {};
   for (auto& sequence :
@@ -153,7 +183,7 @@ Status StepLoop::compute(const std::vector<BatchPart>& parts) {
   return {};
 }
 
-void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
+void StepLoop::advance(const BatchPart& part, const Positions& positions) {
   Sequence& sequence = *part.sequence;
   const auto computed = std::span<const TokenId>(sequence.tokens).subspan(part.first_token, part.tokens);
   {
@@ -164,27 +194,27 @@ void StepLoop::advance(const BatchPart& part, std::span<float> logits) {
   account(sequence);
   if (part.logits == Logits::None) return;
 
-  if (part.logits == Logits::All) record_prompt_logprobs(part, logits);
+  if (part.logits == Logits::All && part.drafted == 0) record_prompt_logprobs(part, positions.logits);
   if (sequence.computed < sequence.tokens.size()) return;
   if (sequence.request.max_tokens == 0) return finish(sequence, FinishReason::Length);
-  const std::size_t vocabulary = model_.shape().vocabulary;
-  const std::span<float> drafted = logits.last(part.drafted * vocabulary);
-  const std::span<float> last = logits.first(logits.size() - drafted.size()).last(vocabulary);
-  if (sequence.group && !sequence.group->forked) fork_choices(sequence, last);
-  draw_token(sequence, last);
-  if (part.drafted > 0) accept_drafted(part, drafted);
+  // The first one to draw from, behind those of prompt tokens that are scored.
+  const std::size_t vocabulary = model_.shape().vocabulary, first = rows_of(part) - 1 - part.drafted;
+  const Positions last{
+      .logits = positions.drawn.empty() ? positions.logits.subspan(first * vocabulary) : std::span<float>(),
+      .drawn = positions.drawn};
+  if (sequence.group && !sequence.group->forked) fork_choices(sequence, last.logits);
+  draw_token(sequence, last, 0);
+  if (part.drafted > 0) accept_drafted(part, last);
 }
 
-void StepLoop::accept_drafted(const BatchPart& part, std::span<float> logits) {
+void StepLoop::accept_drafted(const BatchPart& part, const Positions& positions) {
   Sequence& sequence = *part.sequence;
-  const std::size_t vocabulary = model_.shape().vocabulary;
   const std::span<const TokenId> drafted = sequence.draft->tokens().first(part.drafted);
   std::size_t accepted = 0;
   while (accepted < drafted.size() && !has_finished(sequence) && sequence.tokens.back() == drafted[accepted]) {
     sequence.lease.commit(drafted.subspan(accepted, 1), part.share, /*copyable=*/false);
     ++sequence.computed;
-    draw_token(sequence, logits.subspan(accepted * vocabulary, vocabulary));
-    ++accepted;
+    draw_token(sequence, positions, ++accepted);
   }
   account(sequence);
   sequence.response.drafted_tokens += static_cast<std::uint32_t>(drafted.size());
@@ -224,7 +254,7 @@ void StepLoop::fork_choices(Sequence& first, std::span<const float> logits) {
     scheduler_.add_running(std::move(choice));
     start(forked, options_.now());
     std::ranges::copy(logits, choice_logits_.begin());
-    draw_token(forked, choice_logits_);
+    add_token(forked, sample(forked, choice_logits_));
   }
 }
 
@@ -240,13 +270,25 @@ void StepLoop::record_prompt_logprobs(const BatchPart& part, std::span<const flo
   }
 }
 
-void StepLoop::draw_token(Sequence& sequence, std::span<float> logits) {
+void StepLoop::draw_token(Sequence& sequence, const Positions& positions, std::size_t place) {
+  if (positions.drawn.empty()) {
+    const std::size_t vocabulary = model_.shape().vocabulary;
+    return add_token(sequence, sample(sequence, positions.logits.subspan(place * vocabulary, vocabulary)));
+  }
+  sequence.sampler->drew_elsewhere();
+  add_token(sequence, positions.drawn[place]);
+}
+
+kernels::DrawnToken StepLoop::sample(Sequence& sequence, std::span<float> logits) {
+  const PartTimer timer(profile_, StepPart::Sample);
   const bool kept = sequence.sampler->keeps_logits();
-  const TokenId token = [&] {
-    const PartTimer timer(profile_, StepPart::Sample);
-    if (!kept) std::ranges::copy(logits, raw_logits_.begin());
-    return sequence.sampler->sample(logits);
-  }();
+  if (!kept) std::ranges::copy(logits, raw_logits_.begin());
+  const TokenId token = sequence.sampler->sample(logits);
+  return {.token = token, .logprob = logprob_of(kept ? logits : std::span<const float>(raw_logits_), token)};
+}
+
+void StepLoop::add_token(Sequence& sequence, const kernels::DrawnToken& drawn) {
+  const TokenId token = drawn.token;
   const auto now = options_.now();
   if (sequence.response.tokens.empty() && sequence.response.ttft_ms == 0) {
     sequence.response.ttft_ms = milliseconds(now - sequence.arrival);
@@ -262,16 +304,15 @@ void StepLoop::draw_token(Sequence& sequence, std::span<float> logits) {
   if (ends) return finish(sequence, FinishReason::Stop);
   sequence.tokens.push_back(token);
   sequence.sampler->observe(token);
-  const float logprob = logprob_of(kept ? logits : std::span<const float>(raw_logits_), token);
   sequence.response.tokens.push_back(token);
-  sequence.response.logprobs.push_back(logprob);
+  sequence.response.logprobs.push_back(drawn.logprob);
 
   std::string text = sequence.decoder.push(tokenizer_.bytes_of(token));
   const bool full = sequence.tokens.size() >= sequence.most_tokens;
   if (full && !sequence.decoder.stopped()) text += sequence.decoder.finish();
   const bool stopped = sequence.decoder.stopped();  // finish() may have settled a stop string that was still open
   if (request.on_token) {
-    request.on_token({.token = token, .text = text, .logprob = logprob, .choice = sequence.choice});
+    request.on_token({.token = token, .text = text, .logprob = drawn.logprob, .choice = sequence.choice});
   }
   sequence.response.text += text;
   if (stopped) return finish(sequence, FinishReason::Stop);

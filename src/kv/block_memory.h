@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 
@@ -45,6 +46,16 @@ class BlockMemory {
   // returns.
   virtual Status save(std::span<const BlockId> blocks, std::size_t block_bytes, std::byte* to) const = 0;
   virtual Status load(const std::byte* from, std::size_t block_bytes, std::span<const BlockId> blocks) const = 0;
+  // As load(), but it may return before they are there. Who reads or writes them by these calls, or in a step of a
+  // model that knows of this memory (ModelRunner::compute_over()), finds them there all the same. `from` is read until
+  // finish_load() of the number returned.
+  virtual Result<std::uint64_t> begin_load(const std::byte* from, std::size_t block_bytes,
+                                           std::span<const BlockId> blocks) const {
+    TIERCEL_RETURN_IF_ERROR(load(from, block_bytes, blocks));
+    return std::uint64_t{0};
+  }
+  // Not Ok: what the blocks hold is not known, and no step succeeds any more. 0 and what is finished: Ok.
+  virtual Status finish_load(std::uint64_t) const { return {}; }
 };
 
 }  // namespace tiercel

@@ -22,9 +22,16 @@ TierLoader::TierLoader(KvCacheState& cache, TierId tier, TierStore& store, TierM
       store_(store),
       monitor_(monitor),
       is_readable_(std::move(is_readable)),
-      staging_(cache.memory_->is_host()
-                   ? nullptr
-                   : cache.memory_->allocate_host(kTierBatchBlocks * cache.layout_.block_bytes())) {}
+      memory_(cache.memory_) {
+  if (memory_->is_host()) return;
+  for (Staging& staging : staging_) {
+    staging.bytes = memory_->allocate_host(kTierBatchBlocks * cache.layout_.block_bytes());
+  }
+}
+
+TierLoader::~TierLoader() {
+  for (const Staging& staging : staging_) static_cast<void>(memory_->finish_load(staging.load));
+}
 
 bool TierLoader::load_batch(TierLoad& load) {
   return load.from_back ? load_batch_from_back(load) : load_batch_from_front(load);
@@ -95,6 +102,7 @@ std::vector<TierRead> TierLoader::read(const TierLoad& load, std::size_t first, 
   assert(first >= load.first_block && last - load.first_block < load.keys.size());
   assert(last - first <= kTierBatchBlocks);
   const std::size_t block_tokens = cache_.layout_.block_tokens, block_bytes = cache_.layout_.block_bytes();
+  Staging* const staging = memory_->is_host() ? nullptr : &staging_[batches_++ % staging_.size()];
   std::vector<TierRead> reads;
   reads.reserve(last - first);
   for (std::size_t i = first; i < last; ++i) {
@@ -104,16 +112,21 @@ std::vector<TierRead> TierLoader::read(const TierLoad& load, std::size_t first, 
          .tenant = load.tenant,
          .adapter_id = load.adapter_id,
          .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
-         .bytes = {staging_ ? staging_.get() + (i - first) * block_bytes : cache_.block(into[i - first]), block_bytes},
+         .bytes = {staging ? staging->bytes.get() + (i - first) * block_bytes : cache_.block(into[i - first]),
+                   block_bytes},
          .block = into[i - first]});
   }
   monitor_.begin(reads.size());
-  store_.read(reads);
-  if (staging_) {
-    const Status loaded = cache_.memory_->load(staging_.get(), block_bytes, into.first(reads.size()));
-    for (TierRead& read : reads) {
-      if (!loaded.ok() && read.status.ok()) read.status = loaded;
-    }
+  Status copied = staging ? memory_->finish_load(staging->load) : Status();
+  if (copied.ok()) store_.read(reads);
+  if (staging && copied.ok()) {
+    // Its blocks may be given to anybody from now on: who needs them waits for the copy.
+    const auto begun = memory_->begin_load(staging->bytes.get(), block_bytes, into.first(reads.size()));
+    copied = begun.status();
+    staging->load = begun.ok() ? *begun : 0;
+  }
+  for (TierRead& read : reads) {
+    if (!copied.ok() && read.status.ok()) read.status = copied;
   }
   const auto count = [&](auto matches) {
     return static_cast<std::size_t>(

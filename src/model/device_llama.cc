@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <list>
 #include <optional>
@@ -14,12 +13,8 @@
 #include "device/cuda_status.h"
 #include "device/cuda_stream.h"
 #include "device/current_device.h"
-#include "kernels/decode_attention_cuda.h"
-#include "kernels/embedding_cuda.h"
-#include "kernels/group_linear_cuda.h"
-#include "kernels/kv_append_cuda.h"
-#include "kernels/prefill_attention_cuda.h"
-#include "kernels/row_kernels_cuda.h"
+#include "device/device_block_memory.h"
+#include "model/device_forward.h"
 #include "model/device_llama_weights.h"
 #include "model/device_ranks.h"
 #include "model/device_step_plan.h"
@@ -30,8 +25,6 @@
 
 namespace tiercel {
 namespace {
-
-namespace cuda = kernels::cuda;
 
 // Raised when a change of ours changes the KV of a token.
 constexpr std::uint32_t kDeviceArithmeticVersion = 1;
@@ -44,7 +37,7 @@ constexpr std::size_t kLeastGraphLength = 512;
 // What makes two decoding steps the same launches.
 struct GraphKey {
   const std::byte* arena;
-  std::size_t rows, wanted, longest, table_stride;  // each row is a sequence's
+  std::size_t rows, wanted, drawn, longest, table_stride;  // each row is a sequence's
   bool decode_arithmetic;
   friend bool operator==(const GraphKey&, const GraphKey&) = default;
 };
@@ -56,15 +49,17 @@ class DeviceLlama final : public ModelRunner {
               const DeviceStepLimits& limits, std::size_t multiprocessors, DeviceWorkspace workspace, CudaStream stream,
               CudaEvent done)
       : shape_(config.shape),
-        config_(config.part(options.shard)),
         options_(options),
-        layout_(device_llama_kv_layout(config.shape, options)),
-        weights_(std::move(weights)),
-        multiprocessors_(multiprocessors),
         stream_(std::move(stream)),
         done_(std::move(done)),
-        plan_(layout_, limits),
-        workspace_(std::move(workspace)) {}
+        plan_(device_llama_kv_layout(config.shape, options), limits),
+        workspace_(std::move(workspace)),
+        forward_(config.part(options.shard), device_llama_kv_layout(config.shape, options), std::move(weights),
+                 multiprocessors, workspace_, plan_, stream_) {
+    if (!options.profile) return;
+    profile_ = std::make_unique<DeviceStepProfile>();
+    forward_.time_parts(profile_.get());
+  }
 
   // `whole` is that of the whole model. Waits for the other ranks, where there are any.
   Status join_ranks(const Fingerprint& whole);
@@ -72,47 +67,46 @@ class DeviceLlama final : public ModelRunner {
   const ModelShape& shape() const override { return shape_; }
   const Fingerprint& fingerprint() const override { return fingerprint_; }
   ModelMemory memory() const override {
-    return {.packed_bytes = weights_.memory.bytes(), .workspace_bytes = workspace_.memory.bytes()};
+    return {.packed_bytes = forward_.weight_bytes(), .workspace_bytes = workspace_.memory.bytes()};
   }
-  std::vector<std::pair<std::string, std::string>> kernels() const override;
+  std::vector<std::pair<std::string, std::string>> kernels() const override { return forward_.kernels(); }
   std::size_t max_logit_rows() const override { return options_.max_logit_rows; }
+  void compute_over(const BlockMemory& memory) override {
+    loads_ = &static_cast<const DeviceBlockMemory&>(memory).loads_for_steps();
+  }
+  // The logits of ranks come together on the host.
+  bool draws_tokens() const override { return options_.shard.size == 1; }
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
   void leave_ranks() override {
     if (ranks_) ranks_->leave();
   }
+  StepProfile* profile() override { return profile_ ? &profile_->profile() : nullptr; }
+  std::span<const kernels::DrawnToken> drawn() const override {
+    return {reinterpret_cast<const kernels::DrawnToken*>(workspace_.host_drawn.start()), plan_.drawn()};
+  }
 
  private:
-  // Everything of a step but the copies, to the stream.
-  Status enqueue(std::byte* arena, std::size_t longest_decode);
-  Status enqueue_layer(const DeviceLlamaLayer& layer, std::size_t index, std::byte* arena, std::size_t longest_decode);
-  Status attend(std::byte* arena, std::size_t layer, std::size_t longest_decode);
-  Status linear(const cuda::DeviceWeights& weights, const std::byte* x, std::byte* y);
-  Status norm(const std::byte* residual, const float* weight);
-  // delta, of which each rank has a part, becomes the sum of all.
-  Status add_up_ranks() {
-    return ranks_ ? ranks_->add_up(workspace_.delta, plan_.rows() * config_.shape.hidden, layout_.dtype) : Status();
-  }
+  // Logits that are wanted as they are, and drawn tokens, to the host.
+  Status copy_results();
+  // The newest load on its way to blocks of these chunks; 0: none.
+  std::uint64_t awaited_load(std::span<const SequenceChunk> chunks) const;
   // The graph of the step that was planned last.
   Result<const CudaGraph*> graph_of(const GraphKey& key);
 
-  const std::uint32_t* planned(std::size_t offset) const { return workspace_.plan + offset; }
-  std::size_t row_bytes(std::size_t width) const { return width * size_of(layout_.dtype); }
-
-  const ModelShape shape_;    // of the whole model
-  const LlamaConfig config_;  // of this rank
+  const ModelShape shape_;  // of the whole model
   const DeviceLlamaOptions options_;
-  const KvLayout layout_;
-  const DeviceLlamaWeights weights_;
-  const std::size_t multiprocessors_;
   Fingerprint fingerprint_;
   CudaStream stream_;
   CudaEvent done_;  // the current step
   DeviceStepPlan plan_;
-  bool exact_head_ = false;  // of the current step: the head has the same bits in every batch
-  Status failure_;           // of a step; the GPU's state is not known after it
+  bool exact_head_ = false;       // of the current step: the head has the same bits in every batch
+  DeviceLoads* loads_ = nullptr;  // into the blocks; null: each is through before a step needs it
+  Status failure_;                // of a step; the GPU's state is not known after it
 
   const DeviceWorkspace workspace_;
-  std::vector<float> rows_of_all_;  // logits of several ranks
+  DeviceForward forward_;
+  std::unique_ptr<DeviceStepProfile> profile_;  // null: nobody asked
+  std::vector<float> rows_of_all_;              // logits of several ranks
 
   // Over the workspace, so these end before it: freeing memory waits for what ranks have under way.
   std::optional<DeviceRanks> ranks_;  // empty: alone
@@ -120,180 +114,19 @@ class DeviceLlama final : public ModelRunner {
   std::list<std::pair<GraphKey, CudaGraph>> graphs_;
 };
 
-std::vector<std::pair<std::string, std::string>> DeviceLlama::kernels() const {
-  const auto name = [&](const cuda::DeviceWeights& weights) {
-    const char* activations = layout_.dtype == DType::F32 ? "f32" : "bf16";
-    switch (weights.code) {
-      case cuda::WeightCode::Group4: return fmt::format("CUDA, 4-bit groups x {}", activations);
-      case cuda::WeightCode::Group8: return fmt::format("CUDA, 8-bit groups x {}", activations);
-      case cuda::WeightCode::Plain: break;
-    }
-    return fmt::format("CUDA, {0} x {0}", activations);
-  };
-  const DeviceLlamaLayer& layer = weights_.layers.front();
-  return {{"qkv", name(layer.qkv)},
-          {"attention_output", name(layer.attention_output)},
-          {"gate_up", name(layer.gate_up)},
-          {"down", name(layer.down)},
-          {"head", name(weights_.head)}};
-}
-
-Status DeviceLlama::linear(const cuda::DeviceWeights& weights, const std::byte* x, std::byte* y) {
-  for (const Arithmetic arithmetic : {Arithmetic::Any, Arithmetic::Prefill, Arithmetic::Decode}) {
-    const DeviceStepPlan::Rows rows = plan_.of(arithmetic);
-    if (rows.count() == 0) continue;
-    TIERCEL_RETURN_IF_ERROR(cuda_status(cuda::linear({.dtype = layout_.dtype,
-                                                      .w = weights,
-                                                      .x = x + rows.begin * row_bytes(weights.columns),
-                                                      .x_stride = weights.columns,
-                                                      .rows = rows.count(),
-                                                      .y = y + rows.begin * row_bytes(weights.outputs),
-                                                      .y_stride = weights.outputs,
-                                                      .arithmetic = static_cast<cuda::LinearArithmetic>(arithmetic),
-                                                      .multiprocessors = multiprocessors_},
-                                                     stream_.get()),
-                                        "a linear layer"));
+Status DeviceLlama::copy_results() {
+  const std::size_t rows = plan_.wanted() - plan_.drawn();
+  if (rows > 0) {
+    TIERCEL_RETURN_IF_ERROR(
+        cuda_status(cudaMemcpyAsync(workspace_.host_logits.start(), workspace_.logits,
+                                    rows * shape_.vocabulary * sizeof(float), cudaMemcpyDeviceToHost, stream_.get()),
+                    "copying logits from the GPU"));
   }
-  return {};
-}
-
-Status DeviceLlama::norm(const std::byte* residual, const float* weight) {
-  return cuda_status(cuda::rms_norm({.dtype = layout_.dtype,
-                                     .x = workspace_.x,
-                                     .residual = residual,
-                                     .weight = weight,
-                                     .out = workspace_.h,
-                                     .epsilon = config_.norm_epsilon,
-                                     .rows = plan_.rows(),
-                                     .width = config_.shape.hidden},
-                                    stream_.get()),
-                     "RMSNorm");
-}
-
-Status DeviceLlama::attend(std::byte* arena, std::size_t layer, std::size_t longest_decode) {
-  const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
-  const kernels::CodedKv kv = {.arena = arena, .layout = {.layout = layout_}, .layer = layer};
-  const float scale = 1.0f / std::sqrt(static_cast<float>(layout_.head_dim));
-  const DeviceStepPlan::Offsets& at = plan_.offsets();
-  if (plan_.decode_rows() > 0) {
-    const std::size_t row_floats = cuda::decode_attention_workspace_floats(layout_, 1, config_.group(), longest_decode);
-    const std::size_t most_rows = std::max<std::size_t>(
-        1, DeviceWorkspace::kAttentionBytes / sizeof(float) / std::max<std::size_t>(1, row_floats));
-    for (std::size_t first = 0; first < plan_.decode_rows(); first += most_rows) {
-      TIERCEL_RETURN_IF_ERROR(
-          cuda_status(cuda::decode_attention({.kv = kv,
-                                              .block_tables = planned(at.tables),
-                                              .table_stride = plan_.table_stride(),
-                                              .row_sequences = planned(at.row_sequences) + first,
-                                              .lengths = planned(at.row_lengths) + first,
-                                              .rows = std::min(most_rows, plan_.decode_rows() - first),
-                                              .longest = longest_decode,
-                                              .group = config_.group(),
-                                              .q = workspace_.qkv + first * row_bytes(stride),
-                                              .q_stride = stride,
-                                              .out = workspace_.attended + first * row_bytes(query_width),
-                                              .out_stride = query_width,
-                                              .scale = scale,
-                                              .workspace = workspace_.attention},
-                                             stream_.get()),
-                      "decode attention"));
-    }
-  }
-  if (plan_.prefill_sequences() == 0) return {};
+  if (plan_.drawn() == 0) return {};
   return cuda_status(
-      cuda::prefill_attention({.kv = kv,
-                               .block_tables = planned(at.tables) + plan_.decode_sequences() * plan_.table_stride(),
-                               .table_stride = plan_.table_stride(),
-                               .query_begins = planned(at.query_begins),
-                               .lengths = planned(at.lengths),
-                               .sequences = plan_.prefill_sequences(),
-                               .most_queries = plan_.most_queries(),
-                               .group = config_.group(),
-                               .q = workspace_.qkv + plan_.decode_rows() * row_bytes(stride),
-                               .q_stride = stride,
-                               .out = workspace_.attended + plan_.decode_rows() * row_bytes(query_width),
-                               .out_stride = query_width,
-                               .scale = scale},
-                              stream_.get()),
-      "prefill attention");
-}
-
-Status DeviceLlama::enqueue_layer(const DeviceLlamaLayer& layer, std::size_t index, std::byte* arena,
-                                  std::size_t longest_decode) {
-  const std::size_t query_width = config_.query_width(), stride = query_width + 2 * config_.kv_width();
-  TIERCEL_RETURN_IF_ERROR(norm(index == 0 ? nullptr : workspace_.delta, layer.attention_norm));
-  TIERCEL_RETURN_IF_ERROR(linear(layer.qkv, workspace_.h, workspace_.qkv));
-  TIERCEL_RETURN_IF_ERROR(
-      cuda_status(cuda::kv_append({.kv = {.arena = arena, .layout = {.layout = layout_}, .layer = index},
-                                   .slots = planned(plan_.offsets().slots),
-                                   .positions = planned(plan_.offsets().positions),
-                                   .cos_sin = weights_.cos_sin,
-                                   .pairs = config_.rope_frequencies.size(),
-                                   .tokens = plan_.rows(),
-                                   .query_heads = config_.shape.heads,
-                                   .q = workspace_.qkv,
-                                   .q_stride = stride,
-                                   .k = workspace_.qkv + row_bytes(query_width),
-                                   .v = workspace_.qkv + row_bytes(query_width + config_.kv_width()),
-                                   .kv_stride = stride},
-                                  stream_.get()),
-                  "RoPE and appending K and V"));
-  TIERCEL_RETURN_IF_ERROR(attend(arena, index, longest_decode));
-  TIERCEL_RETURN_IF_ERROR(linear(layer.attention_output, workspace_.attended, workspace_.delta));
-  TIERCEL_RETURN_IF_ERROR(add_up_ranks());
-  TIERCEL_RETURN_IF_ERROR(norm(workspace_.delta, layer.feed_forward_norm));
-  TIERCEL_RETURN_IF_ERROR(linear(layer.gate_up, workspace_.h, workspace_.gate_up));
-  TIERCEL_RETURN_IF_ERROR(cuda_status(cuda::swiglu({.dtype = layout_.dtype,
-                                                    .gate_up = workspace_.gate_up,
-                                                    .out = workspace_.active,
-                                                    .rows = plan_.rows(),
-                                                    .width = config_.shape.feed_forward},
-                                                   stream_.get()),
-                                      "SwiGLU"));
-  TIERCEL_RETURN_IF_ERROR(linear(layer.down, workspace_.active, workspace_.delta));
-  return add_up_ranks();
-}
-
-Status DeviceLlama::enqueue(std::byte* arena, std::size_t longest_decode) {
-  const std::size_t hidden = config_.shape.hidden;
-  const DeviceStepPlan::Offsets& at = plan_.offsets();
-  TIERCEL_RETURN_IF_ERROR(cuda_status(cuda::embed({.dtype = layout_.dtype,
-                                                   .table = weights_.embedding,
-                                                   .tokens = reinterpret_cast<const TokenId*>(planned(at.tokens)),
-                                                   .rows = plan_.rows(),
-                                                   .out = workspace_.x,
-                                                   .out_stride = hidden},
-                                                  stream_.get()),
-                                      "the embedding"));
-  for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
-    TIERCEL_RETURN_IF_ERROR(enqueue_layer(weights_.layers[i], i, arena, longest_decode));
-  }
-  if (plan_.wanted() == 0) return {};
-  TIERCEL_RETURN_IF_ERROR(norm(workspace_.delta, weights_.output_norm));
-  TIERCEL_RETURN_IF_ERROR(cuda_status(cuda::gather_rows({.dtype = layout_.dtype,
-                                                         .from = workspace_.h,
-                                                         .from_stride = hidden,
-                                                         .rows = planned(at.wanted),
-                                                         .count = plan_.wanted(),
-                                                         .width = hidden,
-                                                         .to = workspace_.wanted,
-                                                         .to_stride = hidden},
-                                                        stream_.get()),
-                                      "gathering rows"));
-  TIERCEL_RETURN_IF_ERROR(cuda_status(
-      cuda::linear({.dtype = layout_.dtype,
-                    .w = weights_.head,
-                    .x = workspace_.wanted,
-                    .x_stride = hidden,
-                    .rows = plan_.wanted(),
-                    .y = workspace_.logits,
-                    .y_stride = weights_.head.outputs,
-                    .float_output = true,
-                    .arithmetic = exact_head_ ? cuda::LinearArithmetic::Decode : cuda::LinearArithmetic::Any,
-                    .multiprocessors = multiprocessors_},
-                   stream_.get()),
-      "the output head"));
-  return ranks_ ? ranks_->gather_logits(workspace_.logits, plan_.wanted()) : Status();
+      cudaMemcpyAsync(workspace_.host_drawn.start(), workspace_.drawn, plan_.drawn() * sizeof(kernels::DrawnToken),
+                      cudaMemcpyDeviceToHost, stream_.get()),
+      "copying drawn tokens from the GPU");
 }
 
 Status DeviceLlama::join_ranks(const Fingerprint& whole) {
@@ -302,7 +135,14 @@ Status DeviceLlama::join_ranks(const Fingerprint& whole) {
   auto joined = DeviceRanks::join(shape_, options_.shard, options_.open_communicator, stream_, whole);
   if (!joined.ok()) return joined.status();
   ranks_.emplace(*std::move(joined));
+  forward_.share(&*ranks_);
   return {};
+}
+
+std::uint64_t DeviceLlama::awaited_load(std::span<const SequenceChunk> chunks) const {
+  std::uint64_t newest = 0;
+  for (const SequenceChunk& chunk : chunks) newest = std::max(newest, loads_->newest_to(chunk.block_table));
+  return newest;
 }
 
 Result<const CudaGraph*> DeviceLlama::graph_of(const GraphKey& key) {
@@ -310,7 +150,8 @@ Result<const CudaGraph*> DeviceLlama::graph_of(const GraphKey& key) {
   if (found != graphs_.end()) {
     graphs_.splice(graphs_.begin(), graphs_, found);
   } else {
-    auto graph = CudaGraph::capture(stream_, [&] { return enqueue(const_cast<std::byte*>(key.arena), key.longest); });
+    auto graph = CudaGraph::capture(
+        stream_, [&] { return forward_.enqueue(const_cast<std::byte*>(key.arena), key.longest, exact_head_); });
     if (!graph.ok()) return graph.status();
     graphs_.emplace_front(key, *std::move(graph));
     if (graphs_.size() > kMostGraphs) graphs_.pop_back();
@@ -326,40 +167,46 @@ Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks
   exact_head_ = options_.deterministic || std::ranges::all_of(chunks, [](const SequenceChunk& chunk) {
                   return chunk.logits == Logits::None || chunk.arithmetic == Arithmetic::Decode;
                 });
-  const std::size_t wanted = plan_.wanted(), vocabulary = config_.shape.vocabulary;
+  const std::uint64_t load = loads_ ? awaited_load(chunks) : 0;
   const auto compute = [&]() -> Status {
     TIERCEL_RETURN_IF_ERROR(
         cuda_status(cudaMemcpyAsync(workspace_.plan, workspace_.host_plan.start(),
                                     plan_.words_used() * sizeof(std::uint32_t), cudaMemcpyHostToDevice, stream_.get()),
                     "copying what a step is told"));
-    // What ranks say to each other is no part of a graph.
+    // What ranks say to each other is no part of a graph, and neither are events that are timed.
     const bool decodes =
-        !ranks_ && plan_.decode_rows() == plan_.rows() && plan_.rows() <= kMostGraphRows &&
+        !ranks_ && !profile_ && plan_.decode_rows() == plan_.rows() && plan_.rows() <= kMostGraphRows &&
         plan_.rows() == plan_.decode_sequences() &&
         (plan_.of(Arithmetic::Any).count() == plan_.rows() || plan_.of(Arithmetic::Decode).count() == plan_.rows());
     if (decodes) {
       const auto graph = graph_of({.arena = arena,
                                    .rows = plan_.rows(),
-                                   .wanted = wanted,
+                                   .wanted = plan_.wanted(),
+                                   .drawn = plan_.drawn(),
                                    .longest = std::bit_ceil(std::max(plan_.longest_decode(), kLeastGraphLength)),
                                    .table_stride = plan_.table_stride(),
                                    .decode_arithmetic = plan_.of(Arithmetic::Decode).count() > 0});
       if (!graph.ok()) return graph.status();
+      // A graph has no waits: all layers at once.
+      if (load > 0) TIERCEL_RETURN_IF_ERROR(loads_->order(stream_, load, shape_.layers - 1));
       TIERCEL_RETURN_IF_ERROR((*graph)->launch(stream_));
     } else {
-      TIERCEL_RETURN_IF_ERROR(enqueue(arena, plan_.longest_decode()));
+      DeviceForward::BeforeBlocks before_blocks;
+      if (load > 0) before_blocks = [&](std::size_t layer) { return loads_->order(stream_, load, layer); };
+      TIERCEL_RETURN_IF_ERROR(forward_.enqueue(arena, plan_.longest_decode(), exact_head_, before_blocks));
     }
-    if (wanted > 0 && options_.shard.rank == 0) {
-      TIERCEL_RETURN_IF_ERROR(
-          cuda_status(cudaMemcpyAsync(workspace_.host_logits.start(), workspace_.logits,
-                                      wanted * vocabulary * sizeof(float), cudaMemcpyDeviceToHost, stream_.get()),
-                      "copying logits from the GPU"));
-    }
+    if (profile_) TIERCEL_RETURN_IF_ERROR(profile_->enter(StepPart::Copy, stream_));
+    if (options_.shard.rank == 0) TIERCEL_RETURN_IF_ERROR(copy_results());
     if (ranks_) TIERCEL_RETURN_IF_ERROR(ranks_->wait());  // which has deadlines
     TIERCEL_RETURN_IF_ERROR(done_.record(stream_));
     return done_.synchronize();
   };
+  if (profile_) profile_->begin();
   failure_ = compute();
+  if (profile_) {
+    const Status divided = profile_->divide();
+    if (failure_.ok()) failure_ = divided;
+  }
   if (!failure_.ok()) {
     // What of it is in the stream already ends first: blocks and workspace may be freed when this returns.
     leave_ranks();
@@ -367,6 +214,7 @@ Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks
     return failure_;
   }
   auto* const logits = reinterpret_cast<float*>(workspace_.host_logits.start());
+  const std::size_t wanted = plan_.wanted() - plan_.drawn(), vocabulary = shape_.vocabulary;
   if (options_.shard.rank > 0) return std::span<float>();
   if (!ranks_) return std::span<float>(logits, wanted * vocabulary);
   rows_of_all_.resize(wanted * vocabulary);

@@ -1,8 +1,8 @@
 // A Llama-family transformer (Touvron et al. 2023) on a GPU: every layer by the kernels of kernels/*.cu, over weights
 // in the file's precision and KV blocks in the GPU's memory. No LibTorch.
 //
-// What a step is told, and what it gives back, is a copy each; between them the host waits for nothing. A step that
-// only decodes is a CUDA graph.
+// What a step is told is one copy, logits and drawn tokens that it gives back are one each; between them the host waits
+// for nothing. A step that only decodes is a CUDA graph.
 #pragma once
 
 #include <memory>
@@ -23,6 +23,7 @@ struct DeviceLlamaOptions {
   std::size_t max_logit_rows = 128;
   std::size_t context_tokens = 0;  // longest sequence; 0: what the model was trained for
   std::uint32_t block_tokens = 32;
+  bool profile = false;  // ModelRunner::profile(): steps are no graphs then
   // The ranks that share the model, and what this one has of it. They all have the same options and call step() with
   // the same chunks; logits are rank 0's, and nobody else's. `open_communicator` is called where there is
   // more than one.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -42,6 +43,8 @@ DeviceStepPlan::DeviceStepPlan(const KvLayout& layout, const DeviceStepLimits& l
   offsets_.query_begins = take(limits.sequences + 1);
   offsets_.lengths = take(limits.sequences);
   offsets_.wanted = take(limits.logit_rows);
+  next += next % 2;
+  offsets_.draws = take(limits.logit_rows * sizeof(kernels::SamplingRow) / sizeof(std::uint32_t));
   offsets_.tables = take(limits.sequences * std::bit_ceil(layout.blocks_for(limits.context_tokens)));
   offsets_.words = next;
 }
@@ -54,7 +57,7 @@ void DeviceStepPlan::build(std::span<const SequenceChunk> chunks, std::uint32_t*
   first_rows_.resize(chunks.size());
   std::iota(order_.begin(), order_.end(), 0u);
   std::ranges::stable_sort(order_, {}, [&](std::uint32_t chunk) { return place_of(chunks[chunk]); });
-  rows_ = wanted_ = decode_rows_ = decode_sequences_ = most_queries_ = longest_decode_ = 0;
+  rows_ = wanted_ = drawn_ = decode_rows_ = decode_sequences_ = most_queries_ = longest_decode_ = 0;
   sequences_ = chunks.size();
   std::ranges::fill(arithmetic_, Rows());
   std::size_t longest = 1;
@@ -95,14 +98,25 @@ void DeviceStepPlan::build(std::span<const SequenceChunk> chunks, std::uint32_t*
       ++decode_rows_;
     }
   }
-  for (std::size_t c = 0; c < chunks.size(); ++c) {
-    if (chunks[c].logits == Logits::None) continue;
-    const std::size_t tokens = chunks[c].tokens.size();
-    for (std::size_t t = chunks[c].logits == Logits::Last ? tokens - 1 : 0; t < tokens; ++t) {
-      assert(wanted_ < limits_.logit_rows);
-      words[offsets_.wanted + wanted_++] = first_rows_[c] + static_cast<std::uint32_t>(t);
+  for (const bool draws : {false, true}) {
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+      if (chunks[c].draws.empty() != draws) want(chunks[c], first_rows_[c], words);
     }
   }
+}
+
+void DeviceStepPlan::want(const SequenceChunk& chunk, std::uint32_t first_row, std::uint32_t* words) {
+  if (chunk.logits == Logits::None) return;
+  const std::size_t tokens = chunk.tokens.size();
+  for (std::size_t t = chunk.logits == Logits::Last ? tokens - 1 : 0; t < tokens; ++t) {
+    assert(wanted_ < limits_.logit_rows);
+    words[offsets_.wanted + wanted_++] = first_row + static_cast<std::uint32_t>(t);
+  }
+  if (chunk.draws.empty()) return;
+  assert(chunk.draws.size() == (chunk.logits == Logits::Last ? 1 : tokens));
+  constexpr std::size_t kDrawWords = sizeof(kernels::SamplingRow) / sizeof(std::uint32_t);
+  std::memcpy(words + offsets_.draws + drawn_ * kDrawWords, chunk.draws.data(), chunk.draws.size_bytes());
+  drawn_ += chunk.draws.size();
 }
 
 }  // namespace tiercel

@@ -38,7 +38,8 @@ class DeviceStepPlan {
     std::size_t row_lengths;    // [row of decode attention] tokens that it sees
     std::size_t query_begins;   // [sequence of prefill attention + 1]
     std::size_t lengths;        // [sequence of prefill attention] tokens of its KV
-    std::size_t wanted;         // [row of logits] whose they are
+    std::size_t wanted;         // [row of logits] whose they are: those to be returned, then those to draw from
+    std::size_t draws;          // [row to draw from] SamplingRow, at a multiple of 8 bytes
     std::size_t tables;         // [sequence][table_stride()] blocks
     std::size_t words;          // all
   };
@@ -52,7 +53,8 @@ class DeviceStepPlan {
   // Of the step that was built last.
   std::size_t words_used() const;  // what is behind is not read
   std::size_t rows() const { return rows_; }
-  std::size_t wanted() const { return wanted_; }
+  std::size_t wanted() const { return wanted_; }  // rows of logits
+  std::size_t drawn() const { return drawn_; }    // of these, the last ones are drawn from
   Rows of(Arithmetic arithmetic) const { return arithmetic_[static_cast<std::size_t>(arithmetic)]; }
   // Rows [0, decode_rows()) are for decode attention, the rest for prefill attention.
   std::size_t decode_rows() const { return decode_rows_; }
@@ -64,14 +66,16 @@ class DeviceStepPlan {
   std::size_t table_stride() const { return table_stride_; }
 
  private:
+  void want(const SequenceChunk& chunk, std::uint32_t first_row, std::uint32_t* words);
+
   KvLayout layout_;
   DeviceStepLimits limits_;
   Offsets offsets_;
   std::vector<std::uint32_t> order_;       // chunks, in the order of their rows
   std::vector<std::uint32_t> first_rows_;  // by chunk
   Rows arithmetic_[3];
-  std::size_t rows_ = 0, wanted_ = 0, sequences_ = 0, decode_rows_ = 0, decode_sequences_ = 0, most_queries_ = 0,
-              longest_decode_ = 0, table_stride_ = 1;
+  std::size_t rows_ = 0, wanted_ = 0, drawn_ = 0, sequences_ = 0, decode_rows_ = 0, decode_sequences_ = 0,
+              most_queries_ = 0, longest_decode_ = 0, table_stride_ = 1;
 };
 
 }  // namespace tiercel

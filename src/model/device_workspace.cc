@@ -14,6 +14,7 @@ Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, con
   const std::size_t rows = options.max_batch_tokens, query_width = config.query_width();
   const auto bytes_of = [&](std::size_t elements) { return elements * size_of(layout.dtype); };
   const std::size_t logits_bytes = options.max_logit_rows * shape.vocabulary * sizeof(float);
+  const std::size_t drawn_bytes = options.max_logit_rows * sizeof(kernels::DrawnToken);
   const std::size_t one_row_floats = kernels::cuda::decode_attention_workspace_floats(
       layout, 1, config.group(), std::bit_ceil(options.context_tokens));
   DeviceWorkspace workspace;
@@ -31,6 +32,7 @@ Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, con
       {&workspace.active, bytes_of(rows * shape.feed_forward)},
       {&workspace.wanted, bytes_of(options.max_logit_rows * shape.hidden)},
       {reinterpret_cast<std::byte**>(&workspace.logits), logits_bytes},
+      {reinterpret_cast<std::byte**>(&workspace.drawn), drawn_bytes},
       {reinterpret_cast<std::byte**>(&workspace.attention), std::max(kAttentionBytes, one_row_floats * sizeof(float))},
       {reinterpret_cast<std::byte**>(&workspace.plan), plan_words * sizeof(std::uint32_t)}};
   constexpr std::size_t kAlignment = 256;
@@ -45,12 +47,19 @@ Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, con
     *part.place = next;
     next += aligned(part.bytes);
   }
-  auto plan = PinnedBuffer::allocate(plan_words * sizeof(std::uint32_t), "what a step is told");
-  if (!plan.ok()) return plan.status();
-  workspace.host_plan = *std::move(plan);
-  auto logits = PinnedBuffer::allocate(logits_bytes, "logits");
-  if (!logits.ok()) return logits.status();
-  workspace.host_logits = *std::move(logits);
+  struct HostPart {
+    PinnedBuffer* place;
+    std::size_t bytes;
+    const char* what;
+  };
+  const HostPart host_parts[] = {{&workspace.host_plan, plan_words * sizeof(std::uint32_t), "what a step is told"},
+                                 {&workspace.host_logits, logits_bytes, "logits"},
+                                 {&workspace.host_drawn, drawn_bytes, "drawn tokens"}};
+  for (const HostPart& part : host_parts) {
+    auto buffer = PinnedBuffer::allocate(part.bytes, part.what);
+    if (!buffer.ok()) return buffer.status();
+    *part.place = *std::move(buffer);
+  }
   return workspace;
 }
 

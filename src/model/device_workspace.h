@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "device/device_buffer.h"
+#include "kernels/sampling_row.h"
 #include "model/device_llama.h"
 #include "model/llama_config.h"
 
@@ -22,19 +23,20 @@ struct DeviceWorkspace {
 
   DeviceBuffer memory;
   // One row per token of a step, elements of the KV's type.
-  std::byte* x = nullptr;         // [rows][hidden], the residual stream
-  std::byte* h = nullptr;         // [rows][hidden], normalised
-  std::byte* qkv = nullptr;       // [rows][query heads, key heads, value heads][head_dim]
-  std::byte* attended = nullptr;  // [rows][query heads][head_dim]
-  std::byte* delta = nullptr;     // [rows][hidden], what a layer adds to x
-  std::byte* gate_up = nullptr;   // [rows][gate, up]
-  std::byte* active = nullptr;    // [rows][feed_forward]
-  std::byte* wanted = nullptr;    // [max_logit_rows][hidden], those whose logits are
-  float* logits = nullptr;        // [max_logit_rows][vocabulary]; of ranks: [rank][wanted][its part], at rank 0
-  float* attention = nullptr;     // kAttentionBytes, or more where a single row needs it
-  std::uint32_t* plan = nullptr;  // DeviceStepPlan
+  std::byte* x = nullptr;                // [rows][hidden], the residual stream
+  std::byte* h = nullptr;                // [rows][hidden], normalised
+  std::byte* qkv = nullptr;              // [rows][query heads, key heads, value heads][head_dim]
+  std::byte* attended = nullptr;         // [rows][query heads][head_dim]
+  std::byte* delta = nullptr;            // [rows][hidden], what a layer adds to x
+  std::byte* gate_up = nullptr;          // [rows][gate, up]
+  std::byte* active = nullptr;           // [rows][feed_forward]
+  std::byte* wanted = nullptr;           // [max_logit_rows][hidden], those whose logits are
+  float* logits = nullptr;               // [max_logit_rows][vocabulary]; of ranks: [rank][wanted][its part], at rank 0
+  kernels::DrawnToken* drawn = nullptr;  // [max_logit_rows]
+  float* attention = nullptr;            // kAttentionBytes, or more where a single row needs it
+  std::uint32_t* plan = nullptr;         // DeviceStepPlan
 
-  PinnedBuffer host_plan, host_logits;
+  PinnedBuffer host_plan, host_logits, host_drawn;
 };
 
 }  // namespace tiercel

@@ -9,11 +9,13 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/sampling_row.h"
 #include "tiercel/status.h"
 #include "tiercel/types.h"
 
 namespace tiercel {
 
+class BlockMemory;  // kv/block_memory.h
 class StepProfile;  // base/step_profile.h
 
 enum class Logits : std::uint8_t { None, Last, All };
@@ -29,6 +31,9 @@ struct SequenceChunk {
   std::span<const BlockId> block_table;  // covers first_position + tokens.size() tokens
   Logits logits = Logits::None;
   Arithmetic arithmetic = Arithmetic::Any;
+  // How to draw a token from each of its rows of logits, which are not returned then; empty: they are returned. Only
+  // where the runner draws_tokens().
+  std::span<const kernels::SamplingRow> draws = {};
 };
 
 struct ModelShape {
@@ -64,10 +69,20 @@ class ModelRunner {
   // Most rows of logits that one step may ask for.
   virtual std::size_t max_logit_rows() const = 0;
 
+  // The blocks of all steps are in `memory`, of the runner's device, which outlives them. Called once, before any step
+  // and any load into it, or never: loads are through when they return then.
+  virtual void compute_over(const BlockMemory&) {}
+
+  // Whether chunks may have `draws`: the tokens that Sampler (engine/sampler.h) draws from the same logits. For who is
+  // nearer to the logits than the caller.
+  virtual bool draws_tokens() const { return false; }
+
   // Computes every chunk's tokens: writes their KV into `arena` (blocks of the layout agreed at load) and returns the
   // logits asked for, one row of `vocabulary` each, chunk by chunk and token by token; valid until the next step.
   // Called by one thread, always the same. The chunks hold at most the max_batch_tokens agreed at load.
   virtual Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) = 0;
+  // What the last step drew, in the same order; valid until the next one.
+  virtual std::span<const kernels::DrawnToken> drawn() const { return {}; }
   // Of a model that ranks share, where it says what is said within a step in a way of its own: ends that, so that
   // neither this rank waits for the others nor they for this one. Every later step fails. Any thread; idempotent.
   virtual void leave_ranks() {}

@@ -40,6 +40,34 @@ TEST(StepProfile, WhatIsWithinAPartIsNotCountedTwice) {
   EXPECT_LE(sum_s, passed_s);
 }
 
+// What others did meanwhile, by their own clock: all of it where there was time for it, else as much less of each.
+TEST(StepProfile, TimeIsDivided) {
+  const auto start = std::chrono::steady_clock::now();
+  StepProfile profile;
+  {
+    const PartTimer outer(&profile, StepPart::Copy);
+    spend();
+    const StepProfile::Portion portions[] = {
+        {StepPart::Norm, 0.5e-3}, {StepPart::Head, 1e-3}, {StepPart::Norm, 0.25e-3}};
+    profile.divide(portions);
+  }
+  profile.publish();
+  EXPECT_DOUBLE_EQ(time_of(profile, "norm").seconds, 0.75e-3);
+  EXPECT_DOUBLE_EQ(time_of(profile, "head").seconds, 1e-3);
+  EXPECT_GE(time_of(profile, "copy").seconds, 0.2e-3);
+  {
+    const PartTimer outer(&profile, StepPart::Copy);
+    const StepProfile::Portion portions[] = {{StepPart::Qkv, 3000}, {StepPart::Down, 1000}};
+    profile.divide(portions);
+  }
+  profile.publish();
+  EXPECT_GT(time_of(profile, "down").seconds, 0);
+  EXPECT_NEAR(time_of(profile, "qkv").seconds / time_of(profile, "down").seconds, 3, 1e-6);
+  double sum_s = 0;
+  for (const PartTime& part : profile.parts()) sum_s += part.seconds;
+  EXPECT_LE(sum_s, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
+
 TEST(StepProfile, IsReadAsOfTheLastStep) {
   StepProfile profile;
   { const PartTimer timer(&profile, StepPart::Head, 1); }

@@ -1,6 +1,7 @@
 // How a model on a GPU calls the CUDA runtime, and what comes of calls that fail. On the emulated one.
 #include <gtest/gtest.h>
 
+#include "base/step_profile.h"
 #include "tests/cuemu/device.h"
 #include "tests/device/tiny_device_model.h"
 
@@ -63,6 +64,32 @@ TEST(DeviceLlamaCalls, DecodingStepsAreGraphs) {
   EXPECT_TRUE(std::ranges::equal(*far_by_graph, far_by_launches));
   EXPECT_EQ(cuemu::device_counts().graph_launches, 11);
   EXPECT_EQ(cuemu::device_counts().pageable_copies, before.pageable_copies);
+}
+
+// With a profile every part that a step has takes time, the step's copies among them, and what is computed is the same.
+TEST(DeviceLlamaCalls, PartsOfAStepAreTimed) {
+  cuemu::reset_device({.seed = 6});
+  const Tokens tokens = draw_tokens(1, 20, 50);
+  DeviceModel plain(small_model(), Compute::Fast), timed(small_model(), Compute::Fast, 24, {}, false, /*profile=*/true);
+  EXPECT_EQ(plain.runner->profile(), nullptr);
+  StepProfile* const profile = timed.runner->profile();
+  ASSERT_NE(profile, nullptr);
+  for (const std::size_t chunk_tokens : {19u, 1u}) {
+    EXPECT_EQ(timed.compute(tokens, chunk_tokens, Arithmetic::Decode),
+              plain.compute(tokens, chunk_tokens, Arithmetic::Decode));
+  }
+  auto lease = timed.cache->admit(tokens, {.max_tokens = 20, .max_matched_tokens = 0}).value();
+  ASSERT_TRUE(lease.grow(20).ok());
+  const kernels::SamplingRow draw;
+  const SequenceChunk chunk{
+      .tokens = tokens, .block_table = lease.block_table(), .logits = Logits::Last, .draws = {&draw, 1}};
+  ASSERT_TRUE(timed.runner->step({&chunk, 1}, timed.cache->block(0)).ok());
+  profile->publish();
+  for (const PartTime& part : profile->parts()) {
+    const bool is_host = part.name == "schedule" || part.name == "cache" || part.name == "answer";
+    if (is_host || part.name == "exchange" || part.name == "idle") continue;
+    EXPECT_GT(part.seconds, 0) << part.name;
+  }
 }
 
 // Each call that loading and two steps make fails once: a Status, no crash, and reset_device() finds nothing left.

@@ -1,6 +1,7 @@
 // What kernels are told of random steps, against the chunks they were made of.
 #include "model/device_step_plan.h"
 
+#include <algorithm>
 #include <bit>
 #include <random>
 #include <set>
@@ -24,6 +25,7 @@ TEST(DeviceStepPlan, EveryTokenHasARowThatSaysWhatItIs) {
     std::vector<std::uint32_t> words(plan.offsets().words, 0xdeadbeef);
     std::vector<std::vector<TokenId>> tokens;
     std::vector<std::vector<BlockId>> tables;
+    std::vector<std::vector<kernels::SamplingRow>> draws(8);
     std::vector<SequenceChunk> chunks;
     const std::size_t count = 1 + random() % 8;
     BlockId next_block = 0;
@@ -40,6 +42,10 @@ TEST(DeviceStepPlan, EveryTokenHasARowThatSaysWhatItIs) {
                         .block_table = tables[c],
                         .logits = static_cast<Logits>(random() % 3),
                         .arithmetic = static_cast<Arithmetic>(random() % 3)});
+      if (random() % 2 == 0 || chunks.back().logits == Logits::None) continue;
+      draws[c].resize(chunks.back().logits == Logits::All ? tokens[c].size() : 1);
+      for (kernels::SamplingRow& draw : draws[c]) draw.random = random();
+      chunks.back().draws = draws[c];
     }
     plan.build(chunks, words.data());
     const DeviceStepPlan::Offsets& at = plan.offsets();
@@ -47,7 +53,9 @@ TEST(DeviceStepPlan, EveryTokenHasARowThatSaysWhatItIs) {
     EXPECT_TRUE(std::has_single_bit(plan.table_stride()));
 
     // Where a chunk's rows are: the one of its first token's slot, since no two tokens share one.
-    std::size_t wanted = 0, rows = 0;
+    std::size_t rows = 0;
+    std::vector<std::uint32_t> returned, drawn;
+    std::vector<std::uint64_t> randoms;
     for (std::size_t c = 0; c < count; ++c) {
       const SequenceChunk& chunk = chunks[c];
       const auto slot = [&](std::size_t position) {
@@ -90,11 +98,20 @@ TEST(DeviceStepPlan, EveryTokenHasARowThatSaysWhatItIs) {
           ASSERT_GE(plan.longest_decode(), position + 1);
         }
         if (chunk.logits == Logits::All || (chunk.logits == Logits::Last && t + 1 == chunk.tokens.size())) {
-          ASSERT_EQ(words[at.wanted + wanted++], row + t);
+          (chunk.draws.empty() ? returned : drawn).push_back(static_cast<std::uint32_t>(row + t));
         }
       }
+      for (const kernels::SamplingRow& draw : chunk.draws) randoms.push_back(draw.random);
     }
-    EXPECT_EQ(plan.wanted(), wanted);
+    ASSERT_EQ(plan.wanted(), returned.size() + drawn.size());
+    ASSERT_EQ(plan.drawn(), drawn.size());
+    const auto wanted = std::span(words).subspan(at.wanted, plan.wanted());
+    EXPECT_TRUE(std::ranges::equal(wanted.first(returned.size()), returned));
+    EXPECT_TRUE(std::ranges::equal(wanted.last(drawn.size()), drawn));
+    ASSERT_EQ(at.draws % 2, 0u);
+    const auto* rows_to_draw = reinterpret_cast<const kernels::SamplingRow*>(words.data() + at.draws);
+    EXPECT_TRUE(
+        std::ranges::equal(std::span(rows_to_draw, randoms.size()), randoms, {}, &kernels::SamplingRow::random));
     EXPECT_EQ(plan.rows(), rows);
     EXPECT_EQ(
         plan.of(Arithmetic::Any).count() + plan.of(Arithmetic::Prefill).count() + plan.of(Arithmetic::Decode).count(),

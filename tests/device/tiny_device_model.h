@@ -39,7 +39,7 @@ inline Tokens draw_tokens(std::uint32_t seed, std::size_t count, std::uint32_t v
 // A tiny model on the GPU, with a cache over blocks there.
 struct DeviceModel {
   DeviceModel(const TinyModel& tiny, Compute compute, std::size_t blocks = 24, KvCacheOptions cache_options = {},
-              bool deterministic = false) {
+              bool deterministic = false, bool profile = false) {
     const auto file = GgufFile::parse(as_bytes(tiny.bytes), "tiny").value();
     const DeviceLlamaOptions options{.compute = compute,
                                      .deterministic = deterministic,
@@ -47,18 +47,21 @@ struct DeviceModel {
                                      .max_sequences = 8,
                                      .max_logit_rows = kMostLogits,
                                      .context_tokens = kContext,
-                                     .block_tokens = 16};
+                                     .block_tokens = 16,
+                                     .profile = profile};
     layout = device_llama_kv_layout(read_llama_config(file)->shape, options);
     runner = load_device_llama(file, options).value();
     // Tiers work when they are told to, and take no time.
     const KvCacheSeams seams{.tier_now_s = [] { return 1000.0; }, .background_thread = false};
-    auto opened = KvCacheState::open(cache_options, layout, runner->fingerprint(), {}, seams,
-                                     DeviceBlockMemory::reserve(blocks, layout).value());
+    memory = DeviceBlockMemory::reserve(blocks, layout).value();
+    runner->compute_over(*memory);
+    auto opened = KvCacheState::open(cache_options, layout, runner->fingerprint(), {}, seams, memory);
     cache.emplace(std::move(opened).value());
   }
 
   void turn_tiers() {
-    while (KvCacheState::of(*cache).tiers()->run_one()) {
+    TierManager* tiers = KvCacheState::of(*cache).tiers();
+    while (tiers != nullptr && tiers->run_one()) {
     }
   }
 
@@ -90,6 +93,7 @@ struct DeviceModel {
 
   KvLayout layout;
   std::unique_ptr<ModelRunner> runner;
+  std::shared_ptr<const DeviceBlockMemory> memory;
   std::optional<KvCache> cache;
 };
 

@@ -4,7 +4,7 @@
                           --objects PROGRAM="FILES" [--objects ...]
 
 Each mutant replaces one piece of one file. The mutated file alone is compiled, for the emulator, and linked before the library, whose own
-version of it is then not taken. A mutant that passes its program has survived, and fails this test; so does one whose text is not
+version of it is then not taken (the linker takes the first definition). A mutant that passes its program has survived, and fails this test; so does one whose text is not
 found exactly once, which means that the code went on without it. With TIERCEL_MUTANTS in the environment, only those are planted whose
 description has these words.
 """
@@ -19,8 +19,9 @@ import sys
 
 # (what it is, file, text, replacement, program that must see it, its cases)
 KERNELS, SAMPLING, DEVICE, NCCL = "cuda_kernels_test", "cuda_sampling_test", "device_test", "nccl_test"
-MODEL, MODEL_RANKS, LLAMA = "device_model_test", "device_ranks_test", "src/model/device_llama.cc"
-RANKS = "src/device/nccl_communicator.cc"
+MODEL, MODEL_RANKS, SERVING = "device_model_test", "device_ranks_test", "device_serving_test"
+LLAMA, FORWARD, STEPS = "src/model/device_llama.cc", "src/model/device_forward.cc", "src/engine/step_loop_compute.cc"
+RANKS, LOADS = "src/device/nccl_communicator.cc", "src/device/device_loads.cc"
 ENGINE, SOURCE = "engine_gpu_ranks_test", "src/engine/model_source.cc"
 LINEAR, PARTS = "kernels/group_linear.cu", "kernels/weight_parts.h"
 SUMS = "CudaGroupLinear.AgreesWithSums*"
@@ -89,6 +90,8 @@ MUTANTS = [
     ("sampling: top-p counts what top-k left out", "kernels/sampling.cu", "row.key(i) >= last ? row.units(i) : 0", "row.units(i)", SAMPLING, "*"),
     ("sampling: a digit is counted before it is cleared", "kernels/sampling.cu",
      "shared.digits[d] = 0;\n    __syncthreads();", "shared.digits[d] = 0;", SAMPLING, "*"),
+    ("sampling: log-probabilities are those after the temperature", "kernels/sampling.cu", "  row.scale = kLog2E;", "  row.scale = kLog2E / fmaxf(0.1f, options.temperature);",
+     SAMPLING, "*"),
     ("copies: a load does not wait for kernels that read its blocks", "src/device/copy_engine.cc",
      "TIERCEL_RETURN_IF_ERROR(stream.wait(computed_));", "", DEVICE, "*"),
     ("copies: a ticket's end does not wait", "src/device/copy_engine.cc", "(void)finish();", "", DEVICE, "*"),
@@ -98,22 +101,43 @@ MUTANTS = [
      "  return within_.synchronize();", "  return {};", DEVICE, "*LeadingTokens*"),
     ("blocks: one token too few is copied", "src/device/device_block_memory.cc", "bytes(rows, tokens * layout.head_dim",
      "bytes(rows, (tokens - 1) * layout.head_dim", DEVICE, "*LeadingTokens*"),
-    ("model: what a layer adds is left out", LLAMA, "norm(index == 0 ? nullptr : workspace_.delta", "norm(nullptr", MODEL, "*LogitsAgree*/Plain"),
-    ("model: V is K", LLAMA, ".v = workspace_.qkv + row_bytes(query_width + config_.kv_width())",
+    ("model: what a layer adds is left out", FORWARD, "norm(index == 0 ? nullptr : workspace_.delta", "norm(nullptr", MODEL, "*LogitsAgree*/Plain"),
+    ("model: V is K", FORWARD, ".v = workspace_.qkv + row_bytes(query_width + config_.kv_width())",
      ".v = workspace_.qkv + row_bytes(query_width)",
      MODEL, "*LogitsAgree*/Plain"),
-    ("model: prefill attention has the tables of decoding sequences", LLAMA,
+    ("model: prefill attention has the tables of decoding sequences", FORWARD,
      "planned(at.tables) + plan_.decode_sequences() * plan_.table_stride()", "planned(at.tables)", MODEL, "*SameBits*"),
     ("model: a graph is taken for one of other rows", LLAMA, ".rows = plan_.rows(),\n                                   .wanted",
      ".rows = 0,\n                                   .wanted", MODEL, "*Graphs*"),
     ("model: a graph is for sequences of any length", LLAMA, "std::bit_ceil(std::max(plan_.longest_decode(), kLeastGraphLength))",
      "kLeastGraphLength", MODEL, "*Graphs*"),
     ("model: logits are read before they have come", LLAMA, "    return done_.synchronize();", "    return {};", MODEL, "*LogitsAgree*/Plain"),
+    ("model: a graph that draws no token is taken for one that does", LLAMA, ".drawn = plan_.drawn(),", ".drawn = 0,", SERVING, "*AStepDraws*"),
+    ("model: tokens are drawn from rows that are returned", FORWARD, "workspace_.logits + (plan_.wanted() - plan_.drawn()) * vocabulary",
+     "workspace_.logits", SERVING, "*AStepDraws*"),
+    ("steps: a draft's tokens are all drawn with one random number", STEPS, "sampler->next_draw(i)", "sampler->next_draw(0)", SERVING, "*Answers*"),
+    ("steps: a token that the GPU drew is no draw", STEPS, "  sequence.sampler->drew_elsewhere();\n", "", SERVING, "*Answers*"),
+    ("loads: a layer does not wait for its blocks", FORWARD, "  if (before_blocks) TIERCEL_RETURN_IF_ERROR(before_blocks(index));\n", "", MODEL, "*AStepBegins*"),
+    ("loads: a graph does not wait for its blocks", LLAMA,
+     "      if (load > 0) TIERCEL_RETURN_IF_ERROR(loads_->order(stream_, load, shape_.layers - 1));\n", "", MODEL, "*AStepBegins*"),
+    ("loads: a graph waits for the first layer only", LLAMA, "order(stream_, load, shape_.layers - 1)", "order(stream_, load, 0)", MODEL, "*AStepBegins*"),
+    ("loads: all layers wait for the first one's part", LOADS, "ticket->order(stream, layer)", "ticket->order(stream, 0)", DEVICE, "*DeviceLoads*"),
+    ("loads: the last load to a block is not the one that is waited for", LOADS, "last_[id] = newest_;", "last_[id] = std::max<std::uint64_t>(last_[id], 1);",
+     DEVICE, "*DeviceLoads*"),
+    ("loads: host memory is given back before it was read", LOADS, "Status status = ticket->finish();", "Status status; ticket->arrived().status();",
+     DEVICE, "*DeviceLoads*"),
+    ("loads: a save does not wait for what is on its way", "src/device/device_block_memory.cc",
+     "  TIERCEL_RETURN_IF_ERROR(settle(blocks));\n", "", DEVICE, "*DeviceLoads*"),
+    ("loads: a copy of a block does not wait for what is on its way", "src/device/device_block_memory.cc",
+     "  TIERCEL_RETURN_IF_ERROR(settle(touched));\n", "", DEVICE, "*DeviceLoads*"),
+    ("profile: attention counts as appending", FORWARD, "  TIERCEL_RETURN_IF_ERROR(enter(StepPart::Attention));\n", "", MODEL, "*Timed*"),
+    ("profile: the last part of a step has no end", LLAMA, "    if (profile_) TIERCEL_RETURN_IF_ERROR(profile_->enter(StepPart::Copy, stream_));\n", "",
+     MODEL, "*Timed*"),
     ("model: after a failure it goes on", LLAMA, "  if (!failure_.ok()) return failure_;\n  const CurrentDevice", "  const CurrentDevice",
      MODEL, "*EveryCall*"),
     ("model: parts of a matrix are packed over each other", "src/model/device_llama_weights.cc", "output += part.rows();", "", MODEL,
      "*LogitsAgree*/Plain"),
-    ("model of ranks: what attention adds is not summed up", LLAMA,
+    ("model of ranks: what attention adds is not summed up", FORWARD,
      "workspace_.delta));\n  TIERCEL_RETURN_IF_ERROR(add_up_ranks());", "workspace_.delta));", MODEL_RANKS, "*LogitsAgree*/0"),
     ("model of ranks: logits of all are the first one's", "src/model/device_ranks.cc", "logits + row * width + first",
      "logits + row * width", MODEL_RANKS, "*LogitsAgree*/0"),
@@ -189,7 +213,7 @@ class Test:
         run(["cmake", f"-DIN={mutant}", f"-DOUT={code}", "-P", self.source / "tests/cuemu/shared_memory.cmake"])
         built = run([*shlex.split(self.args.compile), "-c", code, "-o", directory / "mutant.o"])
         if built.returncode == 0:
-            built = run([self.args.link, directory / "mutant.o", *self.objects[program].split(), *self.args.libraries.split(), "-o", binary])
+            built = run([*shlex.split(self.args.link), directory / "mutant.o", *self.objects[program].split(), *self.args.libraries.split(), "-o", binary])
         if built.returncode != 0:
             return f"{what}: does not build\n{built.stdout[-2000:]}"
         try:

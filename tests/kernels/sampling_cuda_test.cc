@@ -1,4 +1,4 @@
-// Sampling on the emulated device draws the tokens that Sampler draws.
+// Sampling on the emulated device draws the tokens that Sampler draws, with their log-probabilities.
 #include "kernels/sampling_cuda.h"
 
 #include <cmath>
@@ -31,25 +31,31 @@ std::uint64_t first_draw(std::uint64_t seed) {
 void check(const std::vector<std::vector<float>>& logits, const std::vector<SamplingOptions>& options) {
   const std::size_t rows = logits.size(), vocabulary = logits[0].size(), stride = vocabulary + 3;
   std::vector<float> all(rows * stride, 1e9f);
-  std::vector<kernels::cuda::SamplingRow> device_rows;
+  std::vector<kernels::SamplingRow> device_rows;
   for (std::size_t r = 0; r < rows; ++r) {
     std::copy(logits[r].begin(), logits[r].end(), all.begin() + static_cast<std::ptrdiff_t>(r * stride));
     const SamplingOptions& o = options[r];
     device_rows.push_back({o.temperature, o.top_p, o.min_p, o.top_k, first_draw(o.seed)});
   }
   const DeviceMemory<float> device_logits(all);
-  const DeviceMemory<kernels::cuda::SamplingRow> device_options(device_rows);
-  const DeviceMemory<TokenId> tokens(std::vector<TokenId>(rows, -7));
-  ASSERT_EQ(kernels::cuda::sample(
-                {device_logits.data(), stride, vocabulary, rows, device_options.data(), tokens.data()}, nullptr),
+  const DeviceMemory<kernels::SamplingRow> device_options(device_rows);
+  const DeviceMemory<kernels::DrawnToken> drawn(std::vector<kernels::DrawnToken>(rows, {-7, 7}));
+  ASSERT_EQ(kernels::cuda::sample({device_logits.data(), stride, vocabulary, rows, device_options.data(), drawn.data()},
+                                  nullptr),
             cudaSuccess);
-  const auto got = tokens.read();
+  const auto got = drawn.read();
   for (std::size_t r = 0; r < rows; ++r) {
     std::vector<float> scratch = logits[r];
     Sampler sampler(options[r], vocabulary);
-    ASSERT_EQ(got[r], sampler.sample(scratch))
+    ASSERT_EQ(got[r].token, sampler.sample(scratch))
         << "row " << r << " of " << vocabulary << " tokens: temperature " << options[r].temperature << " top_k "
         << options[r].top_k << " top_p " << options[r].top_p << " min_p " << options[r].min_p;
+    const float logprob = logprob_of(logits[r], got[r].token);
+    if (std::isinf(logprob)) {
+      ASSERT_EQ(got[r].logprob, logprob);
+    } else {
+      ASSERT_NEAR(got[r].logprob, logprob, 1e-6 * std::max(1.0f, std::abs(logprob))) << "row " << r;
+    }
   }
 }
 

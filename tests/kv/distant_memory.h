@@ -1,11 +1,17 @@
 // Memory of KV blocks that tiers cannot reach themselves, as a GPU's: between it and the host every bit is turned over,
-// so that whoever reads or writes a block without save() and load() is seen. May fail on demand.
+// so that whoever reads or writes a block without save() and load() is seen; so is who writes to host memory that is
+// still copied from, or does not wait for that at all. May fail on demand.
 #pragma once
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
 
 #include "kv/block_arena.h"
 
@@ -44,8 +50,29 @@ class DistantMemory final : public BlockMemory {
     return {};
   }
 
+  Result<std::uint64_t> begin_load(const std::byte* from, std::size_t block_bytes,
+                                   std::span<const BlockId> blocks) const override {
+    TIERCEL_RETURN_IF_ERROR(load(from, block_bytes, blocks));
+    const std::lock_guard lock(mutex_);
+    under_way_[++loads_] = {from, std::vector<std::byte>(from, from + blocks.size() * block_bytes)};
+    return loads_;
+  }
+  Status finish_load(std::uint64_t number) const override {
+    const std::lock_guard lock(mutex_);
+    const auto load = under_way_.find(number);
+    if (load == under_way_.end()) return {};
+    const auto& [from, bytes] = load->second;
+    EXPECT_TRUE(std::ranges::equal(bytes, std::span(from, bytes.size()))) << "host memory was written too early";
+    under_way_.erase(load);
+    return {};
+  }
+  ~DistantMemory() override { EXPECT_TRUE(under_way_.empty()) << "host memory was given back too early"; }
+
  private:
   BlockArena arena_;
+  mutable std::mutex mutex_;
+  mutable std::uint64_t loads_ = 0;
+  mutable std::map<std::uint64_t, std::pair<const std::byte*, std::vector<std::byte>>> under_way_;
 };
 
 }  // namespace tiercel

@@ -15,6 +15,7 @@ inline void reset_device(const DeviceOptions&) {}
 
 struct DeviceCounts {
   int launches = 0;
+  int copies = 0;
 };
 inline DeviceCounts device_counts() { return {}; }
 
