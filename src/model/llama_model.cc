@@ -161,7 +161,7 @@ float* LlamaModel::allocate(std::size_t floats) {
 
 void LlamaModel::allocate_workspace() {
   const ModelShape& shape = config_.shape;
-  const std::size_t rows = options_.max_batch_tokens;
+  const std::size_t rows = std::min(options_.max_batch_tokens, kMostMicroBatchRows);
   x_ = allocate(rows * shape.hidden);
   h_ = allocate(rows * shape.hidden);
   qkv_ = allocate(rows * (config_.query_width() + 2 * config_.kv_width()));

@@ -5,8 +5,9 @@
 namespace tiercel {
 
 std::size_t count_micro_batches(std::size_t rows, std::uint32_t stages) {
-  if (stages == 1) return 1;
-  return std::clamp<std::size_t>(rows / kMicroBatchRows, 1, kMicroBatchesOfStage * stages);
+  const std::size_t fewest = std::max<std::size_t>(1, (rows + kMostMicroBatchRows - 1) / kMostMicroBatchRows);
+  if (stages == 1) return fewest;
+  return std::max(fewest, std::min(rows / kMicroBatchRows, kMicroBatchesOfStage * stages));
 }
 
 std::vector<std::vector<SequenceChunk>> cut_into_micro_batches(std::span<const SequenceChunk> chunks,

@@ -10,12 +10,15 @@ namespace tiercel {
 namespace {
 
 TEST(MicroBatches, AreAsManyAsHaveRowsEnough) {
-  EXPECT_EQ(count_micro_batches(100'000, 1), 1u);
+  EXPECT_EQ(count_micro_batches(0, 1), 1u);
+  EXPECT_EQ(count_micro_batches(kMostMicroBatchRows, 1), 1u);
+  EXPECT_EQ(count_micro_batches(kMostMicroBatchRows + 1, 1), 2u);
   EXPECT_EQ(count_micro_batches(0, 2), 1u);
   EXPECT_EQ(count_micro_batches(2 * kMicroBatchRows - 1, 2), 1u);
   EXPECT_EQ(count_micro_batches(2 * kMicroBatchRows, 2), 2u);
   EXPECT_EQ(count_micro_batches(5 * kMicroBatchRows, 3), 5u);
-  EXPECT_EQ(count_micro_batches(100'000, 2), 2 * kMicroBatchesOfStage);
+  EXPECT_EQ(count_micro_batches(2'000, 2), 2 * kMicroBatchesOfStage);
+  EXPECT_EQ(count_micro_batches(100 * kMostMicroBatchRows, 2), 100u);
 }
 
 // Chunks of random sizes: every row is in one place, in the step's order, with its position and what was asked of it.
