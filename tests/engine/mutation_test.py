@@ -65,7 +65,7 @@ MUTANTS = [
     ("what was drafted is committed before it is accepted", COMPUTE, "  std::size_t accepted = 0;\n",
      "  std::size_t accepted = 0;\n  sequence.lease.commit(drafted, part.share, false);\n", CASES),
     ("random numbers are drawn for drafts that are rejected", COMPUTE, "  account(sequence);\n  sequence.response.drafted",
-     "  if (accepted < drafted.size()) sequence.sampler->sample(logits.last(vocabulary));\n"
+     "  if (accepted < drafted.size()) sequence.sampler->sample(positions.logits.last(model_.shape().vocabulary));\n"
      "  account(sequence);\n  sequence.response.drafted", CASES),
     ("a sequence that has ended goes on with its draft", COMPUTE, "!has_finished(sequence) && ", "", CASES),
     ("drafts reach beyond the end", DRAFTER, "sequence.tokens.size() + 1);", "sequence.tokens.size());", HISTORIES),

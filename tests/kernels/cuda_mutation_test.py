@@ -117,7 +117,7 @@ MUTANTS = [
      "workspace_.logits", SERVING, "*AStepDraws*"),
     ("steps: a draft's tokens are all drawn with one random number", STEPS, "sampler->next_draw(i)", "sampler->next_draw(0)", SERVING, "*Answers*"),
     ("steps: a token that the GPU drew is no draw", STEPS, "  sequence.sampler->drew_elsewhere();\n", "", SERVING, "*Answers*"),
-    ("loads: a layer does not wait for its blocks", FORWARD, "  if (before_blocks) TIERCEL_RETURN_IF_ERROR(before_blocks(index));\n", "", MODEL, "*AStepBegins*"),
+    ("loads: a layer does not wait for its blocks", FORWARD, "    TIERCEL_RETURN_IF_ERROR(before_blocks(index));\n", "", MODEL, "*AStepBegins*"),
     ("loads: a graph does not wait for its blocks", LLAMA,
      "      if (load > 0) TIERCEL_RETURN_IF_ERROR(loads_->order(stream_, load, shape_.layers - 1));\n", "", MODEL, "*AStepBegins*"),
     ("loads: a graph waits for the first layer only", LLAMA, "order(stream_, load, shape_.layers - 1)", "order(stream_, load, 0)", MODEL, "*AStepBegins*"),
