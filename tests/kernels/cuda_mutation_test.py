@@ -111,7 +111,7 @@ MUTANTS = [
      ".rows = 0,\n                                   .wanted", MODEL, "*Graphs*"),
     ("model: a graph is for sequences of any length", LLAMA, "std::bit_ceil(std::max(plan_.longest_decode(), kLeastGraphLength))",
      "kLeastGraphLength", MODEL, "*Graphs*"),
-    ("model: logits are read before they have come", LLAMA, "    return done_.synchronize();", "    return {};", MODEL, "*LogitsAgree*/Plain"),
+    ("model: logits are read before they have come", LLAMA, "    return done_.synchronize();", "    return {};", MODEL, "*ARowHasTheSameBits*"),
     ("model: a graph that draws no token is taken for one that does", LLAMA, ".drawn = plan_.drawn(),", ".drawn = 0,", SERVING, "*AStepDraws*"),
     ("model: tokens are drawn from rows that are returned", FORWARD, "workspace_.logits + (plan_.wanted() - plan_.drawn()) * vocabulary",
      "workspace_.logits", SERVING, "*AStepDraws*"),
