@@ -1,12 +1,13 @@
 // A linear layer y = x W^T that keeps its weights in the packings that pay on this machine.
 //
-// Two ways to compute it, which differ by rounding only:
-//   groups     our kernel over quantised weights, packed as small as in the file: for any number of rows
-//   (group_linear.h) product    LibTorch's matrix product over weights unpacked to bf16 (or float32): more memory, and
-//   faster for many rows
-//              where the processor has matrix units (AMX)
-// Which is faster from how many rows on differs by machine, so it is measured when a model is loaded
-// (`choose_product`), never assumed. Weights that are not quantised have the product only.
+// Two ways to compute it, which differ by rounding only.
+//
+// Groups: our kernels over quantised weights, packed as small as in the file (kernels/group_linear.h), for any number
+// of rows; for many rows of bf16 they are decoded first.
+//
+// Product: LibTorch's matrix product over weights unpacked to bf16 or float32. It takes more memory, and is faster for
+// many rows where the processor has matrix units (AMX). From how many rows on differs by machine, so it is measured
+// when a model is loaded (`choose_product`), never assumed. Weights that are not quantised have the product only.
 #pragma once
 
 #include <ATen/core/Tensor.h>

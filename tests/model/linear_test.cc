@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "gguf/dequantize.h"
+#include "kernels/swiglu.h"
 
 namespace tiercel {
 namespace {
@@ -135,6 +136,35 @@ TEST(Linear, PrefillAndDecodeGiveARowTheSameBitsInEveryBatch) {
           first += count;
         }
         EXPECT_EQ(std::memcmp(whole.data(), part.data(), whole.size() * sizeof(float)), 0) << columns << " columns";
+      }
+    }
+  }
+}
+
+// Gate and up joined some rows at a time give the bits of both multiplied whole.
+TEST(Linear, AGatedLayerIsItsPartsJoined) {
+  ThreadTeam team(2, [] { at::set_num_threads(1); });
+  at::set_num_threads(1);
+  const std::size_t columns = 96, width = 88, most_rows = 300;
+  const RandomTensor gate(TensorType::Q4_1, width, columns, 12), up(TensorType::Q4_1, width, columns, 13);
+  const GgufTensor parts[] = {gate.tensor, up.tensor};
+  const auto x = random_rows(most_rows * columns, true, 14);
+  for (const Rounding rounding : {Rounding::None, Rounding::Bf16, Rounding::Int8}) {
+    Linear linear(parts, rounding);
+    const Memory memory(linear.groups_bytes());
+    linear.pack_groups(team, memory.get());
+    RoundedRows rounded;
+    for (const Product product : {Product::None, Product::F32}) {
+      linear.set_plan({.product = product, .from_rows = product == Product::None ? SIZE_MAX : 1}, team);
+      for (const Arithmetic arithmetic : {Arithmetic::Any, Arithmetic::Prefill, Arithmetic::Decode}) {
+        for (const std::size_t rows : {1u, 30u, 96u, 97u, 300u}) {
+          std::vector<float> both(rows * 2 * width), expected(rows * width), y(rows * width);
+          linear.forward(arithmetic, team, x.data(), rows, both.data(), rounded);
+          kernels::swiglu(both.data(), rows, width, 0, width, expected.data());
+          std::vector<float> workspace(linear.gated_rows(rows) * linear.outputs());
+          linear.forward_gated(arithmetic, team, x.data(), rows, workspace.data(), y.data(), rounded);
+          EXPECT_EQ(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)), 0) << rows << " rows";
+        }
       }
     }
   }
