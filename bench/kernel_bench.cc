@@ -5,6 +5,7 @@
 //   linear/...     group_linear over the weights of many layers, so that they come from memory: rows, outputs, columns
 //   attention/...  one layer's attention of new tokens over a context: tokens, context, query heads, KV heads, head
 //   size
+//   attention/shared  one token of each of some sequences: sequences, context, tokens that their contexts share
 //
 // Shapes of two models: SmolLM2-135M (hidden 576, 9 heads, 3 KV heads) and one of a billion parameters (2,048, 32, 8).
 #include <sys/mman.h>
@@ -222,6 +223,46 @@ void peak(benchmark::State& state, Products kind) {
       benchmark::Counter(2.0 * static_cast<double>(products.load()), benchmark::Counter::kIsRate);
 }
 
+// One token of each of some sequences, whose contexts have their first tokens in the same blocks, or all in their own.
+void shared_attention(benchmark::State& state) {
+  const auto sequences = static_cast<std::size_t>(state.range(0)), context = static_cast<std::size_t>(state.range(1)),
+             shared = static_cast<std::size_t>(state.range(2));
+  constexpr std::size_t kHeads = 9, kKvHeads = 3, kDim = 64;
+  if (!kernels::has_bf16_products()) return state.SkipWithError("no AVX512-BF16");
+  const KvLayout layout{.layers = 4, .kv_heads = kKvHeads, .head_dim = kDim, .block_tokens = 32, .dtype = DType::BF16};
+  const std::size_t blocks = layout.blocks_for(context + 1), shared_blocks = shared / 32;
+  Buffer<std::byte> arena(sequences * blocks * layout.block_bytes());
+  std::memset(arena.get(), 0x3c, arena.size);
+  std::vector<BlockId> tables(sequences * blocks);
+  for (std::size_t i = 0; i < tables.size(); ++i) {
+    tables[i] = static_cast<BlockId>(i % blocks < shared_blocks ? i % blocks : i);
+  }
+  const auto q = normals(sequences * kHeads * kDim);
+  Buffer<float> out(sequences * kHeads * kDim);
+  kernels::AttentionPlan plan(kernels::kBf16Attention, layout, kHeads / kKvHeads, team().threads());
+  Buffer<float> workspace(plan.workspace_floats());
+  plan.set_workspace(workspace.get());
+  std::size_t layer = 0;
+  for (auto _ : state) {
+    if (layer = (layer + 1) % layout.layers; layer == 0) plan.clear();
+    for (std::size_t i = 0; i < sequences && plan.tasks() == 0; ++i) {
+      plan.add({.kv = {arena.get(), layout},
+                .block_table = &tables[i * blocks],
+                .first_position = context,
+                .tokens = 1,
+                .group = kHeads / kKvHeads,
+                .q = q.get() + i * kHeads * kDim,
+                .q_stride = kHeads * kDim,
+                .out = out.get() + i * kHeads * kDim,
+                .out_stride = kHeads * kDim,
+                .scale = 0.125f});
+    }
+    if (plan.tasks() == 0) plan.finish();
+    plan.run(team(), layer);
+    benchmark::DoNotOptimize(out.get());
+  }
+}
+
 BENCHMARK(read_memory)->Name("peak/read")->UseRealTime();
 BENCHMARK_CAPTURE(peak, f32, Products::F32)->Name("peak/f32")->UseRealTime();
 BENCHMARK_CAPTURE(peak, bf16, Products::Bf16)->Name("peak/bf16")->UseRealTime();
@@ -263,6 +304,15 @@ void attention_shapes(benchmark::internal::Benchmark* bench) {
 }
 BENCHMARK_CAPTURE(attention, bf16, DType::BF16, true)->Name("attention/bf16")->Apply(attention_shapes);
 BENCHMARK_CAPTURE(attention, f32, DType::BF16, false)->Name("attention/f32")->Apply(attention_shapes);
+BENCHMARK(shared_attention)
+    ->Name("attention/shared")
+    ->Args({32, 256, 0})
+    ->Args({32, 256, 128})
+    ->Args({32, 2048, 0})
+    ->Args({32, 2048, 1920})
+    ->Args({8, 2048, 0})
+    ->Args({8, 2048, 1920})
+    ->UseRealTime();
 
 }  // namespace
 }  // namespace tiercel

@@ -64,7 +64,11 @@ std::size_t state_floats(const KvLayout& layout, std::size_t tokens, std::size_t
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
+// GCC 12 warns of the "undefined" vectors of its own header (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
 #include <hwy/base.h>
 
@@ -341,14 +345,9 @@ HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, s
   }
 }
 
-// A span's tokens, for kRows rows from `row` on, of which the last sees most.
-template <std::size_t kRows>
-void AttendRows(const AttentionArgs& a, const Scratch& s, const AttentionState& state, std::size_t row,
-                std::size_t begin, std::size_t tokens) {
-  const auto visible = [&](std::size_t r) {
-    const std::size_t position = a.first_position + r / a.group;  // the last one this row sees
-    return position < begin ? 0 : std::min(tokens, position - begin + 1);
-  };
+// A span, for kRows rows from `row` on; visible(row): how many of its tokens a row sees, the last one most.
+template <std::size_t kRows, class Visible>
+void AttendRows(const Scratch& s, const AttentionState& state, std::size_t row, const Visible& visible) {
   const std::size_t most = visible(row + kRows - 1);
   if (most == 0) return;
   __m512 largest[kRows];
@@ -395,77 +394,125 @@ HWY_INLINE void StoreResult(const float* sums, float total, std::size_t dim, flo
   }
 }
 
-// Section `section` of the context, for all rows.
-void AttendSection(const AttentionArgs& a, const Scratch& s, const AttentionState& state, std::size_t section) {
-  state.clear();
-  const std::size_t first_token = section * kSectionTokens;
-  const std::size_t end = std::min(a.first_position + a.tokens, first_token + kSectionTokens);
-  for (std::size_t ahead = 0; ahead < kTokensAhead; ahead += kLanes) Prefetch(a, first_token + ahead, end);
-  for (std::size_t begin = first_token; begin < end; begin += kSpanTokens) {
-    const std::size_t tokens = std::min(kSpanTokens, end - begin);
-    // As far as vectors reach beyond the last token, with zeros.
-    const std::size_t padded = round_up(tokens, 4 * kLanes);
-    for (std::size_t first = 0; first < padded; first += kLanes) {
-      const std::size_t count = std::min(kLanes, tokens - std::min(tokens, first));
-      const auto [keys, values] = RowsFrom(a, begin + first, count);
-      Prefetch(a, begin + first + kTokensAhead, end);
-      if (keys.whole()) {
-        TransposeKeys<true>(s, keys, first);
-        InterleaveValues<true>(s, values, first);
-      } else {
-        TransposeKeys<false>(s, keys, first);
-        InterleaveValues<false>(s, values, first);
-      }
+template <class Visible>
+HWY_INLINE void AttendSpan(const Scratch& s, const AttentionState& state, std::size_t first_row, std::size_t rows,
+                           const Visible& visible) {
+  std::size_t r = first_row;
+  const std::size_t end = first_row + rows;
+  for (; r + 6 <= end; r += 6) AttendRows<6>(s, state, r, visible);
+  for (; r + 3 <= end; r += 3) AttendRows<3>(s, state, r, visible);
+  for (; r < end; ++r) AttendRows<1>(s, state, r, visible);
+}
+
+// K and V of a span into scratch; `end`: of what will be asked for.
+void TakeSpan(const AttentionArgs& a, const Scratch& s, std::size_t begin, std::size_t tokens, std::size_t end) {
+  // As far as vectors reach beyond the last token, with zeros.
+  const std::size_t padded = round_up(tokens, 4 * kLanes);
+  for (std::size_t first = 0; first < padded; first += kLanes) {
+    const std::size_t count = std::min(kLanes, tokens - std::min(tokens, first));
+    const auto [keys, values] = RowsFrom(a, begin + first, count);
+    Prefetch(a, begin + first + kTokensAhead, end);
+    if (keys.whole()) {
+      TransposeKeys<true>(s, keys, first);
+      InterleaveValues<true>(s, values, first);
+    } else {
+      TransposeKeys<false>(s, keys, first);
+      InterleaveValues<false>(s, values, first);
     }
-    std::size_t r = 0;
-    for (; r + 6 <= s.rows; r += 6) AttendRows<6>(a, s, state, r, begin, tokens);
-    for (; r + 3 <= s.rows; r += 3) AttendRows<3>(a, s, state, r, begin, tokens);
-    for (; r < s.rows; ++r) AttendRows<1>(a, s, state, r, begin, tokens);
+  }
+}
+
+void PrefetchFirst(const AttentionArgs& a, std::size_t begin, std::size_t end) {
+  for (std::size_t ahead = 0; ahead < kTokensAhead; ahead += kLanes) Prefetch(a, begin + ahead, end);
+}
+
+std::size_t rows_of(const AttentionArgs& a) { return a.tokens * a.group; }
+
+// Section `section` of the runs' contexts, which share so many tokens, for all rows.
+void AttendSection(std::span<const AttentionArgs> runs, std::size_t shared, const Scratch& s,
+                   const AttentionState& state, std::size_t section) {
+  state.clear();
+  const std::size_t first_token = section * kSectionTokens, last_token = first_token + kSectionTokens;
+  std::size_t begin = first_token;
+  const std::size_t shared_end = std::min(shared, last_token);
+  if (begin < shared_end) PrefetchFirst(runs.front(), begin, shared_end);
+  for (; begin < shared_end; begin += kSpanTokens) {
+    TakeSpan(runs.front(), s, begin, kSpanTokens, shared_end);
+    AttendSpan(s, state, 0, s.rows, [](std::size_t) { return kSpanTokens; });
+  }
+  std::size_t first_row = 0;
+  for (const AttentionArgs& a : runs) {
+    const std::size_t end = std::min(a.first_position + a.tokens, last_token);
+    PrefetchFirst(a, begin, end);
+    for (std::size_t span = begin; span < end; span += kSpanTokens) {
+      const std::size_t tokens = std::min(kSpanTokens, end - span);
+      TakeSpan(a, s, span, tokens, end);
+      AttendSpan(s, state, first_row, rows_of(a), [&](std::size_t row) {
+        const std::size_t position = a.first_position + (row - first_row) / a.group;  // the last one this row sees
+        return position < span ? 0 : std::min(tokens, position - span + 1);
+      });
+    }
+    first_row += rows_of(a);
   }
 }
 
 float Power(float x) { return std::exp2(x); }
 
-void StoreResults(const AttentionArgs& a, const AttentionState& state) {
-  const std::size_t dim = a.kv.layout.head_dim;
-  for (std::size_t r = 0; r < state.rows; ++r) {
-    StoreResult(state.sums + r * state.padded_dim, state.totals[r], dim,
-                a.out + r / a.group * a.out_stride + (a.kv_head * a.group + r % a.group) * dim);
+void StoreResults(std::span<const AttentionArgs> runs, const AttentionState& state) {
+  std::size_t row = 0;
+  for (const AttentionArgs& a : runs) {
+    const std::size_t dim = a.kv.layout.head_dim;
+    for (std::size_t r = 0; r < rows_of(a); ++r, ++row) {
+      StoreResult(state.sums + row * state.padded_dim, state.totals[row], dim,
+                  a.out + r / a.group * a.out_stride + (a.kv_head * a.group + r % a.group) * dim);
+    }
   }
 }
 
-void Attend(const AttentionArgs& a, float* scratch) {
-  const KvLayout& layout = a.kv.layout;
-  assert(layout.dtype == DType::BF16);
+void AttendTogether(std::span<const AttentionArgs> runs, std::size_t shared, float* scratch) {
+  const KvLayout& layout = runs.front().kv.layout;
+  assert(layout.dtype == DType::BF16 && shared % kSpanTokens == 0);
   const std::size_t dim = layout.head_dim;
-  const Scratch s(scratch, layout, a.tokens * a.group);
-  for (std::size_t r = 0; r < s.rows; ++r) {
-    RoundQuery(a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim, a.scale, dim, s.padded_dim,
-               s.queries + r * s.padded_dim);
+  std::size_t rows = 0, positions = 0;
+  for (const AttentionArgs& a : runs) {
+    rows += rows_of(a);
+    positions = std::max(positions, a.first_position + a.tokens);
   }
-  if (a.states != nullptr) {
-    float* own = a.states + a.section * AttentionState::floats(s.rows, s.padded_dim);
-    return AttendSection(a, s, AttentionState(own, s.rows, s.padded_dim), a.section);
+  const Scratch s(scratch, layout, rows);
+  std::uint16_t* query = s.queries;
+  for (const AttentionArgs& a : runs) {
+    for (std::size_t r = 0; r < rows_of(a); ++r, query += s.padded_dim) {
+      RoundQuery(a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim, a.scale, dim, s.padded_dim,
+                 query);
+    }
+  }
+  if (float* states = runs.front().states) {
+    const std::size_t section = runs.front().section;
+    float* own = states + section * AttentionState::floats(s.rows, s.padded_dim);
+    return AttendSection(runs, shared, s, AttentionState(own, s.rows, s.padded_dim), section);
   }
   const AttentionState state(s.states[0], s.rows, s.padded_dim), next(s.states[1], s.rows, s.padded_dim);
-  AttendSection(a, s, state, 0);
-  const std::size_t sections = kBf16Attention.sections(layout, a.first_position + a.tokens);
+  AttendSection(runs, shared, s, state, 0);
+  const std::size_t sections = kBf16Attention.sections(layout, positions);
   for (std::size_t section = 1; section < sections; ++section) {
-    AttendSection(a, s, next, section);
+    AttendSection(runs, shared, s, next, section);
     state.merge(next, Power);
   }
-  StoreResults(a, state);
+  StoreResults(runs, state);
 }
 
+void Attend(const AttentionArgs& args, float* scratch) { AttendTogether({&args, 1}, 0, scratch); }
+
 void MergeSections(const AttentionArgs& a) {
-  const AttentionState state(a.states, a.tokens * a.group, padded_dim_of(a.kv.layout));
+  const AttentionState state(a.states, rows_of(a), padded_dim_of(a.kv.layout));
   state.merge_following(kBf16Attention.sections(a.kv.layout, a.first_position + a.tokens), Power);
-  StoreResults(a, state);
+  StoreResults({&a, 1}, state);
 }
 
 }  // namespace
 
-const AttentionKernel kBf16Attention{Attend, MergeSections, scratch_floats, state_floats, section_tokens};
+const AttentionKernel kBf16Attention{Attend,         MergeSections,  scratch_floats, state_floats,
+                                     section_tokens, AttendTogether, kSpanTokens};
 
 }  // namespace tiercel::kernels
 HWY_POP_ATTRIBUTES

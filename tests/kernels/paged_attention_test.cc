@@ -288,6 +288,53 @@ TEST(AttentionPlan, GivesWhatOneCallGives) {
   }
 }
 
+// Sequences that begin with the same blocks, for as many spans as the seed says, and go on with their own: the bits are
+// those of each alone, and there are fewer tasks than sequences have heads.
+TEST(AttentionPlan, ReadsSharedBlocksOnceAndChangesNoBit) {
+  if (!kernels::has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
+  const AttentionKernel& kernel = kernels::kBf16Attention;
+  std::mt19937 random(14);
+  std::size_t together = 0;
+  for (int round = 0; round < 12; ++round) {
+    Case c(DType::BF16, random() % 2 ? 64 : 80, 1 + random() % 3, 1 + random() % 4, 32, 1800, 20 + random());
+    const std::size_t threads = 1 + random() % 2, prefixes = 1 + random() % 3, sequences = 20 + random() % 30;
+    ThreadTeam team(threads);
+    kernels::AttentionPlan plan(kernel, c.layout, c.group, threads);
+    const AlignedFloats workspace(plan.workspace_floats());
+    plan.set_workspace(workspace.start);
+    struct Sequence {
+      std::vector<BlockId> table;
+      std::size_t first, tokens;
+      std::vector<float> out, alone;
+    };
+    std::vector<Sequence> all(sequences);
+    std::size_t tasks = 0;
+    for (Sequence& one : all) {
+      one.tokens = 1 + random() % (random() % 8 ? 8 : 40);
+      one.first = random() % (random() % 2 ? 300 : c.length - one.tokens);
+      one.table = c.table;
+      // Blocks of its own from some block on: those of the context in another order.
+      const auto own = one.table.begin() + static_cast<std::ptrdiff_t>(3 + random() % (one.table.size() - 3));
+      if (random() % 4) std::shuffle(own, one.table.end(), random);
+      std::rotate(one.table.begin(), one.table.begin() + static_cast<std::ptrdiff_t>(random() % prefixes), own);
+      one.out.assign(c.length * c.q_stride, 77.0f);
+      one.alone = one.out;
+      const AlignedFloats scratch(kernel.scratch_floats(c.layout, one.tokens, c.group));
+      kernels::AttentionArgs call = c.args(one.first, one.tokens, AttentionStyle::Decode, one.alone.data());
+      call.block_table = one.table.data();
+      for (call.kv_head = 0; call.kv_head < c.layout.kv_heads; ++call.kv_head) kernel.attend(call, scratch.start);
+      call.out = one.out.data() + one.first * c.q_stride;
+      plan.add(call);
+      tasks += c.layout.kv_heads;
+    }
+    plan.finish();
+    plan.run(team, 1);
+    for (const Sequence& one : all) ASSERT_EQ(one.out, one.alone) << "round " << round;
+    together += plan.tasks() < tasks;
+  }
+  EXPECT_GT(together, 4u) << "shared nothing";
+}
+
 TEST(AttentionPlan, CutsALongContextForAllThreadsToShare) {
   Case c(DType::F32, 32, 1, 1, 32, 3000, 12);
   std::vector<float> out(c.length * c.q_stride);
