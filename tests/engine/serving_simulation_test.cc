@@ -13,7 +13,7 @@ namespace {
 
 // Fewer where each takes longer.
 #if defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t kHistories = 600;
+constexpr std::uint64_t kHistories = 300;
 #elif defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
 constexpr std::uint64_t kHistories = 1500;
 #else

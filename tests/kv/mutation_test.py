@@ -308,7 +308,8 @@ MUTANTS = [
 ]
 
 HISTORIES_EACH = {TIERS: "2000"}  # of each configuration of the simulator; otherwise 400
-LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10, TIERS: 60, DISK: 60}  # some mutants never end
+LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10, TIERS: 60, DISK: 60, "ranked_model_test": 20,
+           "replica_test": 20}  # some mutants never end
 FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*",  # without what takes long
           "ranked_model_test": "RankedModel.AFailedStep*:RankedStore.*-*Hangs*:*AfterAKill*"}
 
