@@ -266,7 +266,7 @@ void StepLoop::record_prompt_logprobs(const BatchPart& part, std::span<const flo
     if (next >= sequence.prompt_tokens) break;
     if (next <= sequence.response.prompt_logprobs.size()) continue;  // known from before a preemption
     sequence.response.prompt_logprobs.push_back(
-        logprob_of(logits.subspan(i * vocabulary, vocabulary), sequence.tokens[next]));
+        kernels::logprob_of(logits.subspan(i * vocabulary, vocabulary), sequence.tokens[next]));
   }
 }
 
@@ -284,7 +284,7 @@ kernels::DrawnToken StepLoop::sample(Sequence& sequence, std::span<float> logits
   const bool kept = sequence.sampler->keeps_logits();
   if (!kept) std::ranges::copy(logits, raw_logits_.begin());
   const TokenId token = sequence.sampler->sample(logits);
-  return {.token = token, .logprob = logprob_of(kept ? logits : std::span<const float>(raw_logits_), token)};
+  return {.token = token, .logprob = kernels::logprob_of(kept ? logits : std::span<const float>(raw_logits_), token)};
 }
 
 void StepLoop::add_token(Sequence& sequence, const kernels::DrawnToken& drawn) {

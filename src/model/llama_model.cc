@@ -26,6 +26,7 @@
 #include "model/llama_weights.h"
 #include "model/machine_speed.h"
 #include "model/micro_batches.h"
+#include "model/row_draws.h"
 
 namespace tiercel {
 namespace {
@@ -40,11 +41,6 @@ struct RowGroup {
   std::size_t begin = 0, end = 0;
   Arithmetic arithmetic = Arithmetic::Any;
 };
-
-// Of a chunk, those whose logits are asked for: its last ones.
-std::size_t wanted_rows(const SequenceChunk& chunk) {
-  return chunk.logits == Logits::All ? chunk.tokens.size() : chunk.logits == Logits::Last ? 1 : 0;
-}
 
 class LlamaModel final : public ModelRunner {
  public:
@@ -62,6 +58,7 @@ class LlamaModel final : public ModelRunner {
         attention_(bf16_attention_ ? kernels::kBf16Attention : kernels::kAttention, layout_, config_.group(),
                    options.threads),
         team_(options.threads, use_one_libtorch_thread),
+        draws_(shape_.vocabulary),
         memory_(parameters_->memory) {
     allocate_workspace();
     if (options_.profile) {
@@ -75,7 +72,9 @@ class LlamaModel final : public ModelRunner {
   ModelMemory memory() const override { return memory_; }
   std::vector<std::pair<std::string, std::string>> kernels() const override { return parameters_->kernel_names; }
   std::size_t max_logit_rows() const override { return options_.max_logit_rows; }
+  bool draws_tokens() const override { return is_first_rank(); }
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
+  std::span<const kernels::DrawnToken> drawn() const override { return draws_.drawn(); }
   StepProfile* profile() override { return profile_.get(); }
   double workers_cpu_s() override { return team_.workers_cpu_s(); }
 
@@ -126,6 +125,7 @@ class LlamaModel final : public ModelRunner {
   bool bf16_attention_;
   kernels::AttentionPlan attention_;  // of the current micro-batch
   ThreadTeam team_;
+  RowDraws draws_;
   ModelMemory memory_;
 
   // Workspace, one row per token of a micro-batch.
@@ -194,7 +194,7 @@ void LlamaModel::keep_wanted_rows(Chunks chunks, std::byte* arena) {
   attention_.clear();
   for (std::size_t c = 0; c < chunks.size(); ++c) {
     const SequenceChunk& chunk = chunks[c];
-    const std::size_t count = wanted_rows(chunk);
+    const std::size_t count = chunk.logit_rows();
     if (count == 0) continue;
     const std::size_t first = chunk.tokens.size() - count, from = chunk_rows_[c] + first;
     std::memmove(x_ + rows_ * hidden, x_ + from * hidden, count * hidden * sizeof(float));
@@ -394,10 +394,12 @@ Result<std::span<float>> LlamaModel::step(Chunks chunks, std::byte* arena) try {
   for (const auto& batch : cut_into_micro_batches(chunks, count_micro_batches(rows, options_.shard.stages))) {
     TIERCEL_RETURN_IF_ERROR(compute(batch, arena));
     TIERCEL_RETURN_IF_ERROR(hand_on(wanted, exact));
-    for (const SequenceChunk& chunk : batch) wanted += wanted_rows(chunk);
+    for (const SequenceChunk& chunk : batch) wanted += chunk.logit_rows();
   }
   TIERCEL_RETURN_IF_ERROR(exchange([&](LlamaRanks& ranks) { return ranks.gather_logits(head_, wanted, logits_); }));
-  return std::span<float>(logits_, is_first_rank() ? wanted * shape_.vocabulary : 0);
+  if (!is_first_rank()) return std::span<float>();
+  const PartTimer timer(profile_.get(), StepPart::Sample);
+  return std::span<float>(logits_, draws_.run(team_, chunks, logits_) * shape_.vocabulary);
 } catch (const std::exception& error) {
   return Status::internal(fmt::format("the model's step failed: {}", error.what()));
 }

@@ -34,6 +34,9 @@ struct SequenceChunk {
   // How to draw a token from each of its rows of logits, which are not returned then; empty: they are returned. Only
   // where the runner draws_tokens().
   std::span<const kernels::SamplingRow> draws = {};
+
+  // Those whose logits are asked for: the last ones of its tokens.
+  std::size_t logit_rows() const { return logits == Logits::All ? tokens.size() : logits == Logits::Last ? 1 : 0; }
 };
 
 struct ModelShape {
@@ -73,8 +76,8 @@ class ModelRunner {
   // and any load into it, or never: loads are through when they return then.
   virtual void compute_over(const BlockMemory&) {}
 
-  // Whether chunks may have `draws`: the tokens that Sampler (engine/sampler.h) draws from the same logits. For who is
-  // nearer to the logits than the caller.
+  // Whether chunks may have `draws`: the tokens that TokenDraw (kernels/token_draw.h) draws from the same logits. For
+  // who is nearer to the logits than the caller, or has more threads.
   virtual bool draws_tokens() const { return false; }
 
   // Computes every chunk's tokens: writes their KV into `arena` (blocks of the layout agreed at load) and returns the

@@ -402,7 +402,7 @@ TEST(Sampler, AllocatesNothingAfterConstruction) {
       std::ranges::copy(logits, scratch.begin());
       sampler.observe(sampler.sample(scratch));
     }
-    (void)logprob_of(logits, 5);
+    (void)kernels::logprob_of(logits, 5);
     EXPECT_EQ(allocations, before);
   }
 }
@@ -424,13 +424,13 @@ TEST(Logprob, IsTheLogSoftmax) {
       for (int i = 0; i < 5; ++i) {
         const std::size_t token = random() % size;
         const double expected = reference_logprob(logits, token);
-        EXPECT_NEAR(logprob_of(logits, static_cast<TokenId>(token)), expected, 1e-5 + 1e-6 * std::abs(expected))
+        EXPECT_NEAR(kernels::logprob_of(logits, static_cast<TokenId>(token)), expected, 1e-5 + 1e-6 * std::abs(expected))
             << size << " " << spread;
       }
     }
   }
-  EXPECT_EQ(logprob_of(Logits{5}, 0), 0.0f);
-  EXPECT_FLOAT_EQ(logprob_of(Logits(4, -3e38f), 2), std::log(0.25f));
+  EXPECT_EQ(kernels::logprob_of(Logits{5}, 0), 0.0f);
+  EXPECT_FLOAT_EQ(kernels::logprob_of(Logits(4, -3e38f), 2), std::log(0.25f));
 }
 
 TEST(Logprob, SumsToOneOverALargeVocabulary) {
@@ -438,18 +438,18 @@ TEST(Logprob, SumsToOneOverALargeVocabulary) {
   const Logits logits = random_logits(random, 3000, 3);
   double sum = 0;
   for (std::size_t i = 0; i < logits.size(); ++i)
-    sum += std::exp(static_cast<double>(logprob_of(logits, static_cast<TokenId>(i))));
+    sum += std::exp(static_cast<double>(kernels::logprob_of(logits, static_cast<TokenId>(i))));
   EXPECT_NEAR(sum, 1, 1e-5);
 }
 
 TEST(Logprob, NanAndInfiniteLogits) {
   const Logits logits = {kNan, 1, -kInfinity, 1};
-  EXPECT_EQ(logprob_of(logits, 0), -kInfinity);
-  EXPECT_EQ(logprob_of(logits, 2), -kInfinity);
-  EXPECT_FLOAT_EQ(logprob_of(logits, 1), std::log(0.5f));
-  EXPECT_EQ(logprob_of(Logits{kNan, kNan}, 1), -kInfinity);
-  EXPECT_FLOAT_EQ(logprob_of(Logits{kInfinity, 0, kInfinity}, 2), std::log(0.5f));
-  EXPECT_EQ(logprob_of(Logits{kInfinity, 0, kInfinity}, 1), -kInfinity);
+  EXPECT_EQ(kernels::logprob_of(logits, 0), -kInfinity);
+  EXPECT_EQ(kernels::logprob_of(logits, 2), -kInfinity);
+  EXPECT_FLOAT_EQ(kernels::logprob_of(logits, 1), std::log(0.5f));
+  EXPECT_EQ(kernels::logprob_of(Logits{kNan, kNan}, 1), -kInfinity);
+  EXPECT_FLOAT_EQ(kernels::logprob_of(Logits{kInfinity, 0, kInfinity}, 2), std::log(0.5f));
+  EXPECT_EQ(kernels::logprob_of(Logits{kInfinity, 0, kInfinity}, 1), -kInfinity);
 }
 
 TEST(SamplingOptionsCheck, AcceptsTheEdgesOfEveryRange) {

@@ -19,7 +19,7 @@ LAYERS = {
     "src/options": [PUBLIC, "src/base"],
     "src/kv": [PUBLIC, "src/base"],
     "src/tier": [PUBLIC, "src/base", "src/kv"],
-    "kernels": [PUBLIC, "src/gguf"],  # for the names of quantised formats
+    "kernels": [PUBLIC, "src/base", "src/gguf"],  # for the names of quantised formats
     "src/gguf": [PUBLIC, "src/base"],
     "src/text": [PUBLIC, "src/base", "src/gguf"],
     "src/ranks": [PUBLIC],

@@ -50,7 +50,7 @@ void check(const std::vector<std::vector<float>>& logits, const std::vector<Samp
     ASSERT_EQ(got[r].token, sampler.sample(scratch))
         << "row " << r << " of " << vocabulary << " tokens: temperature " << options[r].temperature << " top_k "
         << options[r].top_k << " top_p " << options[r].top_p << " min_p " << options[r].min_p;
-    const float logprob = logprob_of(logits[r], got[r].token);
+    const float logprob = kernels::logprob_of(logits[r], got[r].token);
     if (std::isinf(logprob)) {
       ASSERT_EQ(got[r].logprob, logprob);
     } else {
