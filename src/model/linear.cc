@@ -215,11 +215,15 @@ void Linear::pack(Product product, ThreadTeam& team) {
   }
 }
 
+Linear::Means Linear::means_over_groups(std::size_t rows) {
+  return rows >= kernels::kDecodedRows ? Means::DecodedGroups : Means::Groups;
+}
+
 Linear::Means Linear::means(Arithmetic arithmetic, std::size_t rows) const {
   switch (arithmetic) {
     case Arithmetic::Any:
       if (!has_groups_ || rows >= plan_.from_rows) return Means::Product;
-      return rows >= kernels::kDecodedRows ? Means::DecodedGroups : Means::Groups;
+      return means_over_groups(rows);
     case Arithmetic::Prefill: return packed_.defined() ? Means::FixedProduct : Means::DecodedGroups;
     case Arithmetic::Decode: return has_groups_ ? Means::Groups : Means::FixedProduct;
   }
@@ -301,8 +305,7 @@ bool Linear::product_keeps_bits(ThreadTeam& team) const {
 }
 
 void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, float* y, RoundedRows& rounded) const {
-  const Means by = rows >= kernels::kDecodedRows ? Means::DecodedGroups : Means::Groups;
-  multiply_groups(team, round(team, x, rows, rounded, by), rows, y);
+  multiply_groups(team, round(team, x, rows, rounded, means_over_groups(rows)), rows, y);
 }
 
 Linear::GroupInput Linear::round(ThreadTeam& team, const float* x, std::size_t rows, RoundedRows& rounded,

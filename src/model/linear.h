@@ -115,6 +115,7 @@ class Linear {
  private:
   // Groups, of bf16 as they are or decoded (group_linear_decoded); the product, of the shape at hand or a fixed one.
   enum class Means : std::uint8_t { Groups, DecodedGroups, Product, FixedProduct };
+  static Means means_over_groups(std::size_t rows);  // the fastest
   Means means(Arithmetic arithmetic, std::size_t rows) const;
 
   // Rows as they are multiplied over groups.
