@@ -8,19 +8,10 @@
 namespace tiercel::kernels {
 namespace {
 
-float from_bf16(std::uint16_t value) { return std::bit_cast<float>(std::uint32_t{value} << 16); }
-
-std::uint16_t bf16_not_below(float value) {  // of a value that is not negative
-  return static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(value) + 0xffffu) >> 16);
-}
-
 std::uint16_t bf16_not_above(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   return static_cast<std::uint16_t>((bits + (bits >> 31) * 0xffffu) >> 16);
 }
-
-std::uint16_t scale_of(float exact) { return exact < kLeastCodeScale ? std::uint16_t{0} : bf16_not_below(exact); }
-float inverse_of(std::uint16_t scale) { return scale == 0 ? 0.0f : 1.0f / from_bf16(scale); }
 
 // To nearest, ties to even, for magnitudes up to kLargestE4M3.
 std::uint8_t to_e4m3(float value) {
@@ -53,11 +44,11 @@ void encode_row(KvCode code, const float* values, std::size_t head_dim, std::byt
     const std::size_t half = head_dim / 2;
     for (std::size_t g = 0; g < 2; ++g, values += half, codes += half / 2) {
       const auto [lowest, highest] = std::minmax_element(values, values + half);
-      const std::uint16_t minimum = bf16_not_above(*lowest), scale = scale_of((*highest - from_bf16(minimum)) / 15);
+      const std::uint16_t minimum = bf16_not_above(*lowest), scale = code_scale((*highest - code_scale_value(minimum)) / 15);
       store(scales, 2 * g, scale);
       store(scales, 2 * g + 1, minimum);
       const auto encode = [&](float value) {
-        return static_cast<unsigned>(std::nearbyint((value - from_bf16(minimum)) * inverse_of(scale)));
+        return static_cast<unsigned>(std::nearbyint((value - code_scale_value(minimum)) * inverse_code_scale(scale)));
       };
       for (std::size_t i = 0; i < half / 2; ++i)
         codes[i] = std::byte(encode(values[2 * i]) | encode(values[2 * i + 1]) << 4);
@@ -66,10 +57,10 @@ void encode_row(KvCode code, const float* values, std::size_t head_dim, std::byt
   }
   float most = 0;
   for (std::size_t i = 0; i < head_dim; ++i) most = std::max(most, std::fabs(values[i]));
-  const std::uint16_t scale = scale_of(most / (code == KvCode::Int8 ? 127.0f : kLargestE4M3));
+  const std::uint16_t scale = code == KvCode::Int8 ? int8_code_scale(most) : code_scale(most / kLargestE4M3);
   store(scales, 0, scale);
   for (std::size_t i = 0; i < head_dim; ++i) {
-    const float scaled = values[i] * inverse_of(scale);
+    const float scaled = values[i] * inverse_code_scale(scale);
     codes[i] = code == KvCode::Int8 ? std::byte(static_cast<std::uint8_t>(static_cast<int>(std::nearbyint(scaled))))
                                     : std::byte(to_e4m3(scaled));
   }
@@ -81,12 +72,12 @@ void decode_row(KvCode code, const std::byte* codes, const std::byte* scales, st
       const std::size_t group = i < head_dim / 2 ? 0 : 1;
       const unsigned nibble = static_cast<unsigned>(codes[i / 2]) >> (i % 2 * 4) & 15u;
       values[i] =
-          static_cast<float>(nibble) * from_bf16(load(scales, 2 * group)) + from_bf16(load(scales, 2 * group + 1));
+          static_cast<float>(nibble) * code_scale_value(load(scales, 2 * group)) + code_scale_value(load(scales, 2 * group + 1));
       continue;
     }
     const auto byte = static_cast<std::uint8_t>(codes[i]);
     const float value = code == KvCode::Int8 ? static_cast<float>(static_cast<std::int8_t>(byte)) : from_e4m3(byte);
-    values[i] = value * from_bf16(load(scales, 0));
+    values[i] = value * code_scale_value(load(scales, 0));
   }
 }
 

@@ -1,6 +1,7 @@
 // KV kept in fewer bits while it is hot: values as small integers or 8-bit floats, scaled for each token and head. The
-// bytes of such a block, and the CPU kernel that writes and reads them; kernels/kv_append.cu and
-// kernels/decode_attention.cu do the same on a GPU.
+// bytes of such a block, and a plain CPU kernel that writes and reads them; kernels/kv_append.cu and
+// kernels/decode_attention.cu do the same on a GPU, and those of paged_attention.h with Int8 on a CPU: blocks of
+// DType::Int8 (docs/block_format.md) are those of Int8 here.
 //
 // A block is `[layer][K|V][kv_head]`, and of each head first the codes of all tokens, then their scales:
 //   Int8   head_dim bytes, two's complement; one bf16 scale
@@ -12,6 +13,7 @@
 // block_tokens is a multiple of 8, which keeps every head at a multiple of 16 bytes.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -57,6 +59,17 @@ struct CodedKv {
 // A group whose scale would be less becomes that of scale 0: all values the same.
 inline constexpr float kLeastCodeScale = 0x1p-100f;
 inline constexpr float kLargestE4M3 = 448.0f;
+
+inline float code_scale_value(std::uint16_t scale) { return std::bit_cast<float>(std::uint32_t{scale} << 16); }
+// The scale that is kept of an exact one: a bf16 not below it.
+inline std::uint16_t code_scale(float exact) {
+  return exact < kLeastCodeScale ? std::uint16_t{0}
+                                 : static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(exact) + 0xffffu) >> 16);
+}
+// What values are multiplied with to become codes.
+inline float inverse_code_scale(std::uint16_t scale) { return scale == 0 ? 0.0f : 1.0f / code_scale_value(scale); }
+// Of a row of Int8 whose greatest magnitude is this.
+inline std::uint16_t int8_code_scale(float most) { return code_scale(most / 127.0f); }
 
 // One row of head_dim finite values of a code other than Plain, to and from its codes and scales.
 void encode_row(KvCode code, const float* values, std::size_t head_dim, std::byte* codes, std::byte* scales);

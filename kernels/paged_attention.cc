@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/attention_state.h"
+#include "kernels/kv_code.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/paged_attention.cc"
@@ -65,19 +66,23 @@ using DF = hn::CappedTag<float, 16>;
 using VF = hn::Vec<DF>;
 constexpr std::size_t kLanes = hn::MaxLanes(DF());
 
-// Element types of KV in memory, to and from float32 vectors.
+// Element types of KV in memory, to and from float32 vectors. kScaled: they are codes, whose scales lie behind a head's
+// rows.
 struct F32 {
+  static constexpr bool kScaled = false;
   using Type = float;
   static HWY_INLINE VF Load(const Type* p) { return hn::LoadU(DF(), p); }
   static HWY_INLINE void Store(VF v, Type* p) { hn::StoreU(v, DF(), p); }
 };
 struct F16 {
+  static constexpr bool kScaled = false;
   using Type = hwy::float16_t;
   using D = hn::Rebind<Type, DF>;
   static HWY_INLINE VF Load(const Type* p) { return hn::PromoteTo(DF(), hn::LoadU(D(), p)); }
   static HWY_INLINE void Store(VF v, Type* p) { hn::StoreU(hn::DemoteTo(D(), v), D(), p); }
 };
 struct BF16 {
+  static constexpr bool kScaled = false;
   using Type = std::uint16_t;
   using D16 = hn::Rebind<std::uint16_t, DF>;
   using D32 = hn::Rebind<std::uint32_t, DF>;
@@ -94,29 +99,66 @@ struct BF16 {
   }
 };
 
+struct Int8 {
+  static constexpr bool kScaled = true;
+  using Type = std::int8_t;
+  using D8 = hn::Rebind<std::int8_t, DF>;
+  using D32 = hn::Rebind<std::int32_t, DF>;
+  static HWY_INLINE VF Load(const Type* p) { return hn::ConvertTo(DF(), hn::PromoteTo(D32(), hn::LoadU(D8(), p))); }
+  static HWY_INLINE void Store(VF v, Type* p) { hn::StoreU(hn::DemoteTo(D8(), hn::NearestInt(v)), D8(), p); }
+};
+
 template <class Function>
 HWY_INLINE void WithType(DType dtype, Function f) {
   switch (dtype) {
     case DType::F32: return f.template operator()<F32>();
     case DType::F16: return f.template operator()<F16>();
     case DType::BF16: return f.template operator()<BF16>();
+    case DType::Int8: return f.template operator()<Int8>();
   }
+}
+
+// The scale of token `token` of the head whose rows begin at `head`; 1 where there is none.
+template <class T>
+HWY_INLINE float ScaleOf(const KvLayout& layout, const typename T::Type* head, std::size_t token) {
+  if constexpr (!T::kScaled) return 1.0f;
+  return code_scale_value(reinterpret_cast<const std::uint16_t*>(head + layout.scale_offset())[token]);
 }
 
 // `count` elements to float32. head_dim is a multiple of 16 (checked when a model is loaded), so there is no remainder.
 template <class T>
-HWY_INLINE void Widen(const typename T::Type* in, std::size_t count, float* out) {
-  for (std::size_t i = 0; i < count; i += kLanes) hn::Store(T::Load(in + i), DF(), out + i);
+HWY_INLINE VF LoadValues(const typename T::Type* p, float scale) {
+  if constexpr (T::kScaled) return hn::Mul(T::Load(p), hn::Set(DF(), scale));
+  return T::Load(p);
+}
+template <class T>
+HWY_INLINE void Widen(const typename T::Type* in, std::size_t count, float scale, float* out) {
+  for (std::size_t i = 0; i < count; i += kLanes) hn::Store(LoadValues<T>(in + i, scale), DF(), out + i);
+}
+
+// One row of codes and its scale, as encode_row() (kv_code.h).
+HWY_INLINE void EncodeRow(const float* values, std::size_t dim, std::int8_t* codes, std::uint16_t* scale) {
+  auto most = hn::Zero(DF());
+  for (std::size_t i = 0; i < dim; i += kLanes) most = hn::Max(most, hn::Abs(hn::LoadU(DF(), values + i)));
+  *scale = int8_code_scale(hn::GetLane(hn::MaxOfLanes(DF(), most)));
+  const auto inverse = hn::Set(DF(), inverse_code_scale(*scale));
+  for (std::size_t i = 0; i < dim; i += kLanes) Int8::Store(hn::Mul(hn::LoadU(DF(), values + i), inverse), codes + i);
 }
 
 template <class T>
 void AppendOne(const PagedKv& kv, BlockId block, std::size_t token, const float* k, const float* v) {
   const KvLayout& layout = kv.layout;
   auto* base =
-      reinterpret_cast<typename T::Type*>(kv.arena + block * layout.block_bytes()) + kv.layer * layout.layer_stride();
+      reinterpret_cast<typename T::Type*>(kv.arena + block * layout.block_stride()) + kv.layer * layout.layer_stride();
   for (std::size_t h = 0; h < layout.kv_heads; ++h) {
     auto* to_k = base + h * layout.head_stride() + token * layout.head_dim;
     auto* to_v = to_k + layout.value_offset();
+    if constexpr (T::kScaled) {
+      auto* scale = reinterpret_cast<std::uint16_t*>(base + h * layout.head_stride() + layout.scale_offset()) + token;
+      EncodeRow(k + h * layout.head_dim, layout.head_dim, to_k, scale);
+      EncodeRow(v + h * layout.head_dim, layout.head_dim, to_v, scale + layout.value_offset() / sizeof(*scale));
+      continue;
+    }
     for (std::size_t i = 0; i < layout.head_dim; i += kLanes) {
       T::Store(hn::LoadU(DF(), k + h * layout.head_dim + i), to_k + i);
       T::Store(hn::LoadU(DF(), v + h * layout.head_dim + i), to_v + i);
@@ -130,15 +172,18 @@ void AppendKv(const PagedKv& kv, BlockId block, std::size_t token, const float* 
 
 // scores[row][first + t] = queries[row] . key[t], straight from the block.
 template <class T>
-HWY_INLINE void ScoresByDot(const AttentionScratch& s, const typename T::Type* keys, std::size_t dim, std::size_t first,
-                            std::size_t tokens) {
+HWY_INLINE void ScoresByDot(const AttentionScratch& s, const KvLayout& layout, const typename T::Type* keys,
+                            std::size_t first, std::size_t tokens) {
+  const std::size_t dim = layout.head_dim;
   for (std::size_t t = 0; t < tokens; ++t) {
+    const float scale = ScaleOf<T>(layout, keys, t);
     for (std::size_t r = 0; r < s.rows; ++r) {
       const float* q = s.queries + r * s.padded_dim;
       auto sum = hn::Zero(DF());
       for (std::size_t i = 0; i < dim; i += kLanes)
         sum = hn::MulAdd(hn::Load(DF(), q + i), T::Load(keys + t * dim + i), sum);
-      s.scores[r * s.padded_tokens + first + t] = hn::GetLane(hn::SumOfLanes(DF(), sum));
+      const float score = hn::GetLane(hn::SumOfLanes(DF(), sum));
+      s.scores[r * s.padded_tokens + first + t] = T::kScaled ? score * scale : score;
     }
   }
 }
@@ -242,15 +287,27 @@ HWY_INLINE void Accumulate(const AttentionScratch& s, const AttentionState& stat
 
 // One block's keys, transposed, and values as float32, from token `first` of the span on.
 template <class T>
-HWY_INLINE void WidenBlock(const AttentionScratch& s, const typename T::Type* keys, const typename T::Type* values,
-                           std::size_t dim, std::size_t first, std::size_t tokens) {
+HWY_INLINE void WidenBlock(const AttentionScratch& s, const KvLayout& layout, const typename T::Type* keys,
+                           const typename T::Type* values, std::size_t first, std::size_t tokens) {
+  const std::size_t dim = layout.head_dim;
   for (std::size_t t = 0; t < tokens; ++t) {
     HWY_ALIGN float row[kLanes];
+    const float key_scale = ScaleOf<T>(layout, keys, t);
     for (std::size_t i = 0; i < dim; i += kLanes) {
-      hn::Store(T::Load(keys + t * dim + i), DF(), row);
+      hn::Store(LoadValues<T>(keys + t * dim + i, key_scale), DF(), row);
       for (std::size_t j = 0; j < kLanes; ++j) s.keys[(i + j) * s.padded_tokens + first + t] = row[j];
     }
-    Widen<T>(values + t * dim, dim, s.values + (first + t) * s.padded_dim);
+    Widen<T>(values + t * dim, dim, ScaleOf<T>(layout, values, t), s.values + (first + t) * s.padded_dim);
+  }
+}
+
+// Weights of codes instead of values.
+template <class T>
+HWY_INLINE void ScaleWeights(const AttentionScratch& s, const KvLayout& layout, const typename T::Type* values,
+                             std::size_t first, std::size_t tokens) {
+  for (std::size_t r = 0; r < s.rows; ++r) {
+    float* weights = s.scores + r * s.padded_tokens + first;
+    for (std::size_t t = 0; t < tokens; ++t) weights[t] *= ScaleOf<T>(layout, values, t);
   }
 }
 
@@ -270,7 +327,7 @@ void AttendSection(const AttentionArgs& a, const AttentionScratch& s, const Atte
     const auto for_each_block = [&](const auto& f) HWY_ATTR {
       for (std::size_t first = 0; first < tokens; first += block_tokens) {
         const BlockId block = a.block_table[(begin + first) / block_tokens];
-        const auto* keys = reinterpret_cast<const typename T::Type*>(a.kv.arena + block * layout.block_bytes()) +
+        const auto* keys = reinterpret_cast<const typename T::Type*>(a.kv.arena + block * layout.block_stride()) +
                            a.kv.layer * layout.layer_stride() + a.kv_head * layout.head_stride();
         f(keys, keys + layout.value_offset(), first, std::min(block_tokens, tokens - first));
       }
@@ -278,13 +335,13 @@ void AttendSection(const AttentionArgs& a, const AttentionScratch& s, const Atte
     using Pointer = const typename T::Type*;
     if (prefill) {
       for_each_block([&](Pointer keys, Pointer values, std::size_t first, std::size_t count)
-                         HWY_ATTR { WidenBlock<T>(s, keys, values, dim, first, count); });
+                         HWY_ATTR { WidenBlock<T>(s, layout, keys, values, first, count); });
       std::size_t r = 0;
       for (; r + 4 <= s.rows; r += 4) ScoresOfRows<4>(s, r, dim, tokens);
       for (; r < s.rows; ++r) ScoresOfRows<1>(s, r, dim, tokens);
     } else {
       for_each_block([&](Pointer keys, Pointer, std::size_t first, std::size_t count)
-                         HWY_ATTR { ScoresByDot<T>(s, keys, dim, first, count); });
+                         HWY_ATTR { ScoresByDot<T>(s, layout, keys, first, count); });
     }
     for (std::size_t r = 0; r < s.rows; ++r) {
       const std::size_t position = a.first_position + r / a.group;  // the last one this row sees
@@ -296,6 +353,7 @@ void AttendSection(const AttentionArgs& a, const AttentionScratch& s, const Atte
       });
     } else {
       for_each_block([&](Pointer, Pointer values, std::size_t first, std::size_t count) HWY_ATTR {
+        if constexpr (T::kScaled) ScaleWeights<T>(s, layout, values, first, count);
         Accumulate(s, state, dim, first, count,
                    [&](std::size_t t, std::size_t i) HWY_ATTR { return T::Load(values + t * dim + i); });
       });

@@ -1,5 +1,6 @@
 // Causal attention of new tokens over KV blocks, read where they lie (paged attention, Kwon et al. 2023) with an online
-// softmax (Milakov and Gimelshein 2018). CPU, Highway; the block bytes are those of docs/block_format.md.
+// softmax (Milakov and Gimelshein 2018). CPU, Highway; the block bytes are those of docs/block_format.md. Where they are
+// int8, scores are sums over codes, times the key's scale, and softmax weights take the value's.
 // What a context's sections give, and how it becomes one: attention_state.h.
 #pragma once
 
@@ -14,12 +15,13 @@ namespace tiercel::kernels {
 
 // Where one layer of a sequence's KV lies.
 struct PagedKv {
-  std::byte* arena = nullptr;  // block b begins at arena + b * layout.block_bytes()
+  std::byte* arena = nullptr;  // block b begins at arena + b * layout.block_stride()
   KvLayout layout;
   std::size_t layer = 0;
 };
 
-// Writes K and V of one token, float32 [kv_heads][head_dim] each, into its place in `block`.
+// Writes K and V of one token, float32 [kv_heads][head_dim] each, into its place in `block`; of Int8 as
+// encode_row() (kv_code.h) has them, to the bit.
 void append_kv(const PagedKv& kv, BlockId block, std::size_t token_in_block, const float* k, const float* v);
 
 // How scores are computed. Each style's result for a query is the same bits whatever other queries share the call.
@@ -72,7 +74,7 @@ struct AttentionKernel {
 
 // In float32, for every processor and dtype.
 extern const AttentionKernel kAttention;
-// Over bf16 KV, with bf16 queries and softmax weights: for processors with has_bf16_products() (group_linear.h). It has
+// Over bf16 or int8 KV, with bf16 queries and softmax weights: for processors with has_bf16_products() (group_linear.h). It has
 // one style, whose result for a query is the same bits whatever others share the call.
 extern const AttentionKernel kBf16Attention;
 

@@ -1,5 +1,6 @@
-// Attention over bf16 KV for processors with AVX512-BF16: queries, and the softmax weights of a span, are rounded to
-// bf16, so that both products run at the speed of VDPBF16PS; everything else is float32.
+// Attention over bf16 or int8 KV for processors with AVX512-BF16: queries, and the softmax weights of a span, are
+// rounded to bf16, so that both products run at the speed of VDPBF16PS; everything else is float32. Codes of int8 are
+// exact in bf16; the keys' scales are applied to scores, and the values' to weights before they are rounded.
 //
 // Keys are transposed and values interleaved once for all queries of a call, whether one or many, so a query's result
 // is the same bits in every call: spans begin at multiples of their length, sums run in one order, and what a query
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "kernels/attention_state.h"
+#include "kernels/kv_code.h"
 #include "kernels/paged_attention.h"
 
 namespace tiercel::kernels {
@@ -37,6 +39,8 @@ struct Scratch {
     for (float*& state : states) state = take(AttentionState::floats(rows, padded_dim));
     scores = take(kRowsAtOnce * kSpanTokens);
     weights = reinterpret_cast<std::uint16_t*>(take(kRowsAtOnce * kSpanTokens / 2));
+    key_scales = take(kSpanTokens);
+    value_scales = take(kSpanTokens);
     end = base;
   }
 
@@ -47,6 +51,8 @@ struct Scratch {
   float* states[2];        // AttentionState: of the sections so far, and of the next
   float* scores;           // [row of a few][token]
   std::uint16_t* weights;  // [row of a few][token]
+  float* key_scales;       // [token], 0 beyond the last; of int8
+  float* value_scales;
   float* end;
 };
 
@@ -132,37 +138,72 @@ HWY_INLINE void Transpose(__m512i (&v)[16]) {
   }
 }
 
+HWY_INLINE __m512i ToBf16(__m512i elements) { return elements; }
+HWY_INLINE __m512i ToBf16(__m256i codes) {  // exact: codes have 7 bits and a sign
+  const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
+  const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
+  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+// 32 elements; those that `mask` leaves out are not read.
+HWY_INLINE __m512i LoadElements(const std::uint16_t* row) { return _mm512_loadu_si512(row); }
+HWY_INLINE __m256i LoadElements(const std::int8_t* row) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
+}
+HWY_INLINE __m512i LoadElements(const std::uint16_t* row, __mmask32 mask) { return _mm512_maskz_loadu_epi16(mask, row); }
+HWY_INLINE __m256i LoadElements(const std::int8_t* row, __mmask32 mask) { return _mm256_maskz_loadu_epi8(mask, row); }
+
+template <class Element>
+constexpr bool kScaled = sizeof(Element) == 1;
+
 // K or V of 16 tokens, which lie in one block or in two.
+template <class Element>
 struct TokenRows {
-  const std::uint16_t* halves[2];
+  const Element* halves[2];
+  const std::uint16_t* scales[2];  // of int8
   std::size_t dim, tokens;  // those beyond `tokens` are zero
 
   // All 16 are there, and dims fill vectors.
   bool whole() const { return tokens == kLanes && dim % (2 * kLanes) == 0; }
   template <bool kWhole>
   HWY_INLINE __m512i Load(std::size_t token, std::size_t first_dim) const {
-    const std::uint16_t* row = halves[token / 8] + token % 8 * dim + first_dim;
-    if constexpr (kWhole) return _mm512_loadu_si512(row);
-    return token < tokens ? _mm512_maskz_loadu_epi16(DimMask(dim, first_dim), row) : _mm512_setzero_si512();
+    const Element* row = halves[token / 8] + token % 8 * dim + first_dim;
+    if constexpr (kWhole) return ToBf16(LoadElements(row));
+    return token < tokens ? ToBf16(LoadElements(row, DimMask(dim, first_dim))) : _mm512_setzero_si512();
+  }
+  HWY_INLINE void StoreScales(float* out) const {
+    for (std::size_t half = 0; half < 2; ++half, out += 8) {
+      const std::size_t count = std::min<std::size_t>(8, tokens - std::min(tokens, 8 * half));
+      const __m128i bits = _mm_maskz_loadu_epi16(static_cast<__mmask8>((1u << count) - 1), scales[half]);
+      _mm256_store_ps(out, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16)));
+    }
   }
 };
 
+template <class Element>
 struct KeysAndValues {
-  TokenRows keys, values;
+  TokenRows<Element> keys, values;
 };
 
 // `count` tokens, up to 16, from `position`, a multiple of 16, on.
-HWY_INLINE KeysAndValues RowsFrom(const AttentionArgs& a, std::size_t position, std::size_t count) {
+template <class Element>
+HWY_INLINE KeysAndValues<Element> RowsFrom(const AttentionArgs& a, std::size_t position, std::size_t count) {
   const KvLayout& layout = a.kv.layout;
-  TokenRows keys{.halves = {}, .dim = layout.head_dim, .tokens = count};
-  TokenRows values = keys;
+  TokenRows<Element> keys{.halves = {}, .scales = {}, .dim = layout.head_dim, .tokens = count};
+  TokenRows<Element> values = keys;
   for (std::size_t half = 0; half < 2 && half * 8 < count; ++half) {
     const std::size_t at = position + half * 8;
     const BlockId block = a.block_table[at / layout.block_tokens];
-    keys.halves[half] = reinterpret_cast<const std::uint16_t*>(a.kv.arena + block * layout.block_bytes()) +
-                        a.kv.layer * layout.layer_stride() + a.kv_head * layout.head_stride() +
-                        at % layout.block_tokens * layout.head_dim;
-    values.halves[half] = keys.halves[half] + layout.value_offset();
+    const auto* head = reinterpret_cast<const Element*>(a.kv.arena + block * layout.block_stride()) +
+                       a.kv.layer * layout.layer_stride() + a.kv_head * layout.head_stride();
+    const std::size_t token = at % layout.block_tokens;
+    for (TokenRows<Element>* rows : {&keys, &values}) {
+      rows->halves[half] = head + token * layout.head_dim;
+      if (kScaled<Element>) {
+        rows->scales[half] = reinterpret_cast<const std::uint16_t*>(head + layout.scale_offset()) + token;
+      }
+      head += layout.value_offset();
+    }
   }
   return {keys, values};
 }
@@ -171,23 +212,25 @@ HWY_INLINE KeysAndValues RowsFrom(const AttentionArgs& a, std::size_t position, 
 // cache, which takes more requests at once than the first.
 constexpr std::size_t kTokensAhead = 128;
 
+template <class Element>
 HWY_INLINE void Prefetch(const AttentionArgs& a, std::size_t position, std::size_t end) {
   if (position >= end) return;
-  const auto [keys, values] = RowsFrom(a, position, std::min(kLanes, end - position));
-  for (const TokenRows& rows : {keys, values}) {
+  constexpr std::size_t kLine = 64 / sizeof(Element);
+  const auto [keys, values] = RowsFrom<Element>(a, position, std::min(kLanes, end - position));
+  for (const TokenRows<Element>& rows : {keys, values}) {
     for (std::size_t half = 0; half < 2 && rows.halves[half] != nullptr; ++half) {
-      for (std::size_t i = 0; i < 8 * rows.dim; i += 32) _mm_prefetch(rows.halves[half] + i, _MM_HINT_T1);
+      for (std::size_t i = 0; i < 8 * rows.dim; i += kLine) _mm_prefetch(rows.halves[half] + i, _MM_HINT_T1);
     }
   }
 }
 
 // Keys into the token columns first .. first + 15.
-template <bool kWhole>
-HWY_INLINE void TransposeKeys(const Scratch& s, const TokenRows& keys, std::size_t first) {
+template <bool kWhole, class Element>
+HWY_INLINE void TransposeKeys(const Scratch& s, const TokenRows<Element>& keys, std::size_t first) {
   for (std::size_t d = 0; d < keys.dim; d += 2 * kLanes) {
     __m512i rows[kLanes];
 #pragma GCC unroll 16
-    for (std::size_t t = 0; t < kLanes; ++t) rows[t] = keys.Load<kWhole>(t, d);
+    for (std::size_t t = 0; t < kLanes; ++t) rows[t] = keys.template Load<kWhole>(t, d);
     Transpose(rows);
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < kLanes; ++i) _mm512_store_si512(s.keys + (d / 2 + i) * kSpanTokens + first, rows[i]);
@@ -195,13 +238,13 @@ HWY_INLINE void TransposeKeys(const Scratch& s, const TokenRows& keys, std::size
 }
 
 // Values as pairs of tokens, from token `first` on.
-template <bool kWhole>
-HWY_INLINE void InterleaveValues(const Scratch& s, const TokenRows& values, std::size_t first) {
+template <bool kWhole, class Element>
+HWY_INLINE void InterleaveValues(const Scratch& s, const TokenRows<Element>& values, std::size_t first) {
   float* pairs = s.values + first / 2 * s.padded_dim;
   for (std::size_t d = 0; d < values.dim; d += 2 * kLanes) {
 #pragma GCC unroll 8
     for (std::size_t t = 0; t < kLanes; t += 2) {
-      const __m512i even = values.Load<kWhole>(t, d), odd = values.Load<kWhole>(t + 1, d);
+      const __m512i even = values.template Load<kWhole>(t, d), odd = values.template Load<kWhole>(t + 1, d);
       _mm512_store_si512(pairs + t / 2 * s.padded_dim + d, _mm512_unpacklo_epi16(even, odd));
       _mm512_store_si512(pairs + t / 2 * s.padded_dim + d + kLanes, _mm512_unpackhi_epi16(even, odd));
     }
@@ -209,7 +252,7 @@ HWY_INLINE void InterleaveValues(const Scratch& s, const TokenRows& values, std:
 }
 
 // scores[r][t] = queries[row + r] . key[t], for tokens in steps of 16 * kVectors.
-template <std::size_t kRows, std::size_t kVectors>
+template <bool kScaledKeys, std::size_t kRows, std::size_t kVectors>
 HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t tokens, __m512 (&largest)[kRows]) {
   for (std::size_t t = 0; t < tokens; t += kVectors * kLanes) {
     __m512 sums[kRows][kVectors];
@@ -233,6 +276,9 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t toke
     for (std::size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) {
+        if constexpr (kScaledKeys) {
+          sums[r][v] = _mm512_mul_ps(sums[r][v], _mm512_load_ps(s.key_scales + t + v * kLanes));
+        }
         _mm512_store_ps(s.scores + r * kSpanTokens + t + v * kLanes, sums[r][v]);
         largest[r] = _mm512_max_ps(largest[r], sums[r][v]);
       }
@@ -263,7 +309,7 @@ HWY_INLINE __m512 SpreadLane(__m512 v, std::size_t lane) {
 // multiple of 32. kWholeSpan: all rows see all of its tokens. Else those at and after visible(r) get weight 0. Returns
 // what earlier sums are multiplied with, a lane for each row. (In registers: what is stored by lanes is late for a
 // vector.)
-template <std::size_t kRows, bool kWholeSpan, class Visible>
+template <bool kScaledValues, std::size_t kRows, bool kWholeSpan, class Visible>
 HWY_INLINE __m512 Softmax(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t padded,
                           const Visible& visible, const __m512 (&largest_seen)[kRows]) {
   const __m512 masked = _mm512_set1_ps(kMasked);
@@ -298,9 +344,16 @@ HWY_INLINE __m512 Softmax(const Scratch& s, const AttentionState& state, std::si
     for (std::size_t t = 0; t < padded; t += 2 * kLanes) {
       const __m512 low = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t), maximum));
       const __m512 high = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t + kLanes), maximum));
-      const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+      __m512bh both;
+      if constexpr (kScaledValues) {
+        total = _mm512_add_ps(total, _mm512_add_ps(low, high));
+        both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, _mm512_load_ps(s.value_scales + t + kLanes)),
+                                   _mm512_mul_ps(low, _mm512_load_ps(s.value_scales + t)));
+      } else {
+        both = _mm512_cvtne2ps_pbh(high, low);
+        total = _mm512_dpbf16_ps(total, both, ones);
+      }
       _mm512_storeu_si512(weights + t, (__m512i)both);
-      total = _mm512_dpbf16_ps(total, both, ones);
     }
     totals = _mm512_mask_mov_ps(totals, static_cast<__mmask16>(1u << r), SumOfAll(total));
   }
@@ -346,21 +399,22 @@ HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, s
 }
 
 // A span, for kRows rows from `row` on; visible(row): how many of its tokens a row sees, the last one most.
-template <std::size_t kRows, class Visible>
+template <bool kScaledKv, std::size_t kRows, class Visible>
 void AttendRows(const Scratch& s, const AttentionState& state, std::size_t row, const Visible& visible) {
   const std::size_t most = visible(row + kRows - 1);
   if (most == 0) return;
   __m512 largest[kRows];
   for (std::size_t r = 0; r < kRows; ++r) largest[r] = _mm512_set1_ps(kMasked);
   if (most > 2 * kLanes) {
-    ScoresOfRows<kRows, 4>(s, row, most, largest);
+    ScoresOfRows<kScaledKv, kRows, 4>(s, row, most, largest);
   } else {
-    ScoresOfRows<kRows, 2>(s, row, most, largest);
+    ScoresOfRows<kScaledKv, kRows, 2>(s, row, most, largest);
   }
   const std::size_t padded = round_up(most, 2 * kLanes);
   const auto visible_of = [&](std::size_t r) { return visible(row + r); };
-  const __m512 keep = visible(row) == kSpanTokens ? Softmax<kRows, true>(s, state, row, padded, visible_of, largest)
-                                                  : Softmax<kRows, false>(s, state, row, padded, visible_of, largest);
+  const __m512 keep = visible(row) == kSpanTokens
+                          ? Softmax<kScaledKv, kRows, true>(s, state, row, padded, visible_of, largest)
+                          : Softmax<kScaledKv, kRows, false>(s, state, row, padded, visible_of, largest);
   std::size_t column = 0;
   for (; column + 4 * kLanes <= s.padded_dim; column += 4 * kLanes)
     AccumulateStrip<kRows, 4>(s, state, row, column, padded, keep);
@@ -394,24 +448,25 @@ HWY_INLINE void StoreResult(const float* sums, float total, std::size_t dim, flo
   }
 }
 
-template <class Visible>
+template <bool kScaledKv, class Visible>
 HWY_INLINE void AttendSpan(const Scratch& s, const AttentionState& state, std::size_t first_row, std::size_t rows,
                            const Visible& visible) {
   std::size_t r = first_row;
   const std::size_t end = first_row + rows;
-  for (; r + 6 <= end; r += 6) AttendRows<6>(s, state, r, visible);
-  for (; r + 3 <= end; r += 3) AttendRows<3>(s, state, r, visible);
-  for (; r < end; ++r) AttendRows<1>(s, state, r, visible);
+  for (; r + 6 <= end; r += 6) AttendRows<kScaledKv, 6>(s, state, r, visible);
+  for (; r + 3 <= end; r += 3) AttendRows<kScaledKv, 3>(s, state, r, visible);
+  for (; r < end; ++r) AttendRows<kScaledKv, 1>(s, state, r, visible);
 }
 
 // K and V of a span into scratch; `end`: of what will be asked for.
+template <class Element>
 void TakeSpan(const AttentionArgs& a, const Scratch& s, std::size_t begin, std::size_t tokens, std::size_t end) {
   // As far as vectors reach beyond the last token, with zeros.
   const std::size_t padded = round_up(tokens, 4 * kLanes);
   for (std::size_t first = 0; first < padded; first += kLanes) {
     const std::size_t count = std::min(kLanes, tokens - std::min(tokens, first));
-    const auto [keys, values] = RowsFrom(a, begin + first, count);
-    Prefetch(a, begin + first + kTokensAhead, end);
+    const auto [keys, values] = RowsFrom<Element>(a, begin + first, count);
+    Prefetch<Element>(a, begin + first + kTokensAhead, end);
     if (keys.whole()) {
       TransposeKeys<true>(s, keys, first);
       InterleaveValues<true>(s, values, first);
@@ -419,35 +474,41 @@ void TakeSpan(const AttentionArgs& a, const Scratch& s, std::size_t begin, std::
       TransposeKeys<false>(s, keys, first);
       InterleaveValues<false>(s, values, first);
     }
+    if constexpr (kScaled<Element>) {
+      keys.StoreScales(s.key_scales + first);
+      values.StoreScales(s.value_scales + first);
+    }
   }
 }
 
+template <class Element>
 void PrefetchFirst(const AttentionArgs& a, std::size_t begin, std::size_t end) {
-  for (std::size_t ahead = 0; ahead < kTokensAhead; ahead += kLanes) Prefetch(a, begin + ahead, end);
+  for (std::size_t ahead = 0; ahead < kTokensAhead; ahead += kLanes) Prefetch<Element>(a, begin + ahead, end);
 }
 
 std::size_t rows_of(const AttentionArgs& a) { return a.tokens * a.group; }
 
 // Section `section` of the runs' contexts, which share so many tokens, for all rows.
+template <class Element>
 void AttendSection(std::span<const AttentionArgs> runs, std::size_t shared, const Scratch& s,
                    const AttentionState& state, std::size_t section) {
   state.clear();
   const std::size_t first_token = section * kSectionTokens, last_token = first_token + kSectionTokens;
   std::size_t begin = first_token;
   const std::size_t shared_end = std::min(shared, last_token);
-  if (begin < shared_end) PrefetchFirst(runs.front(), begin, shared_end);
+  if (begin < shared_end) PrefetchFirst<Element>(runs.front(), begin, shared_end);
   for (; begin < shared_end; begin += kSpanTokens) {
-    TakeSpan(runs.front(), s, begin, kSpanTokens, shared_end);
-    AttendSpan(s, state, 0, s.rows, [](std::size_t) { return kSpanTokens; });
+    TakeSpan<Element>(runs.front(), s, begin, kSpanTokens, shared_end);
+    AttendSpan<kScaled<Element>>(s, state, 0, s.rows, [](std::size_t) { return kSpanTokens; });
   }
   std::size_t first_row = 0;
   for (const AttentionArgs& a : runs) {
     const std::size_t end = std::min(a.first_position + a.tokens, last_token);
-    PrefetchFirst(a, begin, end);
+    PrefetchFirst<Element>(a, begin, end);
     for (std::size_t span = begin; span < end; span += kSpanTokens) {
       const std::size_t tokens = std::min(kSpanTokens, end - span);
-      TakeSpan(a, s, span, tokens, end);
-      AttendSpan(s, state, first_row, rows_of(a), [&](std::size_t row) {
+      TakeSpan<Element>(a, s, span, tokens, end);
+      AttendSpan<kScaled<Element>>(s, state, first_row, rows_of(a), [&](std::size_t row) {
         const std::size_t position = a.first_position + (row - first_row) / a.group;  // the last one this row sees
         return position < span ? 0 : std::min(tokens, position - span + 1);
       });
@@ -469,9 +530,10 @@ void StoreResults(std::span<const AttentionArgs> runs, const AttentionState& sta
   }
 }
 
-void AttendTogether(std::span<const AttentionArgs> runs, std::size_t shared, float* scratch) {
+template <class Element>
+void AttendElements(std::span<const AttentionArgs> runs, std::size_t shared, float* scratch) {
   const KvLayout& layout = runs.front().kv.layout;
-  assert(layout.dtype == DType::BF16 && shared % kSpanTokens == 0);
+  assert(shared % kSpanTokens == 0);
   const std::size_t dim = layout.head_dim;
   std::size_t rows = 0, positions = 0;
   for (const AttentionArgs& a : runs) {
@@ -489,16 +551,23 @@ void AttendTogether(std::span<const AttentionArgs> runs, std::size_t shared, flo
   if (float* states = runs.front().states) {
     const std::size_t section = runs.front().section;
     float* own = states + section * AttentionState::floats(s.rows, s.padded_dim);
-    return AttendSection(runs, shared, s, AttentionState(own, s.rows, s.padded_dim), section);
+    return AttendSection<Element>(runs, shared, s, AttentionState(own, s.rows, s.padded_dim), section);
   }
   const AttentionState state(s.states[0], s.rows, s.padded_dim), next(s.states[1], s.rows, s.padded_dim);
-  AttendSection(runs, shared, s, state, 0);
+  AttendSection<Element>(runs, shared, s, state, 0);
   const std::size_t sections = kBf16Attention.sections(layout, positions);
   for (std::size_t section = 1; section < sections; ++section) {
-    AttendSection(runs, shared, s, next, section);
+    AttendSection<Element>(runs, shared, s, next, section);
     state.merge(next, Power);
   }
   StoreResults(runs, state);
+}
+
+void AttendTogether(std::span<const AttentionArgs> runs, std::size_t shared, float* scratch) {
+  const DType dtype = runs.front().kv.layout.dtype;
+  assert(dtype == DType::BF16 || dtype == DType::Int8);
+  dtype == DType::Int8 ? AttendElements<std::int8_t>(runs, shared, scratch)
+                       : AttendElements<std::uint16_t>(runs, shared, scratch);
 }
 
 void Attend(const AttentionArgs& args, float* scratch) { AttendTogether({&args, 1}, 0, scratch); }

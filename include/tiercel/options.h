@@ -35,6 +35,13 @@ enum class WritePolicy : std::uint8_t {
                 // tenant is at its quota, is not written.
 };
 
+// What an engine's KV is in the hot arena, and so in every tier.
+enum class KvDType : std::uint8_t {
+  Auto,  // as exact as `compute` is: bf16, in Precise f32
+  Int8,  // 8 bits a value, with a scale for each token and head: about half of bf16's bytes in the arena, in the tiers
+         // and in what attention reads, for some quality (docs/benchmarks.md). On CPUs
+};
+
 struct KvCacheOptions {
   // Bytes of KV in the hot arena, running sequences and cached prefixes together. Reserved as address space when the
   // engine opens; the system backs a page when it is first written, or shortly before (prefault_bytes). At least one
@@ -47,6 +54,9 @@ struct KvCacheOptions {
   std::size_t prefault_bytes = std::size_t{256} << 20;
   // Tokens per block, the unit of sharing, eviction and transfer: 8, 16, 32, 64 or 128. Default 32.
   std::uint32_t block_tokens = 32;
+  // An engine's; KvCache::open() is given a layout, which says it. Int8 not on GPUs, nor with tiers of codec int8 or
+  // int4. What was kept on disk with another one is not found. Default Auto.
+  KvDType kv_dtype = KvDType::Auto;
   // False: every request computes its whole prompt and leaves nothing behind.
   bool prefix_reuse = true;
   // Which cached block goes first: lru(), lfu(), adaptive() or your own. Empty: adaptive().

@@ -7,6 +7,7 @@ std::string_view to_string(DType dtype) {
     case DType::F32: return "f32";
     case DType::F16: return "f16";
     case DType::BF16: return "bf16";
+    case DType::Int8: return "int8";
   }
   return "unknown";
 }

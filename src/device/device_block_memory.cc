@@ -37,6 +37,7 @@ Status DeviceBlockMemory::copy_leading_tokens(const KvLayout& layout, BlockId fr
   const CurrentDevice current(device_);
   const BlockId touched[] = {from, to};
   TIERCEL_RETURN_IF_ERROR(settle(touched));
+  assert(layout.scale_bytes() == 0);  // KV of codes is for CPUs yet
   const std::size_t row_bytes = layout.head_stride() * size_of(layout.dtype);
   const std::size_t rows = std::size_t{2} * layout.layers * layout.kv_heads;
   std::vector<void*> to_rows(rows);

@@ -59,6 +59,7 @@ Status ModelSource::configure(const EngineOptions& options, const ModelShape& sh
     shard = *part;
   }
   options_ = {.compute = options.compute,
+              .kv_dtype = options.cache.kv_dtype,
               .deterministic = options.deterministic,
               .max_batch_tokens = options.max_batch_tokens,
               .max_logit_rows = options.max_batch_sequences + kScoringRows,

@@ -38,6 +38,7 @@ RankSettings settings_of(const EngineOptions& options) {
           .block_tokens = options.cache.block_tokens,
           .pipeline = options.ranks.pipeline,
           .compute = options.compute,
+          .kv_dtype = options.cache.kv_dtype,
           .deterministic = options.deterministic,
           .tiers = {}};
 }
@@ -50,6 +51,7 @@ void take_settings(const RankSettings& settings, EngineOptions& options) {
   options.context_tokens = settings.context_tokens;
   options.cache.block_tokens = settings.block_tokens;
   options.compute = settings.compute;
+  options.cache.kv_dtype = settings.kv_dtype;
   options.deterministic = settings.deterministic;
   options.profile_steps = false;  // nobody asks here
 }

@@ -34,6 +34,7 @@ struct RankSettings {
   std::uint32_t block_tokens = 0;
   std::uint32_t pipeline = 1;
   Compute compute = Compute::Fast;
+  KvDType kv_dtype = KvDType::Auto;
   bool deterministic = false;
   RankTierSettings tiers;
 };

@@ -29,8 +29,12 @@ std::byte* BlockArena::block(BlockId id) const {
 Status BlockArena::copy_leading_tokens(const KvLayout& layout, BlockId from, BlockId to, std::size_t tokens) const {
   const std::size_t row_bytes = layout.head_stride() * size_of(layout.dtype);
   const std::size_t used_bytes = tokens * layout.head_dim * size_of(layout.dtype);
+  const std::size_t scales = layout.scale_offset() * size_of(layout.dtype), used_scales = tokens * layout.scale_bytes();
   for (std::size_t row = 0; row < std::size_t{2} * layout.layers * layout.kv_heads; ++row) {
-    std::memcpy(block(to) + row * row_bytes, block(from) + row * row_bytes, used_bytes);
+    const std::byte* const source = block(from) + row * row_bytes;
+    std::byte* const target = block(to) + row * row_bytes;
+    std::memcpy(target, source, used_bytes);
+    if (used_scales > 0) std::memcpy(target + scales, source + scales, used_scales);
   }
   return {};
 }

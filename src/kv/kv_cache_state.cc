@@ -13,8 +13,10 @@ namespace {
 
 // Bytes of a block of `layout`, or 0 where a field is 0 or the product overflows.
 std::size_t checked_block_bytes(const KvLayout& layout) {
+  const std::size_t row = layout.head_dim == 0 ? 0 : layout.head_dim + layout.scale_bytes();
   std::size_t bytes = 2 * size_of(layout.dtype);
-  for (const std::size_t factor : {layout.layers, layout.kv_heads, layout.head_dim, layout.block_tokens}) {
+  for (const std::size_t factor :
+       {std::size_t{layout.layers}, std::size_t{layout.kv_heads}, row, std::size_t{layout.block_tokens}}) {
     if (__builtin_mul_overflow(bytes, factor, &bytes)) return 0;
   }
   return bytes;

@@ -54,7 +54,7 @@ class LlamaModel final : public ModelRunner {
         options_(options),
         ranks_(std::move(ranks)),
         layout_(llama_kv_layout(shape_, options)),
-        bf16_attention_(layout_.dtype == DType::BF16 && kernels::has_bf16_products()),
+        bf16_attention_(options.compute != Compute::Precise && kernels::has_bf16_products()),
         attention_(bf16_attention_ ? kernels::kBf16Attention : kernels::kAttention, layout_, config_.group(),
                    options.threads),
         team_(options.threads, use_one_libtorch_thread),

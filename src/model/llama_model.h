@@ -17,6 +17,7 @@ class Communicator;  // ranks/communicator.h
 
 struct LlamaOptions {
   Compute compute = Compute::Fast;
+  KvDType kv_dtype = KvDType::Auto;
   bool deterministic = false;  // chunks come with Arithmetic::Prefill or Decode, never Any
   std::uint32_t threads = 1;
   std::size_t max_batch_tokens = 1024;

@@ -23,7 +23,9 @@ KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
           .kv_heads = shape.kv_heads,
           .head_dim = shape.head_dim,
           .block_tokens = options.block_tokens,
-          .dtype = options.compute == Compute::Precise ? DType::F32 : DType::BF16};
+          .dtype = options.kv_dtype == KvDType::Int8        ? DType::Int8
+                   : options.compute == Compute::Precise ? DType::F32
+                                                         : DType::BF16};
 }
 
 // Of the whole model as these options compute it: what all ranks have alike.

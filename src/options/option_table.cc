@@ -88,6 +88,8 @@ const OptionField kFields[] = {
      TIERCEL_MEMBER(std::size_t, cache.prefault_bytes)},
     {"cache.block_tokens", "--block-tokens", "N", "Tokens per block of KV", "8, 16, 32, 64 or 128",
      TIERCEL_MEMBER(std::uint32_t, cache.block_tokens), is_block_size},
+    {"cache.kv_dtype", "--kv-dtype", "TYPE", "KV as bf16 (auto; f32 where compute is precise), or as int8: half the bytes",
+     "auto or int8", TIERCEL_MEMBER(KvDType, cache.kv_dtype)},
     {"cache.prefix_reuse", "--no-prefix-cache", "", "Reuse of computed prefixes", kYesOrNo,
      TIERCEL_MEMBER(bool, cache.prefix_reuse)},
     {"cache.eviction", "--eviction", "POLICY", "Which cached block goes first: adaptive, lru or lfu",
@@ -122,6 +124,7 @@ struct Named {
 };
 constexpr Named<Compute> kComputeNames[] = {
     {"fast", Compute::Fast}, {"precise", Compute::Precise}, {"turbo", Compute::Turbo}};
+constexpr Named<KvDType> kKvDTypeNames[] = {{"auto", KvDType::Auto}, {"int8", KvDType::Int8}};
 constexpr Named<Codec> kCodecNames[] = {
     {"raw", Codec::Raw}, {"lossless", Codec::Lossless}, {"int8", Codec::Int8}, {"int4", Codec::Int4}};
 constexpr Named<WritePolicy> kWritePolicyNames[] = {
@@ -176,6 +179,11 @@ bool parse(std::string_view text, bool, Compute& value) {
   return parsed ? value = *parsed, true : false;
 }
 
+bool parse(std::string_view text, bool, KvDType& value) {
+  const auto parsed = value_of(kKvDTypeNames, text);
+  return parsed ? value = *parsed, true : false;
+}
+
 bool parse(std::string_view text, bool, Codec& value) {
   const auto parsed = value_of(kCodecNames, text);
   return parsed ? value = *parsed, true : false;
@@ -223,6 +231,7 @@ std::optional<std::string> format(bool is_bytes, std::uint64_t value) {
 }
 std::optional<std::string> format(bool, bool value) { return value ? "true" : "false"; }
 std::optional<std::string> format(bool, Compute value) { return name_of(kComputeNames, value); }
+std::optional<std::string> format(bool, KvDType value) { return name_of(kKvDTypeNames, value); }
 std::optional<std::string> format(bool, Codec value) { return name_of(kCodecNames, value); }
 std::optional<std::string> format(bool, WritePolicy value) { return name_of(kWritePolicyNames, value); }
 std::optional<std::string> format(bool, RankTransport value) { return name_of(kTransportNames, value); }

@@ -20,7 +20,7 @@ template <class Value>
 using OptionMember = Value& (*)(EngineOptions&);
 using AnyOptionMember = std::variant<OptionMember<bool>, OptionMember<std::uint32_t>, OptionMember<std::uint64_t>,
                                      OptionMember<double>, OptionMember<std::string>, OptionMember<Compute>,
-                                     OptionMember<Codec>, OptionMember<WritePolicy>, OptionMember<RankTransport>,
+                                     OptionMember<KvDType>, OptionMember<Codec>, OptionMember<WritePolicy>, OptionMember<RankTransport>,
                                      OptionMember<EvictionPolicyFactory>, OptionMember<std::vector<std::uint32_t>>>;
 
 struct OptionField {

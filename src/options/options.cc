@@ -1,5 +1,9 @@
 #include "tiercel/options.h"
 
+#include <optional>
+#include <string_view>
+#include <utility>
+
 #include <fmt/format.h>
 
 #include "base/device_name.h"
@@ -17,12 +21,37 @@ Status check_capacity(std::string_view key, std::size_t capacity_bytes) {
   return Status::invalid_argument(fmt::format("{} is 0; give a size such as 2GiB, at least one block", key));
 }
 
+// A tier that is there, and rounds to codes of its own.
+std::optional<std::pair<std::string_view, Codec>> lossy_tier(const KvCacheOptions& cache) {
+  if (cache.memory_tier_bytes > 0 && is_lossy(cache.memory_tier_codec)) {
+    return std::pair("memory_tier_codec", cache.memory_tier_codec);
+  }
+  if (!cache.disk_dir.empty() && is_lossy(cache.disk_codec)) return std::pair("disk_codec", cache.disk_codec);
+  return std::nullopt;
+}
+
+Status check_kv_dtype(const EngineOptions& options) {
+  if (options.cache.kv_dtype != KvDType::Int8) return {};
+  if (const auto tier = lossy_tier(options.cache)) {
+    return Status::invalid_argument(fmt::format(
+        "cache.{} is {}, and cache.kv_dtype is int8; give raw or lossless: KV is of 8 bits already, and a tier keeps it "
+        "as it is",
+        tier->first, to_string(tier->second)));
+  }
+  return {};
+}
+
 Status check_device(const EngineOptions& options) {
   const std::optional<DeviceName> device = parse_device(options.device);
   if (!device) {
     return Status::invalid_argument(fmt::format("device is \"{}\"; give cpu, cuda or cuda:N", options.device));
   }
   if (!device->is_gpu) return check_capacity("cache.capacity_bytes", options.cache.capacity_bytes);
+  if (options.cache.kv_dtype == KvDType::Int8) {
+    return Status::invalid_argument(
+        fmt::format("device is {}, and cache.kv_dtype is int8; give auto: KV of 8 bits is for CPUs yet",
+                    options.device));
+  }
   if (options.ranks.pipeline > 1) {
     return Status::invalid_argument(
         fmt::format("device is {}, and ranks.pipeline is {}; give one of them: stages are on CPUs yet", options.device,
@@ -94,12 +123,12 @@ Status EngineOptions::validate() const {
   TIERCEL_RETURN_IF_ERROR(check_ranks(*this));
   TIERCEL_RETURN_IF_ERROR(check_device(*this));
   TIERCEL_RETURN_IF_ERROR(check_replicas(*this));
-  const bool lossy_memory = cache.memory_tier_bytes > 0 && is_lossy(cache.memory_tier_codec);
-  const bool lossy_disk = !cache.disk_dir.empty() && is_lossy(cache.disk_codec);
-  if (deterministic && (lossy_memory || lossy_disk)) {
-    return Status::invalid_argument(fmt::format("{} is {}; give raw or lossless: deterministic needs back every bit",
-                                                lossy_memory ? "cache.memory_tier_codec" : "cache.disk_codec",
-                                                to_string(lossy_memory ? cache.memory_tier_codec : cache.disk_codec)));
+  TIERCEL_RETURN_IF_ERROR(check_kv_dtype(*this));
+  const auto lossy = lossy_tier(cache);
+  if (deterministic && lossy) {
+    return Status::invalid_argument(
+        fmt::format("cache.{} is {}; give raw or lossless: deterministic needs back every bit", lossy->first,
+                    to_string(lossy->second)));
   }
   return {};
 }

@@ -67,9 +67,11 @@ TIERCEL_VECTOR_CLONES void join4(const std::byte* __restrict first, const std::b
 }  // namespace
 
 void split_planes(std::span<const std::byte> values, std::size_t value_bytes, std::byte* planes) {
-  assert(value_bytes == 2 || value_bytes == 4);
+  assert(value_bytes == 1 || value_bytes == 2 || value_bytes == 4);
   const std::size_t count = values.size() / value_bytes;
-  if (value_bytes == 2) {
+  if (value_bytes == 1) {
+    std::memcpy(planes, values.data(), count);
+  } else if (value_bytes == 2) {
     split2(values.data(), count, planes, planes + count);
   } else {
     split4(values.data(), count, planes, planes + count, planes + 2 * count, planes + 3 * count);
@@ -77,9 +79,11 @@ void split_planes(std::span<const std::byte> values, std::size_t value_bytes, st
 }
 
 void join_planes(const std::byte* const* planes, std::size_t value_bytes, std::span<std::byte> values) {
-  assert(value_bytes == 2 || value_bytes == 4);
+  assert(value_bytes == 1 || value_bytes == 2 || value_bytes == 4);
   const std::size_t count = values.size() / value_bytes;
-  if (value_bytes == 2) {
+  if (value_bytes == 1) {
+    std::memcpy(values.data(), planes[0], count);
+  } else if (value_bytes == 2) {
     join2(planes[0], planes[1], count, values.data());
   } else {
     join4(planes[0], planes[1], planes[2], planes[3], count, values.data());

@@ -12,8 +12,8 @@
 
 namespace tiercel {
 
-// `values` are `planes.size() / value_bytes` values of 2 or 4 bytes; `planes` gets the planes one after the other, the
-// one with the exponents first.
+// `values` are `planes.size() / value_bytes` values of 1, 2 or 4 bytes; `planes` gets the planes one after the other,
+// the one with the exponents first. Single bytes are codes without an exponent, and stay as they are.
 void split_planes(std::span<const std::byte> values, std::size_t value_bytes, std::byte* planes);
 
 // The inverse; planes[i] is where plane i starts.

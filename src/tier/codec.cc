@@ -4,6 +4,8 @@
 #include <limits>
 #include <new>
 
+#include <fmt/format.h>
+
 #include "tier/block_codecs.h"
 
 namespace tiercel {
@@ -41,6 +43,11 @@ Result<std::unique_ptr<BlockCodec>> make_codec(Codec codec, const KvLayout& layo
   if (layout.block_bytes() > std::numeric_limits<std::uint32_t>::max() / 2) {
     return Status::invalid_argument(
         "a KV block of over 2 GiB cannot be kept below the hot arena; use fewer block_tokens");
+  }
+  if (layout.dtype == DType::Int8 && (codec == Codec::Int8 || codec == Codec::Int4)) {
+    return Status::invalid_argument(fmt::format(
+        "a tier's codec is {}, and its blocks are int8 already; give raw or lossless, which keep them as they are",
+        to_string(codec)));
   }
   switch (codec) {
     case Codec::Raw: return std::unique_ptr<BlockCodec>(std::make_unique<RawCodec>(layout.block_bytes()));

@@ -36,7 +36,7 @@ class BlockCodec {
   virtual Status decode(std::span<const std::byte> encoded, std::span<std::byte> block, Workspace& workspace) const = 0;
 };
 
-// InvalidArgument for an empty layout, or one whose blocks have over 2 GiB. Where a codec cannot work on a layout
+// InvalidArgument for an empty layout, one whose blocks have over 2 GiB, and Int8 or Int4 over elements of Int8. Where a codec cannot work on a layout
 // (groups of 64 values in heads of 80), it says how it groups instead; no other layout is refused.
 Result<std::unique_ptr<BlockCodec>> make_codec(Codec codec, const KvLayout& layout);
 

@@ -9,6 +9,8 @@
 
 namespace tiercel {
 
+// Of elements that are values by themselves, so not Int8.
+
 // f32 from `values`, `size_of(dtype)` bytes each. NaN and infinity become 0, and magnitudes beyond 2^126 become that,
 // so that differences and multiples by 15 of these stay finite.
 void load_finite(std::span<const std::byte> values, DType dtype, float* floats);

@@ -357,6 +357,9 @@ class Info(ProgramTest):
     def test_precise_computes_with_float32(self):
         self.assertEqual(self.answer("info", "--compute", "precise")["model"]["kv_dtype"], "f32")
         self.assertEqual(self.answer("info")["model"]["kv_dtype"], "bf16")
+        codes = self.answer("info", "--kv-dtype", "int8")["model"]
+        self.assertEqual(codes["kv_dtype"], "int8")
+        self.assertEqual(codes["kv_token_bytes"], 11880)  # of 23040
 
     def test_prints_a_table_for_people(self):
         done = self.call("info")

@@ -57,6 +57,7 @@ float rounded(float value, DType dtype) {
     case DType::F32: return value;
     case DType::F16: return half_to_float(float_to_half(value));
     case DType::BF16: return bf16_to_float(float_to_bf16(value));
+    case DType::Int8: break;
   }
   return 0;
 }

@@ -14,6 +14,7 @@
 #include "gguf/dequantize.h"
 #include "kernels/attention_plan.h"
 #include "kernels/group_linear.h"
+#include "kernels/kv_code.h"
 #include "tests/kernels/aligned_floats.h"
 #include "tests/kernels/every_target.h"
 
@@ -34,9 +35,10 @@ struct Case {
               .block_tokens = static_cast<std::uint32_t>(block_tokens),
               .dtype = dtype};
     const std::size_t blocks = (length + block_tokens - 1) / block_tokens, arena_blocks = blocks + 3;
-    arena.resize(arena_blocks * layout.block_bytes() + 64);
+    arena.resize(arena_blocks * layout.block_stride() + 64);
     base = arena.data() + (64 - reinterpret_cast<std::uintptr_t>(arena.data()) % 64) % 64;
-    std::fill(arena.begin(), arena.end(), std::byte{0x47});  // finite in every type
+    // Finite as an element of every type, no number as a scale.
+    std::fill(arena.begin(), arena.end(), dtype == DType::Int8 ? std::byte{0xff} : std::byte{0x47});
     table.resize(arena_blocks);
     std::iota(table.begin(), table.end(), 0u);
     std::shuffle(table.begin(), table.end(), random);
@@ -48,9 +50,30 @@ struct Case {
     values.resize(length * width);
     for (float& k : keys) k = stored(normal(random));
     for (float& v : values) v = stored(normal(random));
+    if (dtype == DType::Int8) {
+      for (std::size_t row = 0; row < length * kv_heads; ++row) {
+        // Of magnitudes that differ from row to row.
+        for (float* at : {&keys[row * head_dim], &values[row * head_dim]}) {
+          const float magnitude = std::exp2(-std::abs(normal(random)));
+          for (std::size_t i = 0; i < head_dim; ++i) at[i] *= magnitude;
+          const std::vector<float> exact(at, at + head_dim);
+          std::vector<std::byte> codes(head_dim + 2);
+          kernels::encode_row(kernels::KvCode::Int8, at, head_dim, codes.data(), codes.data() + head_dim);
+          kernels::decode_row(kernels::KvCode::Int8, codes.data(), codes.data() + head_dim, head_dim, at);
+          if (at == &keys[row * head_dim]) {
+            exact_keys.insert(exact_keys.end(), exact.begin(), exact.end());
+          } else {
+            exact_values.insert(exact_values.end(), exact.begin(), exact.end());
+          }
+        }
+      }
+    } else {
+      exact_keys = keys;
+      exact_values = values;
+    }
     for (std::size_t t = 0; t < length; ++t) {
-      kernels::append_kv({base, layout, 1}, table[t / block_tokens], t % block_tokens, &keys[t * width],
-                         &values[t * width]);
+      kernels::append_kv({base, layout, 1}, table[t / block_tokens], t % block_tokens, &exact_keys[t * width],
+                         &exact_values[t * width]);
     }
     q_stride = kv_heads * group * head_dim + 5;
     q.resize(length * q_stride);
@@ -123,7 +146,8 @@ struct Case {
   std::vector<std::byte> arena;
   std::byte* base = nullptr;
   std::vector<BlockId> table;
-  std::vector<float> keys, values, q;
+  std::vector<float> exact_keys, exact_values;  // as they are given
+  std::vector<float> keys, values, q;           // as they come back
 };
 
 struct Shape {
@@ -133,7 +157,8 @@ struct Shape {
 const Shape kShapes[] = {
     {DType::F32, 64, 3, 3, 32, 300}, {DType::F16, 64, 3, 3, 32, 75},   {DType::BF16, 64, 1, 4, 32, 64},
     {DType::F16, 128, 2, 1, 8, 261}, {DType::BF16, 80, 1, 8, 16, 140}, {DType::F32, 96, 2, 2, 128, 150},
-    {DType::F16, 16, 1, 1, 64, 1},   {DType::F16, 256, 1, 2, 32, 40},
+    {DType::F16, 16, 1, 1, 64, 1},   {DType::F16, 256, 1, 2, 32, 40},   {DType::Int8, 64, 3, 3, 32, 300},
+    {DType::Int8, 80, 1, 5, 8, 141}, {DType::Int8, 128, 2, 1, 128, 150}, {DType::Int8, 16, 1, 2, 16, 1},
 };
 
 TEST(PagedAttention, AgreesWithADoubleReference) {
@@ -184,7 +209,11 @@ TEST(Bf16Attention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCallIsCut) {
   const Shape shapes[] = {{DType::BF16, 64, 3, 3, 32, 300},  {DType::BF16, 64, 1, 1, 8, 21},
                           {DType::BF16, 128, 2, 1, 8, 261},  {DType::BF16, 80, 1, 8, 16, 140},
                           {DType::BF16, 96, 2, 2, 128, 150}, {DType::BF16, 16, 1, 5, 64, 1},
-                          {DType::BF16, 256, 1, 2, 32, 40},  {DType::BF16, 112, 1, 7, 32, 129}};
+                          {DType::BF16, 256, 1, 2, 32, 40},  {DType::BF16, 112, 1, 7, 32, 129},
+                          {DType::Int8, 64, 3, 3, 32, 300},  {DType::Int8, 64, 1, 1, 8, 21},
+                          {DType::Int8, 128, 2, 1, 8, 261},  {DType::Int8, 80, 1, 8, 16, 140},
+                          {DType::Int8, 96, 2, 2, 128, 150}, {DType::Int8, 16, 1, 5, 64, 1},
+                          {DType::Int8, 112, 1, 7, 32, 129}};
   for (const Shape& s : shapes) {
     Case c(s.dtype, s.head_dim, s.kv_heads, s.group, s.block_tokens, s.length, 5);
     const auto out = c.run(0, s.length, AttentionStyle::Prefill, kernels::kBf16Attention);
@@ -248,6 +277,7 @@ TEST(PagedAttention, SectionsOfAContextMergeToTheSameBits) {
   for_every_target([] {
     expect_sections_merge({DType::F32, 64, 2, 3, 32, 1100}, kernels::kAttention, 2e-5);
     expect_sections_merge({DType::F16, 48, 1, 2, 24, 1300}, kernels::kAttention, 2e-5);
+    expect_sections_merge({DType::Int8, 64, 1, 3, 32, 1100}, kernels::kAttention, 1e-4);
   });
 }
 
@@ -255,6 +285,8 @@ TEST(Bf16Attention, SectionsOfAContextMergeToTheSameBits) {
   if (!kernels::has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   expect_sections_merge({DType::BF16, 64, 2, 3, 32, 1100}, kernels::kBf16Attention, 0.01);
   expect_sections_merge({DType::BF16, 80, 1, 1, 8, 1200}, kernels::kBf16Attention, 0.01);
+  expect_sections_merge({DType::Int8, 64, 2, 3, 32, 1100}, kernels::kBf16Attention, 0.02);
+  expect_sections_merge({DType::Int8, 80, 1, 1, 8, 1200}, kernels::kBf16Attention, 0.02);
 }
 
 // Whatever a step has, and however many threads: what each query gets is what one call gives. One long context beside
@@ -386,6 +418,82 @@ TEST(AppendKv, WritesOnlyTheTokensOwnPlaces) {
         ASSERT_EQ(value, is_value ? 2.0f : 1.0f) << "element " << i;
       }
     });
+  }
+}
+
+// Every byte of an arena is as the plain kernel leaves it: rows of any size, zeros and very small and large values
+// among them.
+TEST(AppendKv, CodesAndScalesAreThoseOfThePlainKernel) {
+  for_every_target([] {
+    std::mt19937 random(9);
+    std::normal_distribution<float> normal;
+    for (int round = 0; round < 40; ++round) {
+      const KvLayout layout{.layers = 2,
+                            .kv_heads = static_cast<std::uint32_t>(1 + random() % 4),
+                            .head_dim = static_cast<std::uint32_t>(16 * (1 + random() % 16)),
+                            .block_tokens = 8u << random() % 5,
+                            .dtype = DType::Int8};
+      const std::size_t width = layout.kv_heads * layout.head_dim, block = random() % 2;
+      const std::size_t layer = random() % 2, token = random() % layout.block_tokens;
+      std::vector<float> k(width), v(width);
+      for (std::size_t head = 0; head < layout.kv_heads; ++head) {
+        const float magnitude = std::exp2(static_cast<float>(static_cast<int>(random() % 200) - 110));
+        for (std::size_t i = head * layout.head_dim; i < (head + 1) * layout.head_dim; ++i) {
+          k[i] = magnitude * normal(random);
+          v[i] = random() % 4 == 0 ? 0.0f : normal(random) / magnitude;
+        }
+      }
+      std::vector<std::byte> arena(2 * layout.block_stride());
+      for (std::byte& byte : arena) byte = static_cast<std::byte>(random());
+      std::vector<std::byte> expected = arena;
+      kernels::append_kv({arena.data(), layout, layer}, static_cast<BlockId>(block), token, k.data(), v.data());
+
+      const kernels::CodedKvLayout coded{layout, kernels::KvCode::Int8};
+      ASSERT_EQ(coded.block_bytes(), layout.block_bytes());
+      for (std::size_t head = 0; head < layout.kv_heads; ++head) {
+        std::byte* at = expected.data() + block * layout.block_stride() + layer * coded.layer_stride() +
+                        head * coded.head_stride();
+        for (const std::vector<float>* from : {&k, &v}) {
+          kernels::encode_row(kernels::KvCode::Int8, from->data() + head * layout.head_dim, layout.head_dim,
+                              at + token * coded.row_bytes(), at + coded.scale_offset() + token * coded.scale_bytes());
+          at += coded.value_offset();
+        }
+      }
+      ASSERT_EQ(arena, expected) << "round " << round << ", head_dim " << layout.head_dim;
+    }
+  });
+}
+
+// Whatever the shape, and whichever kernel.
+TEST(Int8Attention, AgreesWithADoubleReferenceForRandomShapes) {
+  std::mt19937 random(21);
+  for (int round = 0; round < 40; ++round) {
+    const std::size_t head_dim = 16 * (1 + random() % 16), kv_heads = 1 + random() % 3, group = 1 + random() % 9;
+    const std::size_t block_tokens = std::size_t{8} << random() % 5, length = 1 + random() % 400;
+    Case c(DType::Int8, head_dim, kv_heads, group, block_tokens, length, static_cast<unsigned>(random()));
+    const std::size_t first = random() % length, tokens = std::min<std::size_t>(1 + random() % 12, length - first);
+    const auto check = [&](const AttentionKernel& kernel, AttentionStyle style, double tolerance) {
+      const auto out = c.run(first, tokens, style, kernel, random() % 2 == 0);
+      double squares = 0, all = 1e-9;
+      for (std::size_t position = first; position < first + tokens; ++position) {
+        for (std::size_t head = 0; head < kv_heads * group; ++head) {
+          const auto expected = c.reference(position, head);
+          for (std::size_t i = 0; i < head_dim; ++i) {
+            const double off = out[position * c.q_stride + head * head_dim + i] - expected[i];
+            squares += off * off;
+            all += expected[i] * expected[i];
+          }
+        }
+      }
+      ASSERT_LT(std::sqrt(squares / all), tolerance)
+          << "head_dim " << head_dim << ", " << kv_heads << " heads of " << group << ", blocks of " << block_tokens
+          << ", queries " << first << " to " << first + tokens;
+    };
+    for_every_target([&] {
+      check(kernels::kAttention, AttentionStyle::Decode, 2e-5);
+      check(kernels::kAttention, AttentionStyle::Prefill, 2e-5);
+    });
+    if (kernels::has_bf16_products()) check(kernels::kBf16Attention, AttentionStyle::Decode, 0.03);
   }
 }
 

@@ -33,6 +33,25 @@ TEST(BlockArena, BlocksAreAlignedZeroedAndApart) {
   }
 }
 
+// Codes and scales of the leading tokens, and no byte else.
+TEST(BlockArena, LeadingTokensAreCopiedWithTheirScales) {
+  for (const DType dtype : {DType::F32, DType::F16, DType::BF16, DType::Int8}) {
+    const KvLayout layout{.layers = 3, .kv_heads = 2, .head_dim = 4, .block_tokens = 8, .dtype = dtype};
+    const auto arena = BlockArena::reserve(2, layout.block_bytes());
+    for (std::size_t tokens = 1; tokens <= 8; ++tokens) {
+      std::memset(arena->block(0), 1, layout.block_bytes());
+      std::memset(arena->block(1), 2, layout.block_bytes());
+      ASSERT_TRUE(arena->copy_leading_tokens(layout, 0, 1, tokens).ok());
+      const std::size_t row_bytes = layout.head_stride() * size_of(dtype), element_bytes = 4 * size_of(dtype);
+      for (std::size_t i = 0; i < layout.block_bytes(); ++i) {
+        const std::size_t in_row = i % row_bytes, codes = 8 * element_bytes;
+        const std::size_t token = in_row < codes ? in_row / element_bytes : (in_row - codes) / 2;
+        ASSERT_EQ(arena->block(1)[i], std::byte(token < tokens ? 1 : 2)) << to_string(dtype) << " byte " << i;
+      }
+    }
+  }
+}
+
 TEST(BlockArena, ReservesFarMoreThanIsTouched) {
   const auto arena = BlockArena::reserve(std::size_t{1} << 20, std::size_t{1} << 20);  // a tebibyte
   if (!arena.ok()) {

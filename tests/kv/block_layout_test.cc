@@ -27,6 +27,19 @@ static_assert(size_of(DType::F32) == 4 && size_of(DType::F16) == 2 && size_of(DT
 constexpr KvLayout kSmall{.layers = 2, .kv_heads = 2, .head_dim = 4, .block_tokens = 8, .dtype = DType::BF16};
 static_assert(kSmall.block_bytes() == 512);
 
+// Of codes: their scales behind each head's rows, in bytes.
+constexpr KvLayout kCodes{.layers = 30, .kv_heads = 3, .head_dim = 64, .block_tokens = 32, .dtype = DType::Int8};
+static_assert(size_of(DType::Int8) == 1 && kCodes.scale_bytes() == 2 && kSmol.scale_bytes() == 0);
+static_assert(kCodes.scale_offset() == 32 * 64);
+static_assert(kCodes.head_stride() == 32 * (64 + 2));
+static_assert(kCodes.value_offset() == 3 * 32 * 66);
+static_assert(kCodes.layer_stride() == 2 * 3 * 32 * 66);
+static_assert(kCodes.block_bytes() == 380'160 && kCodes.token_bytes() == 11'880);
+// Blocks begin at multiples of 64 in the arena, whatever they have.
+constexpr KvLayout kOdd{.layers = 3, .kv_heads = 1, .head_dim = 16, .block_tokens = 8, .dtype = DType::Int8};
+static_assert(kOdd.block_bytes() == 864 && kOdd.block_stride() == 896);
+static_assert(kSmol.block_stride() == kSmol.block_bytes());
+
 // One row of the golden file: "OFFSET LAYER K|V HEAD TOKEN : bytes of head_dim elements", all but LAYER, HEAD and TOKEN
 // in hexadecimal.
 TEST(BlockLayout, BytesAreThoseOfTheGoldenFile) {

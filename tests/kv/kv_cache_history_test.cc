@@ -94,8 +94,8 @@ class History {
         alphabet_(2 + random_() % 3),
         reuse_(random_() % 16 != 0),
         contents_(std::make_shared<Contents>()) {
-    const KvLayout layout{
-        .layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = block_tokens_, .dtype = DType::F16};
+    KvLayout layout{.layers = 2, .kv_heads = 1, .head_dim = 4, .block_tokens = block_tokens_, .dtype = DType::F16};
+    if (seed % 4 == 1) layout.head_dim = 8, layout.dtype = DType::Int8;
     const std::size_t stride = BlockMemory::stride_of(layout.block_bytes());
     const auto watched = [this](std::size_t blocks) { return std::make_unique<WatchedPolicy>(blocks, contents_); };
     cache_ = KvCacheState::open({.capacity_bytes = capacity_ * stride, .prefix_reuse = reuse_, .eviction = watched},

@@ -1,6 +1,6 @@
 // A stand-in for a model runner. Like real KV, what it writes for a token depends on every token before it, the salt
 // and the adapter, so bytes of another prefix, scope or position never pass for the right ones. One 8-byte word per
-// [layer][K|V][head][token]: for layouts whose head_dim * element size is 8.
+// [layer][K|V][head][token], and where there is a scale 2 bytes of it: for layouts whose head_dim * element size is 8.
 #pragma once
 
 #include <cstdint>
@@ -25,30 +25,33 @@ inline std::uint64_t kv_word(std::span<const TokenId> tokens, std::string_view s
   return state;
 }
 
-// Calls visit(address, row) for the slot of the block's token `position` in every [layer][K|V][head] row.
+// Calls visit(address, bytes, row) for what the block's token `position` has in every [layer][K|V][head] row.
 template <class Byte, class Visit>
 void for_each_slot(const KvLayout& layout, Byte* block, std::size_t position, Visit visit) {
   const std::size_t token_bytes = layout.head_dim * size_of(layout.dtype);
   for (std::size_t row = 0; row < std::size_t{2} * layout.layers * layout.kv_heads; ++row) {
-    visit(block + row * layout.head_stride() * size_of(layout.dtype) + position * token_bytes, row);
+    Byte* const head = block + row * layout.head_stride() * size_of(layout.dtype);
+    visit(head + position * token_bytes, sizeof(std::uint64_t), row);
+    if (layout.scale_bytes() == 0) continue;
+    visit(head + layout.scale_offset() + position * layout.scale_bytes(), layout.scale_bytes(), row);
   }
 }
 
 inline void write_kv(const KvCache& cache, std::span<const BlockId> table, std::size_t position, std::uint64_t word) {
   const std::size_t block_tokens = cache.layout().block_tokens;
   std::byte* const block = cache.block(table[position / block_tokens]);
-  for_each_slot(cache.layout(), block, position % block_tokens, [&](std::byte* slot, std::size_t row) {
+  for_each_slot(cache.layout(), block, position % block_tokens, [&](std::byte* slot, std::size_t bytes, std::size_t row) {
     const std::uint64_t value = mix(word, row);
-    std::memcpy(slot, &value, sizeof(value));
+    std::memcpy(slot, &value, bytes);
   });
 }
 
 // Whether the block's token `position` has the KV of `word`.
 inline bool holds_kv(const KvLayout& layout, const std::byte* block, std::size_t position, std::uint64_t word) {
   bool same = true;
-  for_each_slot(layout, block, position, [&](const std::byte* slot, std::size_t row) {
+  for_each_slot(layout, block, position, [&](const std::byte* slot, std::size_t bytes, std::size_t row) {
     const std::uint64_t value = mix(word, row);
-    same = same && std::memcmp(slot, &value, sizeof(value)) == 0;
+    same = same && std::memcmp(slot, &value, bytes) == 0;
   });
   return same;
 }

@@ -36,6 +36,21 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
       {[](EngineOptions& o) { o.cache.block_tokens = 24; }, "cache.block_tokens", "24", "8, 16, 32, 64 or 128"},
       {[](EngineOptions& o) { o.cache.block_tokens = 256; }, "cache.block_tokens", "256", "8, 16, 32, 64 or 128"},
       {[](EngineOptions& o) { o.compute = static_cast<Compute>(9); }, "compute", "9", "fast, precise or turbo"},
+      {[](EngineOptions& o) { o.cache.kv_dtype = static_cast<KvDType>(9); }, "cache.kv_dtype", "9", "auto or int8"},
+      {[](EngineOptions& o) {
+         o.cache.kv_dtype = KvDType::Int8;
+         o.cache.disk_dir = "kv";
+         o.cache.disk_codec = Codec::Int4;
+       },
+       "cache.disk_codec", "int4", "cache.kv_dtype is int8; give raw or lossless"},
+      {[](EngineOptions& o) {
+         o.cache.kv_dtype = KvDType::Int8;
+         o.cache.memory_tier_bytes = 1;
+         o.cache.memory_tier_codec = Codec::Int8;
+       },
+       "cache.memory_tier_codec", "int8", "cache.kv_dtype is int8; give raw or lossless"},
+      {[](EngineOptions& o) { o.device = "cuda:1", o.cache.kv_dtype = KvDType::Int8; }, "device", "cuda:1",
+       "cache.kv_dtype is int8; give auto"},
       {[](EngineOptions& o) { o.cache.tier_deadline_ms = 0; }, "cache.tier_deadline_ms", "0", "at least 1"},
       {[](EngineOptions& o) { o.cache.tier_writes = static_cast<WritePolicy>(9); }, "cache.tier_writes", "9",
        "every, twice or evicted"},
@@ -117,6 +132,8 @@ TEST(Options, TheEndsOfEveryRangeAreAllowed) {
       [](EngineOptions& o) { o.deterministic = true, o.device = "cuda", o.ranks = {.size = 2, .address = "host:1"}; },
       [](EngineOptions& o) { o.deterministic = true, o.ranks = {.size = 3, .address = "host:1"}; },
       [](EngineOptions& o) { o.cache.block_tokens = 8; },
+      [](EngineOptions& o) { o.cache.kv_dtype = KvDType::Int8, o.deterministic = true, o.cache.disk_dir = "kv"; },
+      [](EngineOptions& o) { o.cache.kv_dtype = KvDType::Int8, o.cache.disk_codec = Codec::Int8; },  // of no tier
       [](EngineOptions& o) { o.cache.block_tokens = 16; },
       [](EngineOptions& o) { o.cache.block_tokens = 64; },
       [](EngineOptions& o) { o.cache.block_tokens = 128; },

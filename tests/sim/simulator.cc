@@ -34,6 +34,7 @@ Simulator::Simulator(const Configuration& configuration, std::uint64_t seed, Key
              .head_dim = 4,
              .block_tokens = static_cast<std::uint32_t>(model_.shape.block_tokens),
              .dtype = DType::F16};
+  if (seed % 4 == 1) layout_.head_dim = 8, layout_.dtype = DType::Int8;
   stride_ = BlockMemory::stride_of(layout_.block_bytes());
   const PolicyKind kind = configuration.policies[below(configuration.policies.size())];
   options_ = {.capacity_bytes = model_.shape.capacity_blocks * stride_ + below(stride_),
