@@ -3,8 +3,10 @@
 //
 //   codec_quality MODEL.gguf TEXT...
 //
-// Prints for each codec the size left, the mean Kullback-Leibler divergence of its next-token distributions from those
-// of the exact KV, and the change of perplexity. Texts are read in windows of 2,048 tokens.
+// Beside them KV that is int8 while it is hot (cache.kv_dtype), in which a token's own block is read back from codes too.
+// Prints for each the size left, the mean Kullback-Leibler divergence of its next-token distributions from those of the
+// exact KV, the mean |difference| of the log-probability of the text's token, and the change of perplexity. Texts are
+// read in windows of 2,048 tokens.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -28,13 +30,27 @@ namespace {
 constexpr std::size_t kWindowTokens = 2048;
 
 struct Quality {
-  Codec codec = Codec::Raw;
+  std::string name;
+  KvLayout layout;
+  ModelRunner* model = nullptr;
   std::unique_ptr<BlockCodec> block_codec;
   std::unique_ptr<BlockCodec::Workspace> workspace;
   std::vector<std::byte> arena, encoded;
   std::size_t blocks = 0, encoded_bytes = 0;
-  double divergence = 0, log_likelihood = 0;  // sums
+  double divergence = 0, log_likelihood = 0, difference = 0;  // sums
 };
+
+Quality make_quality(std::string name, ModelRunner& model, const KvLayout& layout, Codec codec, std::size_t blocks) {
+  Quality quality;
+  quality.name = std::move(name);
+  quality.layout = layout;
+  quality.model = &model;
+  quality.block_codec = make_codec(codec, layout).value();
+  quality.workspace = quality.block_codec->make_workspace();
+  quality.arena.resize(blocks * layout.block_stride());
+  quality.encoded.resize(quality.block_codec->max_encoded_bytes());
+  return quality;
+}
 
 // To log-probabilities, in place.
 void normalise(std::span<float> row) {
@@ -71,19 +87,17 @@ int run(int argc, char** argv) {
   options.max_logit_rows = options.block_tokens;
   const KvLayout layout = llama_kv_layout(shape, options);
   const auto model = load_llama(std::move(file), options).value();
+  options.kv_dtype = KvDType::Int8;
+  const auto coded_model = load_llama(GgufFile::open(argv[1]).value(), options).value();
 
   std::vector<BlockId> table(kWindowTokens / layout.block_tokens);
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = static_cast<BlockId>(i);
   std::vector<Quality> qualities;
   for (const Codec codec : {Codec::Raw, Codec::Lossless, Codec::Int8, Codec::Int4}) {
-    Quality quality;
-    quality.codec = codec;
-    quality.block_codec = make_codec(codec, layout).value();
-    quality.workspace = quality.block_codec->make_workspace();
-    quality.arena.resize(table.size() * layout.block_bytes());
-    quality.encoded.resize(quality.block_codec->max_encoded_bytes());
-    qualities.push_back(std::move(quality));
+    qualities.push_back(make_quality(std::string(to_string(codec)), *model, layout, codec, table.size()));
   }
+  const KvLayout coded = llama_kv_layout(shape, options);
+  qualities.push_back(make_quality("hot int8", *coded_model, coded, Codec::Raw, table.size()));
 
   std::size_t predictions = 0;
   std::vector<float> exact;
@@ -98,13 +112,16 @@ int run(int argc, char** argv) {
                                 .logits = Logits::All,
                                 .arithmetic = Arithmetic::Prefill};
       for (Quality& quality : qualities) {
-        const std::span<float> logits = model->step({&chunk, 1}, quality.arena.data()).value();
+        const std::span<float> logits = quality.model->step({&chunk, 1}, quality.arena.data()).value();
         for (std::size_t i = 0; i < tokens.size(); ++i) {
           const auto row = logits.subspan(i * shape.vocabulary, shape.vocabulary);
           normalise(row);
-          quality.log_likelihood += static_cast<double>(row[static_cast<std::size_t>(text[first + i + 1])]);
+          const std::size_t next = static_cast<std::size_t>(text[first + i + 1]);
+          quality.log_likelihood += static_cast<double>(row[next]);
+          if (&quality == qualities.data()) continue;
+          quality.difference += std::abs(static_cast<double>(row[next] - exact[i * shape.vocabulary + next]));
         }
-        if (quality.codec == Codec::Raw) {
+        if (&quality == qualities.data()) {
           exact.assign(logits.begin(), logits.end());
           predictions += tokens.size();
         } else {
@@ -118,7 +135,8 @@ int run(int argc, char** argv) {
           }();
         }
         const auto block = std::span(quality.arena)
-                               .subspan(position / layout.block_tokens * layout.block_bytes(), layout.block_bytes());
+                               .subspan(position / layout.block_tokens * quality.layout.block_stride(),
+                                        quality.layout.block_bytes());
         const std::size_t bytes = quality.block_codec->encode(block, quality.encoded, *quality.workspace);
         const auto encoded = std::span<const std::byte>(quality.encoded).first(bytes);
         if (!quality.block_codec->decode(encoded, block, *quality.workspace).ok()) throw std::runtime_error("decode");
@@ -134,12 +152,14 @@ int run(int argc, char** argv) {
     return std::exp(-quality.log_likelihood / static_cast<double>(predictions));
   };
   fmt::print("{}, {} KV, {} predictions\n", shape.name, to_string(layout.dtype), predictions);
-  fmt::print("{:<10}{:>10}{:>14}{:>12}{:>10}\n", "codec", "size left", "KL divergence", "perplexity", "change");
+  fmt::print("{:<10}{:>10}{:>14}{:>14}{:>12}{:>10}\n", "codec", "size left", "KL divergence", "|log-prob|",
+             "perplexity", "change");
   for (const Quality& quality : qualities) {
     const double left =
         static_cast<double>(quality.encoded_bytes) / static_cast<double>(quality.blocks * layout.block_bytes());
-    fmt::print("{:<10}{:>10.3f}{:>14.6f}{:>12.4f}{:>8.2f} %\n", to_string(quality.codec), left,
-               quality.divergence / static_cast<double>(predictions), perplexity(quality),
+    fmt::print("{:<10}{:>10.3f}{:>14.6f}{:>14.6f}{:>12.4f}{:>8.2f} %\n", quality.name, left,
+               quality.divergence / static_cast<double>(predictions),
+               quality.difference / static_cast<double>(predictions), perplexity(quality),
                100 * (perplexity(quality) / perplexity(qualities.front()) - 1));
   }
   return 0;

@@ -161,7 +161,7 @@ void attention(benchmark::State& state, DType dtype, bool bf16) {
                         .block_tokens = 32,
                         .dtype = dtype};
   const std::size_t length = context + tokens, blocks = layout.blocks_for(length), group = heads / kv_heads;
-  Buffer<std::byte> arena(blocks * layout.block_bytes());
+  Buffer<std::byte> arena(blocks * layout.block_stride());
   std::memset(arena.get(), 0x3c, arena.size);
   std::vector<BlockId> table(blocks);
   for (std::size_t i = 0; i < blocks; ++i) table[i] = static_cast<BlockId>(i);
@@ -303,7 +303,9 @@ void attention_shapes(benchmark::internal::Benchmark* bench) {
   bench->UseRealTime();
 }
 BENCHMARK_CAPTURE(attention, bf16, DType::BF16, true)->Name("attention/bf16")->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, int8, DType::Int8, true)->Name("attention/int8")->Apply(attention_shapes);
 BENCHMARK_CAPTURE(attention, f32, DType::BF16, false)->Name("attention/f32")->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, f32_int8, DType::Int8, false)->Name("attention/f32_int8")->Apply(attention_shapes);
 BENCHMARK(shared_attention)
     ->Name("attention/shared")
     ->Args({32, 256, 0})

@@ -44,7 +44,7 @@ Result<std::unique_ptr<BlockCodec>> make_codec(Codec codec, const KvLayout& layo
     return Status::invalid_argument(
         "a KV block of over 2 GiB cannot be kept below the hot arena; use fewer block_tokens");
   }
-  if (layout.dtype == DType::Int8 && (codec == Codec::Int8 || codec == Codec::Int4)) {
+  if (!is_codec_for(codec, layout.dtype)) {
     return Status::invalid_argument(fmt::format(
         "a tier's codec is {}, and its blocks are int8 already; give raw or lossless, which keep them as they are",
         to_string(codec)));

@@ -36,7 +36,12 @@ class BlockCodec {
   virtual Status decode(std::span<const std::byte> encoded, std::span<std::byte> block, Workspace& workspace) const = 0;
 };
 
-// InvalidArgument for an empty layout, one whose blocks have over 2 GiB, and Int8 or Int4 over elements of Int8. Where a codec cannot work on a layout
+// Whether there is such a codec for elements of this type: codes are not rounded to other codes.
+constexpr bool is_codec_for(Codec codec, DType dtype) {
+  return dtype != DType::Int8 || (codec != Codec::Int8 && codec != Codec::Int4);
+}
+
+// InvalidArgument for an empty layout, one whose blocks have over 2 GiB, and where there is no such codec. Where a codec cannot work on a layout
 // (groups of 64 values in heads of 80), it says how it groups instead; no other layout is refused.
 Result<std::unique_ptr<BlockCodec>> make_codec(Codec codec, const KvLayout& layout);
 

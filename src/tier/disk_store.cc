@@ -73,6 +73,7 @@ Status DiskStore::open(const KvLayout& layout, const Fingerprint& fingerprint) t
   fingerprint_ = fingerprint;
   team_ = reading_team();
   for (const Codec codec : {Codec::Raw, Codec::Lossless, Codec::Int8, Codec::Int4}) {
+    if (codec != options_.codec && !is_codec_for(codec, layout.dtype)) continue;  // of no record of this model
     const auto i = static_cast<std::size_t>(codec);
     auto made = make_codec(codec, layout);
     if (!made.ok()) return made.status();
@@ -292,7 +293,7 @@ Status DiskStore::verify(Reading& reading, std::size_t thread) {
   read.copyable = (entry.flags & disk::kCopyable) != 0;
   if (payload.data() == read.bytes.data()) return {};
   const auto codec = static_cast<std::size_t>(entry.codec);
-  if (codec >= std::size(codec_of_)) return corrupt();
+  if (codec >= std::size(codec_of_) || !codec_of_[codec]) return corrupt();
   return codec_of_[codec]->decode(payload, read.bytes, *read_workspaces_[codec][thread]);
 }
 

@@ -84,7 +84,7 @@ class DiskStore final : public TierStore {
   std::optional<RecordCipher> cipher_;  // empty: not encrypted
   std::size_t block_bytes_ = 0;
   Fingerprint fingerprint_;
-  std::unique_ptr<BlockCodec> codec_of_[4];  // by Codec
+  std::unique_ptr<BlockCodec> codec_of_[4];  // by Codec; null: not for these blocks
 
   std::mutex read_mutex_;  // guards the buffers of reads
   AlignedBuffer read_buffer_;

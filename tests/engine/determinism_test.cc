@@ -13,6 +13,7 @@
 namespace tiercel {
 namespace {
 
+// Of each type of KV.
 constexpr int kMixes = 200;
 
 // Prompts of 5 to 150 tokens that share beginnings of every length.
@@ -34,10 +35,15 @@ std::vector<Request> make_requests(Engine& engine, std::mt19937& random) {
   return requests;
 }
 
-TEST(Determinism, TwoHundredMixesGiveTheSameBits) {
+class Determinism : public testing::TestWithParam<KvDType> {};
+
+TEST_P(Determinism, TwoHundredMixesGiveTheSameBits) {
   REQUIRE_TEST_MODEL();
   std::mt19937 random(20);
-  EngineOptions options{.model = test_model_path(), .deterministic = true, .max_batch_sequences = 6};
+  EngineOptions options{.model = test_model_path(),
+                        .cache = {.kv_dtype = GetParam()},
+                        .deterministic = true,
+                        .max_batch_sequences = 6};
   std::vector<Response> alone;
   std::vector<Request> requests;
   {
@@ -47,7 +53,8 @@ TEST(Determinism, TwoHundredMixesGiveTheSameBits) {
     requests = make_requests(engine, random);
     for (const Request& request : requests) alone.push_back(engine.process_request(request).get().value());
   }
-  options.cache.capacity_bytes = 10u << 20;  // 14 blocks: they evict each other
+  // 14 blocks: they evict each other.
+  options.cache.capacity_bytes = GetParam() == KvDType::Int8 ? 14u * 380'160 : 10u << 20;
   CheckedEngine engine = Engine::open(options).value();
   std::uint32_t reused = 0, preemptions = 0;
   for (int mix = 0; mix < kMixes; ++mix) {
@@ -71,6 +78,9 @@ TEST(Determinism, TwoHundredMixesGiveTheSameBits) {
   EXPECT_GT(preemptions, 0u);
   EXPECT_GT(engine.get_stats().evicted_blocks, 100u);
 }
+
+INSTANTIATE_TEST_SUITE_P(KvDTypes, Determinism, testing::Values(KvDType::Auto, KvDType::Int8),
+                         [](const auto& instance) { return instance.param == KvDType::Int8 ? "Int8" : "Auto"; });
 
 }  // namespace
 }  // namespace tiercel

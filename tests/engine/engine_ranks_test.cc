@@ -180,6 +180,12 @@ TEST(EngineRanks, ReusedPrefixesPartsOfBlocksAndForksChangeNothing) {
   // Stages change no bit of what one computes, so not what is drawn by it.
   std::size_t reused = 0;
   EXPECT_EQ(tokens_of(options, reused), in_stages);
+  // KV of 8 bits: each rank has the codes of its heads.
+  options.cache.kv_dtype = cold.cache.kv_dtype = KvDType::Int8;
+  std::size_t none = 0;
+  const auto codes = of_two(options, 1, reused);
+  EXPECT_EQ(of_two(cold, 1, none), codes);
+  EXPECT_GT(reused, 200u);
 }
 
 // ---- Tiers

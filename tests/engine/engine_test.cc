@@ -43,8 +43,10 @@ TEST(Engine, EqualPromptsAtOnceAreComputedOnce) {
 // of one computed without a cache.
 TEST(Engine, APartOfABlockFromTheCacheChangesNoBit) {
   REQUIRE_TEST_MODEL();
-  for (const bool deterministic : {false, true}) {
-    const EngineOptions options{.model = test_model_path(), .deterministic = deterministic};
+  for (const auto& [deterministic, kv_dtype] : {std::pair(false, KvDType::Auto), std::pair(true, KvDType::Auto),
+                                                std::pair(false, KvDType::Int8), std::pair(true, KvDType::Int8)}) {
+    const EngineOptions options{
+        .model = test_model_path(), .cache = {.kv_dtype = kv_dtype}, .deterministic = deterministic};
     CheckedEngine cached = Engine::open(options).value();
     EngineOptions without = options;
     without.cache.prefix_reuse = false;
@@ -87,7 +89,8 @@ class EngineTiers : public testing::Test {
   }
   // Computed without any cache.
   Response cold(const std::string& head) const {
-    EngineOptions without{.model = options.model, .deterministic = true};
+    EngineOptions without{
+        .model = options.model, .cache = {.kv_dtype = options.cache.kv_dtype}, .deterministic = true};
     without.cache.prefix_reuse = false;
     CheckedEngine engine = Engine::open(without).value();
     return engine.process_request(request(head)).get().value();
@@ -164,6 +167,40 @@ TEST_F(EngineTiers, ADirectoryGivesBackTheSameBitsToTheNextProcess) {
   EXPECT_EQ(third.process_request(request("")).get()->reused_tokens, 0u);
 }
 
+// KV of 8 bits is in the tiers as it is in the arena: from memory and from disk, in this process and in the next, come
+// the codes that were computed.
+TEST_F(EngineTiers, GiveBackTheCodesOfKvOfInt8) {
+  REQUIRE_TEST_MODEL();
+  options.cache.kv_dtype = KvDType::Int8;
+  options.cache.capacity_bytes = 12u << 20;  // one prompt, and not two
+  const Response computed = cold("One. ");
+  options.cache.memory_tier_bytes = 200u << 20;
+  {
+    CheckedEngine engine = Engine::open(options).value();
+    EXPECT_EQ(engine.info().kv_dtype, "int8");
+    EXPECT_EQ(engine.info().kv_token_bytes, 11'880u);
+    for (const char* head : {"One. ", "Two. ", "Three. "})
+      ASSERT_TRUE(engine.process_request(request(head)).get().ok());
+    const Response answer = engine.process_request(request("One. ")).get().value();
+    EXPECT_GT(reused_from(answer, "memory"), 300u);
+    expect_equal(answer, computed);
+  }
+  options.cache.memory_tier_bytes = 0;
+  for (const Codec codec : {Codec::Raw, Codec::Lossless}) {
+    options.cache.disk_dir = directory / std::string(to_string(codec));
+    options.cache.disk_codec = codec;
+    {
+      CheckedEngine first = Engine::open(options).value();
+      expect_equal(first.process_request(request("One. ")).get().value(), computed);
+      EXPECT_TRUE(first.flush().ok());
+    }
+    CheckedEngine second = Engine::open(options).value();
+    const Response answer = second.process_request(request("One. ")).get().value();
+    EXPECT_GT(reused_from(answer, "disk"), 300u);
+    expect_equal(answer, computed);
+  }
+}
+
 // The cache has room for one of them: when the one of higher priority comes, the other gives its place, is kept in a
 // tier meanwhile, and goes on from there.
 TEST_F(EngineTiers, ARequestThatGaveItsPlaceGoesOnWithTheSameBits) {
@@ -212,6 +249,11 @@ TEST_F(EngineTiers, OtherSettingsNeverMatch) {
   EXPECT_EQ(reused(), 0u);
   options.cache.block_tokens = 16;
   EXPECT_EQ(reused(), 0u);
+  options.cache.kv_dtype = KvDType::Int8;
+  EXPECT_EQ(reused(), 0u);
+  EXPECT_GT(reused(), 300u);
+  options.cache.kv_dtype = KvDType::Auto;
+  EXPECT_GT(reused(), 300u) << "each has its own there";
 }
 
 TEST(Engine, APrefixIsWarmedPinnedAndForgotten) {

@@ -328,7 +328,7 @@ TEST(AttentionPlan, ReadsSharedBlocksOnceAndChangesNoBit) {
   std::mt19937 random(14);
   std::size_t together = 0;
   for (int round = 0; round < 12; ++round) {
-    Case c(DType::BF16, random() % 2 ? 64 : 80, 1 + random() % 3, 1 + random() % 4, 32, 1200, 20 + random());
+    Case c(round % 2 ? DType::Int8 : DType::BF16, random() % 2 ? 64 : 80, 1 + random() % 3, 1 + random() % 4, 32, 1200, 20 + random());
     const std::size_t threads = 1 + random() % 2, prefixes = 1 + random() % 3, sequences = 16 + random() % 20;
     ThreadTeam team(threads);
     kernels::AttentionPlan plan(kernel, c.layout, c.group, threads);

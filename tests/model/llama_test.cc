@@ -117,6 +117,21 @@ TEST(Llama, TurboModeStaysWithinItsTolerance) {
   }
 }
 
+// KV of 8 bits beside float32, where nothing else is rounded, and in the fast mode.
+TEST(Llama, KvOfInt8StaysWithinItsTolerance) {
+  REQUIRE_TEST_MODEL();
+  const Deviation alone = deviation_from_reference(
+      {.compute = Compute::Precise, .kv_dtype = KvDType::Int8, .threads = 2, .max_batch_tokens = 256});
+  const Deviation fast =
+      deviation_from_reference({.kv_dtype = KvDType::Int8, .threads = 2, .max_batch_tokens = 256});
+  RecordProperty("mean_deviation", std::to_string(alone.mean));
+  RecordProperty("worst_deviation", std::to_string(alone.worst));
+  RecordProperty("fast_mean_deviation", std::to_string(fast.mean));
+  EXPECT_LE(alone.mean, 0.03);
+  EXPECT_GT(alone.mean, 0.002) << "is this really int8?";
+  EXPECT_LE(fast.mean, 0.04);
+}
+
 TEST(Llama, BothDeterministicArithmeticsStayWithinTheTolerance) {
   REQUIRE_TEST_MODEL();
   for (const Arithmetic arithmetic : {Arithmetic::Prefill, Arithmetic::Decode}) {
@@ -132,9 +147,8 @@ std::vector<TokenId> some_tokens(std::size_t count, unsigned seed) {
   return ids;
 }
 
-TEST(Llama, DeterministicArithmeticGivesTheSameBitsInEveryChunking) {
-  REQUIRE_TEST_MODEL();
-  Loaded loaded({.deterministic = true, .threads = 2, .max_batch_tokens = 256});
+void expect_same_bits_in_every_chunking(const LlamaOptions& options) {
+  Loaded loaded(options);
   const auto ids = some_tokens(150, 1);
   for (const Arithmetic arithmetic : {Arithmetic::Prefill, Arithmetic::Decode}) {
     const auto whole = loaded.logits(ids, {128, 22}, arithmetic);
@@ -144,6 +158,23 @@ TEST(Llama, DeterministicArithmeticGivesTheSameBitsInEveryChunking) {
       ASSERT_EQ(parts.size(), whole.size());
       EXPECT_EQ(std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float)), 0);
     }
+  }
+}
+
+TEST(Llama, DeterministicArithmeticGivesTheSameBitsInEveryChunking) {
+  REQUIRE_TEST_MODEL();
+  expect_same_bits_in_every_chunking({.deterministic = true, .threads = 2, .max_batch_tokens = 256});
+}
+
+// A chunk's own keys and values too are read from their codes.
+TEST(Llama, KvOfInt8GivesTheSameBitsInEveryChunking) {
+  REQUIRE_TEST_MODEL();
+  for (const std::uint32_t block_tokens : {8u, 32u}) {
+    expect_same_bits_in_every_chunking({.kv_dtype = KvDType::Int8,
+                                        .deterministic = true,
+                                        .threads = 2,
+                                        .max_batch_tokens = 256,
+                                        .block_tokens = block_tokens});
   }
 }
 
@@ -193,6 +224,7 @@ TEST(Llama, AFingerprintTellsModelsLayoutsAndModesApart) {
   EXPECT_EQ(fast, Loaded({.max_batch_tokens = 128}).model->fingerprint()) << "batch size changes no KV value";
   EXPECT_NE(fast, Loaded({.max_batch_tokens = 64, .block_tokens = 16}).model->fingerprint());
   EXPECT_NE(fast, Loaded({.compute = Compute::Precise, .max_batch_tokens = 64}).model->fingerprint());
+  EXPECT_NE(fast, Loaded({.kv_dtype = KvDType::Int8, .max_batch_tokens = 64}).model->fingerprint());
 }
 
 }  // namespace

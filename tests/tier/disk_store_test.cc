@@ -231,6 +231,24 @@ TEST_F(DiskStoreTest, SaysWhatItCannotUse) {
   EXPECT_EQ(try_open().status().code(), StatusCode::NotFound);
 }
 
+// Of a directory that says of blocks of codes what cannot be: with the same fingerprint, rounded.
+TEST_F(DiskStoreTest, BlocksOfCodesAreKeptAsTheyAre) {
+  constexpr KvLayout kCodes{.layers = 1, .kv_heads = 1, .head_dim = 14, .block_tokens = 8, .dtype = DType::Int8};
+  static_assert(kCodes.block_bytes() == kDiskLayout.block_bytes());
+  const DiskBlock block(1, 1);
+  for (const Codec codec : {Codec::Int8, Codec::Int4}) {
+    options.codec = codec;
+    options.directory = directory / std::string(to_string(codec));
+    EXPECT_EQ(try_open(kCodes).status().code(), StatusCode::InvalidArgument);
+    ASSERT_TRUE(write(*open(), block).ok());
+    options.codec = Codec::Lossless;
+    const auto store = try_open(kCodes).value();
+    EXPECT_EQ(read(*store, block), StatusCode::Corruption);
+    EXPECT_TRUE(write(*store, block).ok());
+    EXPECT_EQ(read(*store, block), StatusCode::Ok);
+  }
+}
+
 TEST_F(DiskStoreTest, AWriterGoesOnAfterADeadOne) {
   {
     const auto store = open();
