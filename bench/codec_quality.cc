@@ -3,10 +3,10 @@
 //
 //   codec_quality MODEL.gguf TEXT...
 //
-// Beside them KV that is int8 while it is hot (cache.kv_dtype), in which a token's own block is read back from codes too.
-// Prints for each the size left, the mean Kullback-Leibler divergence of its next-token distributions from those of the
-// exact KV, the mean |difference| of the log-probability of the text's token, and the change of perplexity. Texts are
-// read in windows of 2,048 tokens.
+// Beside them KV that is int8 while it is hot (cache.kv_dtype), in which a token's own block is read back from codes
+// too. Prints for each the size left, the mean Kullback-Leibler divergence of its next-token distributions from those
+// of the exact KV, the mean |difference| of the log-probability of the text's token, and the change of perplexity.
+// Texts are read in windows of 2,048 tokens.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -134,9 +134,9 @@ int run(int argc, char** argv) {
             return sum;
           }();
         }
-        const auto block = std::span(quality.arena)
-                               .subspan(position / layout.block_tokens * quality.layout.block_stride(),
-                                        quality.layout.block_bytes());
+        const auto block =
+            std::span(quality.arena)
+                .subspan(position / layout.block_tokens * quality.layout.block_stride(), quality.layout.block_bytes());
         const std::size_t bytes = quality.block_codec->encode(block, quality.encoded, *quality.workspace);
         const auto encoded = std::span<const std::byte>(quality.encoded).first(bytes);
         if (!quality.block_codec->decode(encoded, block, *quality.workspace).ok()) throw std::runtime_error("decode");

@@ -44,7 +44,8 @@ void encode_row(KvCode code, const float* values, std::size_t head_dim, std::byt
     const std::size_t half = head_dim / 2;
     for (std::size_t g = 0; g < 2; ++g, values += half, codes += half / 2) {
       const auto [lowest, highest] = std::minmax_element(values, values + half);
-      const std::uint16_t minimum = bf16_not_above(*lowest), scale = code_scale((*highest - code_scale_value(minimum)) / 15);
+      const std::uint16_t minimum = bf16_not_above(*lowest),
+                          scale = code_scale((*highest - code_scale_value(minimum)) / 15);
       store(scales, 2 * g, scale);
       store(scales, 2 * g + 1, minimum);
       const auto encode = [&](float value) {
@@ -71,8 +72,8 @@ void decode_row(KvCode code, const std::byte* codes, const std::byte* scales, st
     if (code == KvCode::Int4) {
       const std::size_t group = i < head_dim / 2 ? 0 : 1;
       const unsigned nibble = static_cast<unsigned>(codes[i / 2]) >> (i % 2 * 4) & 15u;
-      values[i] =
-          static_cast<float>(nibble) * code_scale_value(load(scales, 2 * group)) + code_scale_value(load(scales, 2 * group + 1));
+      values[i] = static_cast<float>(nibble) * code_scale_value(load(scales, 2 * group)) +
+                  code_scale_value(load(scales, 2 * group + 1));
       continue;
     }
     const auto byte = static_cast<std::uint8_t>(codes[i]);

@@ -1,7 +1,7 @@
 // Causal attention of new tokens over KV blocks, read where they lie (paged attention, Kwon et al. 2023) with an online
-// softmax (Milakov and Gimelshein 2018). CPU, Highway; the block bytes are those of docs/block_format.md. Where they are
-// int8, scores are sums over codes, times the key's scale, and softmax weights take the value's.
-// What a context's sections give, and how it becomes one: attention_state.h.
+// softmax (Milakov and Gimelshein 2018). CPU, Highway; the block bytes are those of docs/block_format.md. Where they
+// are int8, scores are sums over codes, times the key's scale, and softmax weights take the value's. What a context's
+// sections give, and how it becomes one: attention_state.h.
 #pragma once
 
 #include <cstddef>
@@ -74,8 +74,8 @@ struct AttentionKernel {
 
 // In float32, for every processor and dtype.
 extern const AttentionKernel kAttention;
-// Over bf16 or int8 KV, with bf16 queries and softmax weights: for processors with has_bf16_products() (group_linear.h). It has
-// one style, whose result for a query is the same bits whatever others share the call.
+// Over bf16 or int8 KV, with bf16 queries and softmax weights: for processors with has_bf16_products()
+// (group_linear.h). It has one style, whose result for a query is the same bits whatever others share the call.
 extern const AttentionKernel kBf16Attention;
 
 }  // namespace tiercel::kernels

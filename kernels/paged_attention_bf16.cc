@@ -150,7 +150,9 @@ HWY_INLINE __m512i LoadElements(const std::uint16_t* row) { return _mm512_loadu_
 HWY_INLINE __m256i LoadElements(const std::int8_t* row) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
 }
-HWY_INLINE __m512i LoadElements(const std::uint16_t* row, __mmask32 mask) { return _mm512_maskz_loadu_epi16(mask, row); }
+HWY_INLINE __m512i LoadElements(const std::uint16_t* row, __mmask32 mask) {
+  return _mm512_maskz_loadu_epi16(mask, row);
+}
 HWY_INLINE __m256i LoadElements(const std::int8_t* row, __mmask32 mask) { return _mm256_maskz_loadu_epi8(mask, row); }
 
 template <class Element>
@@ -161,7 +163,7 @@ template <class Element>
 struct TokenRows {
   const Element* halves[2];
   const std::uint16_t* scales[2];  // of int8
-  std::size_t dim, tokens;  // those beyond `tokens` are zero
+  std::size_t dim, tokens;         // those beyond `tokens` are zero
 
   // All 16 are there, and dims fill vectors.
   bool whole() const { return tokens == kLanes && dim % (2 * kLanes) == 0; }
@@ -219,6 +221,7 @@ HWY_INLINE void Prefetch(const AttentionArgs& a, std::size_t position, std::size
   const auto [keys, values] = RowsFrom<Element>(a, position, std::min(kLanes, end - position));
   for (const TokenRows<Element>& rows : {keys, values}) {
     for (std::size_t half = 0; half < 2 && rows.halves[half] != nullptr; ++half) {
+      if (kScaled<Element>) _mm_prefetch(rows.scales[half], _MM_HINT_T1);
       for (std::size_t i = 0; i < 8 * rows.dim; i += kLine) _mm_prefetch(rows.halves[half] + i, _MM_HINT_T1);
     }
   }

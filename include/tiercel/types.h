@@ -44,7 +44,9 @@ struct KvLayout {
   constexpr std::size_t scale_bytes() const { return dtype == DType::Int8 ? 2 : 0; }
 
   // All in elements, which are bytes where there are scales.
-  constexpr std::size_t scale_offset() const { return std::size_t{block_tokens} * head_dim; }  // a head's codes to scales
+  constexpr std::size_t scale_offset() const {
+    return std::size_t{block_tokens} * head_dim;
+  }                                            // a head's codes to scales
   constexpr std::size_t head_stride() const {  // kv_head to kv_head
     return std::size_t{block_tokens} * (head_dim + scale_bytes());
   }

@@ -23,7 +23,7 @@ KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
           .kv_heads = shape.kv_heads,
           .head_dim = shape.head_dim,
           .block_tokens = options.block_tokens,
-          .dtype = options.kv_dtype == KvDType::Int8        ? DType::Int8
+          .dtype = options.kv_dtype == KvDType::Int8     ? DType::Int8
                    : options.compute == Compute::Precise ? DType::F32
                                                          : DType::BF16};
 }

@@ -18,10 +18,11 @@ namespace tiercel {
 // Where the value of an option is. Bytes are those whose key ends in "_bytes".
 template <class Value>
 using OptionMember = Value& (*)(EngineOptions&);
-using AnyOptionMember = std::variant<OptionMember<bool>, OptionMember<std::uint32_t>, OptionMember<std::uint64_t>,
-                                     OptionMember<double>, OptionMember<std::string>, OptionMember<Compute>,
-                                     OptionMember<KvDType>, OptionMember<Codec>, OptionMember<WritePolicy>, OptionMember<RankTransport>,
-                                     OptionMember<EvictionPolicyFactory>, OptionMember<std::vector<std::uint32_t>>>;
+using AnyOptionMember =
+    std::variant<OptionMember<bool>, OptionMember<std::uint32_t>, OptionMember<std::uint64_t>, OptionMember<double>,
+                 OptionMember<std::string>, OptionMember<Compute>, OptionMember<KvDType>, OptionMember<Codec>,
+                 OptionMember<WritePolicy>, OptionMember<RankTransport>, OptionMember<EvictionPolicyFactory>,
+                 OptionMember<std::vector<std::uint32_t>>>;
 
 struct OptionField {
   std::string_view key;      // as in a file: the member's name, behind "cache." for one of KvCacheOptions

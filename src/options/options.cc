@@ -33,10 +33,11 @@ std::optional<std::pair<std::string_view, Codec>> lossy_tier(const KvCacheOption
 Status check_kv_dtype(const EngineOptions& options) {
   if (options.cache.kv_dtype != KvDType::Int8) return {};
   if (const auto tier = lossy_tier(options.cache)) {
-    return Status::invalid_argument(fmt::format(
-        "cache.{} is {}, and cache.kv_dtype is int8; give raw or lossless: KV is of 8 bits already, and a tier keeps it "
-        "as it is",
-        tier->first, to_string(tier->second)));
+    return Status::invalid_argument(
+        fmt::format("cache.{} is {}, and cache.kv_dtype is int8; give raw or lossless: KV is of 8 bits already, and a "
+                    "tier keeps it "
+                    "as it is",
+                    tier->first, to_string(tier->second)));
   }
   return {};
 }
@@ -48,9 +49,8 @@ Status check_device(const EngineOptions& options) {
   }
   if (!device->is_gpu) return check_capacity("cache.capacity_bytes", options.cache.capacity_bytes);
   if (options.cache.kv_dtype == KvDType::Int8) {
-    return Status::invalid_argument(
-        fmt::format("device is {}, and cache.kv_dtype is int8; give auto: KV of 8 bits is for CPUs yet",
-                    options.device));
+    return Status::invalid_argument(fmt::format(
+        "device is {}, and cache.kv_dtype is int8; give auto: KV of 8 bits is for CPUs yet", options.device));
   }
   if (options.ranks.pipeline > 1) {
     return Status::invalid_argument(

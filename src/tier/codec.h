@@ -41,8 +41,9 @@ constexpr bool is_codec_for(Codec codec, DType dtype) {
   return dtype != DType::Int8 || (codec != Codec::Int8 && codec != Codec::Int4);
 }
 
-// InvalidArgument for an empty layout, one whose blocks have over 2 GiB, and where there is no such codec. Where a codec cannot work on a layout
-// (groups of 64 values in heads of 80), it says how it groups instead; no other layout is refused.
+// InvalidArgument for an empty layout, one whose blocks have over 2 GiB, and where there is no such codec. Where a
+// codec cannot work on a layout (groups of 64 values in heads of 80), it says how it groups instead; no other layout is
+// refused.
 Result<std::unique_ptr<BlockCodec>> make_codec(Codec codec, const KvLayout& layout);
 
 }  // namespace tiercel

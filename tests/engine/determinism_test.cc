@@ -40,10 +40,8 @@ class Determinism : public testing::TestWithParam<KvDType> {};
 TEST_P(Determinism, TwoHundredMixesGiveTheSameBits) {
   REQUIRE_TEST_MODEL();
   std::mt19937 random(20);
-  EngineOptions options{.model = test_model_path(),
-                        .cache = {.kv_dtype = GetParam()},
-                        .deterministic = true,
-                        .max_batch_sequences = 6};
+  EngineOptions options{
+      .model = test_model_path(), .cache = {.kv_dtype = GetParam()}, .deterministic = true, .max_batch_sequences = 6};
   std::vector<Response> alone;
   std::vector<Request> requests;
   {

@@ -89,8 +89,7 @@ class EngineTiers : public testing::Test {
   }
   // Computed without any cache.
   Response cold(const std::string& head) const {
-    EngineOptions without{
-        .model = options.model, .cache = {.kv_dtype = options.cache.kv_dtype}, .deterministic = true};
+    EngineOptions without{.model = options.model, .cache = {.kv_dtype = options.cache.kv_dtype}, .deterministic = true};
     without.cache.prefix_reuse = false;
     CheckedEngine engine = Engine::open(without).value();
     return engine.process_request(request(head)).get().value();

@@ -40,10 +40,11 @@ void for_each_slot(const KvLayout& layout, Byte* block, std::size_t position, Vi
 inline void write_kv(const KvCache& cache, std::span<const BlockId> table, std::size_t position, std::uint64_t word) {
   const std::size_t block_tokens = cache.layout().block_tokens;
   std::byte* const block = cache.block(table[position / block_tokens]);
-  for_each_slot(cache.layout(), block, position % block_tokens, [&](std::byte* slot, std::size_t bytes, std::size_t row) {
-    const std::uint64_t value = mix(word, row);
-    std::memcpy(slot, &value, bytes);
-  });
+  for_each_slot(cache.layout(), block, position % block_tokens,
+                [&](std::byte* slot, std::size_t bytes, std::size_t row) {
+                  const std::uint64_t value = mix(word, row);
+                  std::memcpy(slot, &value, bytes);
+                });
 }
 
 // Whether the block's token `position` has the KV of `word`.

@@ -122,8 +122,7 @@ TEST(Llama, KvOfInt8StaysWithinItsTolerance) {
   REQUIRE_TEST_MODEL();
   const Deviation alone = deviation_from_reference(
       {.compute = Compute::Precise, .kv_dtype = KvDType::Int8, .threads = 2, .max_batch_tokens = 256});
-  const Deviation fast =
-      deviation_from_reference({.kv_dtype = KvDType::Int8, .threads = 2, .max_batch_tokens = 256});
+  const Deviation fast = deviation_from_reference({.kv_dtype = KvDType::Int8, .threads = 2, .max_batch_tokens = 256});
   RecordProperty("mean_deviation", std::to_string(alone.mean));
   RecordProperty("worst_deviation", std::to_string(alone.worst));
   RecordProperty("fast_mean_deviation", std::to_string(fast.mean));

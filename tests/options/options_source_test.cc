@@ -78,9 +78,9 @@ TEST(OptionTable, HasEveryMemberOfTheStructs) {
          max_batch_tokens, max_queued_requests, target_step_ms, speculation, max_draft_tokens, aging_ms,
          memory_limit_bytes, stats_window_ms, profile_steps, ranks, cpus] = options;
   auto& [rank_count, pipeline, rank, address, transport, timeout_ms, open_timeout_ms] = ranks;
-  auto& [capacity_bytes, prefault_bytes, block_tokens, kv_dtype, prefix_reuse, eviction, tenant_quota_bytes, record_trace,
-         memory_tier_bytes, memory_tier_codec, disk_dir, disk_capacity_bytes, disk_codec, tiers, tier_writes,
-         tier_deadline_ms] = cache;
+  auto& [capacity_bytes, prefault_bytes, block_tokens, kv_dtype, prefix_reuse, eviction, tenant_quota_bytes,
+         record_trace, memory_tier_bytes, memory_tier_codec, disk_dir, disk_capacity_bytes, disk_codec, tiers,
+         tier_writes, tier_deadline_ms] = cache;
   static_cast<void>(tiers);  // from code alone
   const std::set<const void*> members = {&model,
                                          &device,
