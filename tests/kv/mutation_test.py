@@ -68,6 +68,8 @@ MUTANTS = [
     ("a copy takes one token too few", "kv_cache_admission.cc",
      "memory_->copy_leading_tokens(layout_, from, to, tokens)",
      "memory_->copy_leading_tokens(layout_, from, to, tokens - 1)", BOTH),
+    ("codes are copied without their scales", "block_arena.cc",
+     "    if (used_scales > 0) std::memcpy(target + scales, source + scales, used_scales);\n", "", BOTH),
     ("parts of blocks that are not copyable are copied", "prefix_index.cc",
      "  copyable_[block] = copyable;\n", "  copyable_[block] = true;\n", BOTH),
     ("what a lease began before invalidate_all() is shared", "kv_cache_lease.cc",
