@@ -82,7 +82,7 @@ TEST(DeviceSampling, AStepDrawsWhatTheSamplerDraws) {
         ASSERT_LT(drawn, model.runner->drawn().size());
         const kernels::DrawnToken got = model.runner->drawn()[drawn++];
         EXPECT_EQ(got.token, token) << "row " << row;
-        EXPECT_NEAR(got.logprob, logprob_of(logits, token), 1e-5) << "row " << row;
+        EXPECT_NEAR(got.logprob, kernels::logprob_of(logits, token), 1e-5) << "row " << row;
       }
     }
     EXPECT_EQ(others->size(), other * kFakeVocabulary);
