@@ -26,6 +26,7 @@ struct ChunkHead {
   std::uint32_t tokens, blocks;
   Logits logits;
   Arithmetic arithmetic;
+  bool is_drawn;
 };
 
 }  // namespace
@@ -95,7 +96,8 @@ void write_step(std::span<const BlockCopy> copies, std::span<const SequenceChunk
                          .tokens = static_cast<std::uint32_t>(chunk.tokens.size()),
                          .blocks = static_cast<std::uint32_t>(chunk.block_table.size()),
                          .logits = chunk.logits,
-                         .arithmetic = chunk.arithmetic};
+                         .arithmetic = chunk.arithmetic,
+                         .is_drawn = !chunk.draws.empty()};
     append(bytes, &head, 1);
   }
   for (const SequenceChunk& chunk : chunks) append(bytes, chunk.tokens.data(), chunk.tokens.size());
@@ -123,6 +125,7 @@ Status read_step(std::span<const std::byte> bytes, std::size_t blocks, std::size
       std::ranges::all_of(step.copies, [&](const BlockCopy& copy) { return is_block(copy.from) && is_block(copy.to); });
   if (!fits) return no_step();
   step.chunks.clear();
+  step.draws.resize(tokens);  // no chunk has more
   const TokenId* next_token = step.tokens.data();
   const BlockId* next_block = step.blocks.data();
   for (const ChunkHead& head : heads) {
@@ -131,6 +134,8 @@ Status read_step(std::span<const std::byte> bytes, std::size_t blocks, std::size
                            .block_table = {next_block, head.blocks},
                            .logits = head.logits,
                            .arithmetic = head.arithmetic});
+    SequenceChunk& chunk = step.chunks.back();
+    if (head.is_drawn) chunk.draws = std::span(step.draws).first(chunk.logit_rows());
     next_token += head.tokens;
     next_block += head.blocks;
   }

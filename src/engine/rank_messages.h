@@ -60,7 +60,7 @@ struct BlockCopy {
   std::uint32_t tokens;
 };
 
-// What a step is, as bytes and back.
+// What a step is, as bytes and back; of `draws` their number alone.
 void write_step(std::span<const BlockCopy> copies, std::span<const SequenceChunk> chunks,
                 std::vector<std::byte>& bytes);
 struct RankStep {
@@ -68,6 +68,7 @@ struct RankStep {
   std::vector<SequenceChunk> chunks;  // of what is below
   std::vector<TokenId> tokens;
   std::vector<BlockId> blocks;
+  std::vector<kernels::SamplingRow> draws;  // stand for rank 0's, which draws
 };
 // Internal: that is no step, or one beyond `blocks` blocks or `vocabulary`.
 Status read_step(std::span<const std::byte> bytes, std::size_t blocks, std::size_t vocabulary, RankStep& step);

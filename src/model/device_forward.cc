@@ -185,10 +185,12 @@ Status DeviceForward::enqueue(std::byte* arena, std::size_t longest_decode, bool
   }
   if (plan_.wanted() == 0) return {};
   TIERCEL_RETURN_IF_ERROR(head(exact_head));
-  if (plan_.drawn() > 0) return draw();
-  if (ranks_ == nullptr) return {};
-  TIERCEL_RETURN_IF_ERROR(enter(StepPart::Exchange));
-  return ranks_->gather_logits(workspace_.logits, plan_.wanted());
+  if (ranks_ != nullptr) {
+    TIERCEL_RETURN_IF_ERROR(enter(StepPart::Exchange));
+    TIERCEL_RETURN_IF_ERROR(ranks_->gather_logits(workspace_.parts, plan_.wanted(), workspace_.logits));
+    if (!ranks_->has_logits()) return {};
+  }
+  return plan_.drawn() > 0 ? draw() : Status();
 }
 
 Status DeviceForward::head(bool exact) {
@@ -210,7 +212,7 @@ Status DeviceForward::head(bool exact) {
                                    .x = workspace_.wanted,
                                    .x_stride = hidden,
                                    .rows = plan_.wanted(),
-                                   .y = workspace_.logits,
+                                   .y = workspace_.parts,
                                    .y_stride = weights_.head.outputs,
                                    .float_output = true,
                                    .arithmetic = exact ? cuda::LinearArithmetic::Decode : cuda::LinearArithmetic::Any,

@@ -74,18 +74,19 @@ class DeviceLlama final : public ModelRunner {
   void compute_over(const BlockMemory& memory) override {
     loads_ = &static_cast<const DeviceBlockMemory&>(memory).loads_for_steps();
   }
-  // The logits of ranks come together on the host.
-  bool draws_tokens() const override { return options_.shard.size == 1; }
+  bool draws_tokens() const override { return true; }
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
   void leave_ranks() override {
     if (ranks_) ranks_->leave();
   }
   StepProfile* profile() override { return profile_ ? &profile_->profile() : nullptr; }
   std::span<const kernels::DrawnToken> drawn() const override {
-    return {reinterpret_cast<const kernels::DrawnToken*>(workspace_.host_drawn.start()), plan_.drawn()};
+    return {reinterpret_cast<const kernels::DrawnToken*>(workspace_.host_drawn.start()),
+            has_logits() ? plan_.drawn() : 0};
   }
 
  private:
+  bool has_logits() const { return options_.shard.rank == 0; }
   // Logits that are wanted as they are, and drawn tokens, to the host.
   Status copy_results();
   // The newest load on its way to blocks of these chunks; 0: none.
@@ -106,7 +107,6 @@ class DeviceLlama final : public ModelRunner {
   const DeviceWorkspace workspace_;
   DeviceForward forward_;
   std::unique_ptr<DeviceStepProfile> profile_;  // null: nobody asked
-  std::vector<float> rows_of_all_;              // logits of several ranks
 
   // Over the workspace, so these end before it: freeing memory waits for what ranks have under way.
   std::optional<DeviceRanks> ranks_;  // empty: alone
@@ -196,7 +196,7 @@ Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks
       TIERCEL_RETURN_IF_ERROR(forward_.enqueue(arena, plan_.longest_decode(), exact_head_, before_blocks));
     }
     if (profile_) TIERCEL_RETURN_IF_ERROR(profile_->enter(StepPart::Copy, stream_));
-    if (options_.shard.rank == 0) TIERCEL_RETURN_IF_ERROR(copy_results());
+    if (has_logits()) TIERCEL_RETURN_IF_ERROR(copy_results());
     if (ranks_) TIERCEL_RETURN_IF_ERROR(ranks_->wait());  // which has deadlines
     TIERCEL_RETURN_IF_ERROR(done_.record(stream_));
     return done_.synchronize();
@@ -213,13 +213,8 @@ Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks
     static_cast<void>(stream_.synchronize());
     return failure_;
   }
-  auto* const logits = reinterpret_cast<float*>(workspace_.host_logits.start());
-  const std::size_t wanted = plan_.wanted() - plan_.drawn(), vocabulary = shape_.vocabulary;
-  if (options_.shard.rank > 0) return std::span<float>();
-  if (!ranks_) return std::span<float>(logits, wanted * vocabulary);
-  rows_of_all_.resize(wanted * vocabulary);
-  ranks_->join_parts(logits, wanted, rows_of_all_.data());
-  return std::span<float>(rows_of_all_);
+  const std::size_t returned = has_logits() ? plan_.wanted() - plan_.drawn() : 0;
+  return std::span(reinterpret_cast<float*>(workspace_.host_logits.start()), returned * shape_.vocabulary);
 }
 
 // What the kernels are made for.

@@ -25,8 +25,9 @@ struct DeviceLlamaOptions {
   std::uint32_t block_tokens = 32;
   bool profile = false;  // ModelRunner::profile(): steps are no graphs then
   // The ranks that share the model, and what this one has of it. They all have the same options and call step() with
-  // the same chunks; logits are rank 0's, and nobody else's. `open_communicator` is called where there is
-  // more than one.
+  // the same chunks. Logits and drawn tokens are rank 0's, and nobody else's: how a token is drawn need be said to rank
+  // 0 alone, and to the others that it is (any `draws`, as many). `open_communicator` is called where there is more
+  // than one.
   ModelShard shard = {};
   OpenDeviceCommunicator open_communicator = {};
 };

@@ -50,33 +50,32 @@ Result<DeviceRanks> DeviceRanks::join(const ModelShape& shape, const ModelShard&
   auto communicator = open(stream);
   if (!communicator.ok()) return communicator.status();
   TIERCEL_RETURN_IF_ERROR(agree(**communicator, stream, whole));
-  return DeviceRanks(*std::move(communicator), std::move(vocabulary));
+  return DeviceRanks(*std::move(communicator), std::move(vocabulary), stream);
 }
 
 Status DeviceRanks::add_up(void* values, std::size_t count, DType dtype) {
   return communicator_->all_reduce_sum(values, count, dtype == DType::F32 ? Element::F32 : Element::BF16);
 }
 
-Status DeviceRanks::gather_logits(float* logits, std::size_t rows) {
+Status DeviceRanks::gather_logits(float* parts, std::size_t rows, float* logits) {
   const std::uint32_t own = communicator_->rank();
   const std::size_t own_floats = rows * vocabulary_[own].count;
-  if (own > 0) return communicator_->send(logits, own_floats * sizeof(float), 0);
-  float* next = logits + own_floats;
+  if (own > 0) return communicator_->send(parts, own_floats * sizeof(float), 0);
+  float* next = parts + own_floats;
   for (std::uint32_t rank = 1; rank < vocabulary_.size(); ++rank) {
     const std::size_t floats = rows * vocabulary_[rank].count;
     TIERCEL_RETURN_IF_ERROR(communicator_->receive(next, floats * sizeof(float), rank));
     next += floats;
   }
-  return {};
-}
-
-void DeviceRanks::join_parts(const float* parts, std::size_t rows, float* logits) const {
-  const std::size_t width = vocabulary_.back().first + vocabulary_.back().count;
+  const std::size_t row_bytes = (vocabulary_.back().first + vocabulary_.back().count) * sizeof(float);
   for (const auto& [first, count] : vocabulary_) {
-    for (std::size_t row = 0; row < rows; ++row, parts += count) {
-      std::copy_n(parts, count, logits + row * width + first);
-    }
+    const std::size_t bytes = count * sizeof(float);
+    TIERCEL_RETURN_IF_ERROR(cuda_status(cudaMemcpy2DAsync(logits + first, row_bytes, parts, bytes, bytes, rows,
+                                                          cudaMemcpyDeviceToDevice, stream_->get()),
+                                        "joining the ranks' logits"));
+    parts += rows * count;
   }
+  return {};
 }
 
 }  // namespace tiercel

@@ -30,21 +30,24 @@ class DeviceRanks {
 
   // `values`, of which each rank has a part, become the sum of all.
   Status add_up(void* values, std::size_t count, DType dtype);
-  // Each rank has `rows` of its part of the vocabulary at `logits`; at rank 0 those of the others come behind its own.
-  Status gather_logits(float* logits, std::size_t rows);
-  // Of what rank 0 then has, on the host: rows of the whole vocabulary.
-  void join_parts(const float* parts, std::size_t rows, float* logits) const;
+  // Each rank has `rows` of its part of the vocabulary at `parts`. At rank 0 those of the others come behind its own
+  // there, which has room for all, and become rows of the whole vocabulary at `logits`.
+  Status gather_logits(float* parts, std::size_t rows, float* logits);
+  // Whether logits come together here.
+  bool has_logits() const { return communicator_->rank() == 0; }
   // Until all of the above is through, or a deadline is over.
   Status wait() { return communicator_->wait(); }
   // Ends what is under way, and everything later. Any thread.
   void leave() { communicator_->abort(); }
 
  private:
-  DeviceRanks(std::unique_ptr<Communicator> communicator, std::vector<ModelShard::Range> vocabulary)
-      : communicator_(std::move(communicator)), vocabulary_(std::move(vocabulary)) {}
+  DeviceRanks(std::unique_ptr<Communicator> communicator, std::vector<ModelShard::Range> vocabulary,
+              const CudaStream& stream)
+      : communicator_(std::move(communicator)), vocabulary_(std::move(vocabulary)), stream_(&stream) {}
 
   std::unique_ptr<Communicator> communicator_;
   std::vector<ModelShard::Range> vocabulary_;  // by rank
+  const CudaStream* stream_;
 };
 
 }  // namespace tiercel

@@ -106,14 +106,13 @@ void DeviceStepPlan::build(std::span<const SequenceChunk> chunks, std::uint32_t*
 }
 
 void DeviceStepPlan::want(const SequenceChunk& chunk, std::uint32_t first_row, std::uint32_t* words) {
-  if (chunk.logits == Logits::None) return;
   const std::size_t tokens = chunk.tokens.size();
-  for (std::size_t t = chunk.logits == Logits::Last ? tokens - 1 : 0; t < tokens; ++t) {
+  for (std::size_t t = tokens - chunk.logit_rows(); t < tokens; ++t) {
     assert(wanted_ < limits_.logit_rows);
     words[offsets_.wanted + wanted_++] = first_row + static_cast<std::uint32_t>(t);
   }
   if (chunk.draws.empty()) return;
-  assert(chunk.draws.size() == (chunk.logits == Logits::Last ? 1 : tokens));
+  assert(chunk.draws.size() == chunk.logit_rows());
   constexpr std::size_t kDrawWords = sizeof(kernels::SamplingRow) / sizeof(std::uint32_t);
   std::memcpy(words + offsets_.draws + drawn_ * kDrawWords, chunk.draws.data(), chunk.draws.size_bytes());
   drawn_ += chunk.draws.size();

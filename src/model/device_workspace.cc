@@ -13,8 +13,12 @@ Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, con
   const KvLayout layout = device_llama_kv_layout(shape, options);
   const std::size_t rows = options.max_batch_tokens, query_width = config.query_width();
   const auto bytes_of = [&](std::size_t elements) { return elements * size_of(layout.dtype); };
-  const std::size_t logits_bytes = options.max_logit_rows * shape.vocabulary * sizeof(float);
-  const std::size_t drawn_bytes = options.max_logit_rows * sizeof(kernels::DrawnToken);
+  const ModelShard& shard = options.shard;
+  const bool is_first = shard.rank == 0;
+  const auto of_logits = [&](std::size_t width) { return options.max_logit_rows * width * sizeof(float); };
+  const std::size_t logits_bytes = is_first ? of_logits(shape.vocabulary) : 0;
+  const std::size_t drawn_bytes = is_first ? options.max_logit_rows * sizeof(kernels::DrawnToken) : 0;
+  const std::size_t parts_bytes = shard.size == 1 ? 0 : is_first ? logits_bytes : of_logits(shard.vocabulary.count);
   const std::size_t one_row_floats = kernels::cuda::decode_attention_workspace_floats(
       layout, 1, config.group(), std::bit_ceil(options.context_tokens));
   DeviceWorkspace workspace;
@@ -31,6 +35,7 @@ Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, con
       {&workspace.gate_up, bytes_of(rows * 2 * shape.feed_forward)},
       {&workspace.active, bytes_of(rows * shape.feed_forward)},
       {&workspace.wanted, bytes_of(options.max_logit_rows * shape.hidden)},
+      {reinterpret_cast<std::byte**>(&workspace.parts), parts_bytes},
       {reinterpret_cast<std::byte**>(&workspace.logits), logits_bytes},
       {reinterpret_cast<std::byte**>(&workspace.drawn), drawn_bytes},
       {reinterpret_cast<std::byte**>(&workspace.attention), std::max(kAttentionBytes, one_row_floats * sizeof(float))},
@@ -47,6 +52,7 @@ Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, con
     *part.place = next;
     next += aligned(part.bytes);
   }
+  if (shard.size == 1) workspace.parts = workspace.logits;
   struct HostPart {
     PinnedBuffer* place;
     std::size_t bytes;
@@ -56,6 +62,7 @@ Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, con
                                  {&workspace.host_logits, logits_bytes, "logits"},
                                  {&workspace.host_drawn, drawn_bytes, "drawn tokens"}};
   for (const HostPart& part : host_parts) {
+    if (part.bytes == 0) continue;
     auto buffer = PinnedBuffer::allocate(part.bytes, part.what);
     if (!buffer.ok()) return buffer.status();
     *part.place = *std::move(buffer);

@@ -31,8 +31,10 @@ struct DeviceWorkspace {
   std::byte* gate_up = nullptr;          // [rows][gate, up]
   std::byte* active = nullptr;           // [rows][feed_forward]
   std::byte* wanted = nullptr;           // [max_logit_rows][hidden], those whose logits are
-  float* logits = nullptr;               // [max_logit_rows][vocabulary]; of ranks: [rank][wanted][its part], at rank 0
-  kernels::DrawnToken* drawn = nullptr;  // [max_logit_rows]
+  float* parts = nullptr;                // what the head gives: alone, logits; of ranks: [max_logit_rows][own part of
+                                         // the vocabulary], and behind it, at rank 0, room for those of the others
+  float* logits = nullptr;               // [max_logit_rows][vocabulary]; of ranks: at rank 0
+  kernels::DrawnToken* drawn = nullptr;  // [max_logit_rows]; of ranks: at rank 0
   float* attention = nullptr;            // kAttentionBytes, or more where a single row needs it
   std::uint32_t* plan = nullptr;         // DeviceStepPlan
 

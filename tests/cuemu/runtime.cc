@@ -253,6 +253,7 @@ const char* cudaGetErrorName(cudaError_t error) {
     case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
     case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidPitchValue: return "cudaErrorInvalidPitchValue";
     case cudaErrorNoDevice: return "cudaErrorNoDevice";
     case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
@@ -422,6 +423,27 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return cuemu::copy(__func__, to, from, bytes, kind, stream, true);
+}
+
+// Within device memory.
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  return call(__func__, [&](Device& d) {
+    if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    if (width > to_pitch || width > from_pitch) return cudaErrorInvalidPitchValue;
+    if (kind != cudaMemcpyDeviceToDevice) return cudaErrorNotSupported;
+    if (width == 0 || height == 0) return cudaSuccess;
+    const auto bytes = [&](std::size_t pitch) { return (height - 1) * pitch + width; };
+    if (!d.is_device(to, bytes(to_pitch)) || !d.is_device(from, bytes(from_pitch))) return cudaErrorInvalidValue;
+    ++d.counts.copies;
+    ++d.counts.copy_calls;
+    d.queue(d.stream(stream), [=] {
+      for (std::size_t row = 0; row < height; ++row) {
+        std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
+      }
+    });
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaMemcpyBatchAsync(void* const* to, const void* const* from, const std::size_t* bytes, std::size_t count,

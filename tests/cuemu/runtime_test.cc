@@ -123,6 +123,22 @@ TEST_P(CudaRuntime, ABatchOfCopies) {
   EXPECT_EQ(cuemu::device_counts().copy_calls, 2);
 }
 
+TEST_P(CudaRuntime, RowsAreCopiedWithinTheDevice) {
+  const Streams streams;
+  const DeviceMemory<int> from(std::vector<int>{1, 2, 3, 4, 5, 6}), to(std::vector<int>(9, 0));
+  constexpr std::size_t kInt = sizeof(int);
+  const auto copy = [&](std::size_t to_pitch, std::size_t width, std::size_t height) {
+    return cudaMemcpy2DAsync(to.data() + 1, to_pitch * kInt, from.data(), 2 * kInt, width * kInt, height,
+                             cudaMemcpyDeviceToDevice, streams.first);
+  };
+  EXPECT_EQ(copy(1, 2, 3), cudaErrorInvalidPitchValue);
+  EXPECT_EQ(copy(3, 2, 4), cudaErrorInvalidValue) << "beyond the memory";
+  EXPECT_EQ(copy(3, 2, 0), cudaSuccess);
+  ASSERT_EQ(copy(3, 2, 3), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(streams.first), cudaSuccess);
+  EXPECT_EQ(to.read(), std::vector<int>({0, 1, 2, 0, 3, 4, 0, 5, 6}));
+}
+
 TEST_P(CudaRuntime, AGraphRepeatsWhatWasCaptured) {
   const Streams streams;
   const DeviceMemory<int> a(std::vector<int>(kCount, 0)), b(kCount);

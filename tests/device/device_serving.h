@@ -53,13 +53,15 @@ struct DeviceServing {
     Compute compute = Compute::Fast;
     bool deterministic = false;
     bool draws = true;
+    DeviceModel::Load load = DeviceModel::load_alone;
     std::size_t blocks = 24;
     std::size_t max_draft_tokens = 0;
     KvCacheOptions cache = {};
   };
 
   explicit DeviceServing(const Options& options)
-      : device(tiny_model(), options.compute, options.blocks, options.cache, options.deterministic),
+      : device(tiny_model(), options.compute, options.blocks, options.cache, options.deterministic, /*profile=*/false,
+               options.load),
         model(*device.runner, options.draws, now),
         loop({.limits = {.max_sequences = 6,
                          .max_tokens = kMostTokens,

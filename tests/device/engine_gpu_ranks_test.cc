@@ -75,10 +75,11 @@ INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRankLoss, testing::Range(0, kSanitized 
 class EngineGpuRankRefusal : public NcclTest {};
 INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRankRefusal, testing::Values(0));
 
-// Nothing but the order of sums differs. Two ranks have a KV head each; four share them.
-TEST_P(EngineGpuRanks, GiveTheGreedyTokensOfOne) {
+// Greedy and not: nothing but the order of sums differs. Two ranks have a KV head each; four share them.
+TEST_P(EngineGpuRanks, GiveTheTokensOfOne) {
   auto requests = some_requests();
   if (kSanitized) requests.resize(2);
+  requests.back().sampling = {.temperature = 0.9f, .top_p = 0.95f, .seed = 5};
   Answers alone;
   {
     CheckedEngine engine = Engine::open(gpu_options()).value();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -38,19 +39,25 @@ inline Tokens draw_tokens(std::uint32_t seed, std::size_t count, std::uint32_t v
 
 // A tiny model on the GPU, with a cache over blocks there.
 struct DeviceModel {
+  // May change the options.
+  using Load = std::function<std::unique_ptr<ModelRunner>(const GgufFile&, DeviceLlamaOptions&)>;
+  static std::unique_ptr<ModelRunner> load_alone(const GgufFile& file, DeviceLlamaOptions& options) {
+    return load_device_llama(file, options).value();
+  }
+
   DeviceModel(const TinyModel& tiny, Compute compute, std::size_t blocks = 24, KvCacheOptions cache_options = {},
-              bool deterministic = false, bool profile = false) {
+              bool deterministic = false, bool profile = false, const Load& load = load_alone) {
     const auto file = GgufFile::parse(as_bytes(tiny.bytes), "tiny").value();
-    const DeviceLlamaOptions options{.compute = compute,
-                                     .deterministic = deterministic,
-                                     .max_batch_tokens = kMostTokens,
-                                     .max_sequences = 8,
-                                     .max_logit_rows = kMostLogits,
-                                     .context_tokens = kContext,
-                                     .block_tokens = 16,
-                                     .profile = profile};
+    DeviceLlamaOptions options{.compute = compute,
+                               .deterministic = deterministic,
+                               .max_batch_tokens = kMostTokens,
+                               .max_sequences = 8,
+                               .max_logit_rows = kMostLogits,
+                               .context_tokens = kContext,
+                               .block_tokens = 16,
+                               .profile = profile};
+    runner = load(file, options);
     layout = device_llama_kv_layout(read_llama_config(file)->shape, options);
-    runner = load_device_llama(file, options).value();
     // Tiers work when they are told to, and take no time.
     const KvCacheSeams seams{.tier_now_s = [] { return 1000.0; }, .background_thread = false};
     memory = DeviceBlockMemory::reserve(blocks, layout).value();

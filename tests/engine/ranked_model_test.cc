@@ -114,12 +114,21 @@ TEST(RankedModel, BlocksAreWhereARankReservesThem) {
 TEST(RankMessages, AStepComesBackAsItWas) {
   const std::vector<TokenId> first_tokens = {1, 2, 3}, second_tokens = {4};
   const std::vector<BlockId> first_blocks = {7, 0}, second_blocks = {5};
+  const kernels::SamplingRow draws[3] = {};
   const SequenceChunk chunks[] = {{.tokens = first_tokens, .first_position = 6, .block_table = first_blocks},
                                   {.tokens = second_tokens,
                                    .first_position = 0,
                                    .block_table = second_blocks,
                                    .logits = Logits::All,
-                                   .arithmetic = Arithmetic::Decode}};
+                                   .arithmetic = Arithmetic::Decode},
+                                  {.tokens = second_tokens,
+                                   .block_table = second_blocks,
+                                   .logits = Logits::Last,
+                                   .draws = std::span(draws).first(1)},
+                                  {.tokens = first_tokens,
+                                   .block_table = first_blocks,
+                                   .logits = Logits::All,
+                                   .draws = draws}};
   const BlockCopy copies[] = {{.from = 3, .to = 4, .tokens = 5}};
   std::vector<std::byte> bytes;
   write_step(copies, chunks, bytes);
@@ -129,13 +138,14 @@ TEST(RankMessages, AStepComesBackAsItWas) {
   EXPECT_EQ(step.copies[0].from, 3u);
   EXPECT_EQ(step.copies[0].to, 4u);
   EXPECT_EQ(step.copies[0].tokens, 5u);
-  ASSERT_EQ(step.chunks.size(), 2u);
-  for (std::size_t i = 0; i < 2; ++i) {
+  ASSERT_EQ(step.chunks.size(), std::size(chunks));
+  for (std::size_t i = 0; i < std::size(chunks); ++i) {
     EXPECT_TRUE(std::ranges::equal(step.chunks[i].tokens, chunks[i].tokens));
     EXPECT_TRUE(std::ranges::equal(step.chunks[i].block_table, chunks[i].block_table));
     EXPECT_EQ(step.chunks[i].first_position, chunks[i].first_position);
     EXPECT_EQ(step.chunks[i].logits, chunks[i].logits);
     EXPECT_EQ(step.chunks[i].arithmetic, chunks[i].arithmetic);
+    EXPECT_EQ(step.chunks[i].draws.size(), chunks[i].draws.size());
   }
   EXPECT_FALSE(read_step(bytes, 7, 5, step).ok()) << "block 7 of 7";
   EXPECT_FALSE(read_step(bytes, 8, 4, step).ok()) << "token 4 of 4";
