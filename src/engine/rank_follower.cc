@@ -49,6 +49,7 @@ class Follower {
       auto memory = reserve_(blocks);
       if (!memory.ok()) return memory.status();
       memory_ = *std::move(memory);
+      if (memory_) model_.compute_over(*memory_);
     }
     if (!memory_) {
       auto arena = BlockArena::reserve(blocks, layout_.block_bytes());

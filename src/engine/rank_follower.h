@@ -14,7 +14,8 @@
 
 namespace tiercel {
 
-// Reserves memory for so many blocks, as the model takes them; null: in host memory, which the caller reserves.
+// Reserves memory for so many blocks, as the model takes them (ModelRunner::compute_over()); null: in host memory,
+// which the caller reserves.
 using ReserveBlocks = std::function<Result<std::shared_ptr<const BlockMemory>>(std::size_t blocks)>;
 
 // Computes steps on the calling thread until rank 0 ends (Ok), or a rank dies, hangs or fails: then the Status that

@@ -5,11 +5,13 @@
 #include <condition_variable>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "base/logging.h"
 #include "engine/rank_tier_messages.h"
+#include "kv/block_reader.h"
 #include "kv/tier_transfer.h"
 
 namespace tiercel {
@@ -73,18 +75,16 @@ class RankTierServer::Worker {
   TierRequest request_;
   TierAnswer answer_;
   std::shared_ptr<const BlockMemory> memory_;
-  // On the host, each of kTierBatchBlocks blocks, one behind the other.
-  std::shared_ptr<std::byte> read_;    // on their way to a GPU; null where stores read into blocks themselves
-  std::shared_ptr<std::byte> staged_;  // to be written
+  std::optional<BlockReader> reader_;  // into them
+  std::shared_ptr<std::byte> staged_;  // to be written: kTierBatchBlocks blocks, one behind the other
   std::size_t staged_blocks_ = 0;
 };
 
 void RankTierServer::Worker::set_memory(std::shared_ptr<const BlockMemory> memory) {
   const std::lock_guard lock(shared_->mutex);
-  const std::size_t bytes = kTierBatchBlocks * layout_.block_bytes();
   // Now, since memory that GPUs reach is not given while their kernels wait for each other.
-  staged_ = memory->allocate_host(bytes);
-  if (!memory->is_host()) read_ = memory->allocate_host(bytes);
+  staged_ = memory->allocate_host(kTierBatchBlocks * layout_.block_bytes());
+  reader_.emplace(memory, layout_.block_bytes());
   memory_ = std::move(memory);
 }
 
@@ -162,25 +162,20 @@ void RankTierServer::Worker::for_each_block(const Each& each) const {
 void RankTierServer::Worker::read() {
   answer_.status = await_turn();
   if (!answer_.status.ok()) return;
-  const std::size_t block_bytes = layout_.block_bytes();
   std::vector<TierRead> reads;
-  std::vector<BlockId> blocks;
   for_each_block([&](const TierRequest::Block& block, std::span<const TokenId> tokens) {
-    std::byte* const to = read_ ? read_.get() + reads.size() * block_bytes : memory_->block(block.block);
-    blocks.push_back(block.block);
     reads.push_back({.key = block.key,
                      .parent = block.parent,
                      .tenant = block.tenant,
                      .adapter_id = block.adapter_id,
                      .tokens = tokens,
-                     .bytes = {to, block_bytes},
+                     .bytes = {},
                      .block = block.block});
   });
   answer_.blocks.resize(reads.size());
-  (*store_)->read(reads);
-  const Status loaded = read_ ? memory_->load(read_.get(), block_bytes, blocks) : Status();
+  reader_->read(**store_, reads);
   for (std::size_t i = 0; i < reads.size(); ++i) {
-    const Status& status = reads[i].status.ok() ? loaded : reads[i].status;
+    const Status& status = reads[i].status;
     answer_.blocks[i] = {.code = status.code(), .copyable = reads[i].copyable};
     if (answer_.status.ok()) answer_.status = status;
   }

@@ -41,6 +41,7 @@ class RankedModel final : public ModelRunner {
   ModelMemory memory() const override { return model_->memory(); }
   std::vector<std::pair<std::string, std::string>> kernels() const override { return model_->kernels(); }
   std::size_t max_logit_rows() const override { return model_->max_logit_rows(); }
+  void compute_over(const BlockMemory& memory) override { model_->compute_over(memory); }
   bool draws_tokens() const override { return model_->draws_tokens(); }
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override;
   std::span<const kernels::DrawnToken> drawn() const override { return model_->drawn(); }

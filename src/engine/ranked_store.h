@@ -10,7 +10,8 @@
 //   erase, flush    Of all; not Ok where one could not.
 //
 // A rank that is slow or hangs makes the operation slow or hang, which the cache's deadlines are for. A read returns
-// only when no rank writes into its blocks any more: where a link breaks meanwhile, when the ranks have ended.
+// only when no rank's store writes into its blocks any more: where a link breaks meanwhile, when the ranks have ended.
+// What is on its way to a rank's GPU then is waited for there (BlockMemory::begin_load()).
 // Afterwards the tier fails at once. When blocks may be touched on the other ranks: rank_progress.h.
 #pragma once
 

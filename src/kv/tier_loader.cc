@@ -22,16 +22,7 @@ TierLoader::TierLoader(KvCacheState& cache, TierId tier, TierStore& store, TierM
       store_(store),
       monitor_(monitor),
       is_readable_(std::move(is_readable)),
-      memory_(cache.memory_) {
-  if (memory_->is_host()) return;
-  for (Staging& staging : staging_) {
-    staging.bytes = memory_->allocate_host(kTierBatchBlocks * cache.layout_.block_bytes());
-  }
-}
-
-TierLoader::~TierLoader() {
-  for (const Staging& staging : staging_) static_cast<void>(memory_->finish_load(staging.load));
-}
+      reader_(cache.memory_, cache.layout_.block_bytes()) {}
 
 bool TierLoader::load_batch(TierLoad& load) {
   return load.from_back ? load_batch_from_back(load) : load_batch_from_front(load);
@@ -100,34 +91,20 @@ bool TierLoader::load_batch_from_back(TierLoad& load) {
 std::vector<TierRead> TierLoader::read(const TierLoad& load, std::size_t first, std::size_t last,
                                        std::span<const BlockId> into) {
   assert(first >= load.first_block && last - load.first_block < load.keys.size());
-  assert(last - first <= kTierBatchBlocks);
-  const std::size_t block_tokens = cache_.layout_.block_tokens, block_bytes = cache_.layout_.block_bytes();
-  Staging* const staging = memory_->is_host() ? nullptr : &staging_[batches_++ % staging_.size()];
+  const std::size_t block_tokens = cache_.layout_.block_tokens;
   std::vector<TierRead> reads;
   reads.reserve(last - first);
   for (std::size_t i = first; i < last; ++i) {
-    reads.push_back(
-        {.key = load.keys[i + 1 - load.first_block],
-         .parent = load.keys[i - load.first_block],
-         .tenant = load.tenant,
-         .adapter_id = load.adapter_id,
-         .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
-         .bytes = {staging ? staging->bytes.get() + (i - first) * block_bytes : cache_.block(into[i - first]),
-                   block_bytes},
-         .block = into[i - first]});
+    reads.push_back({.key = load.keys[i + 1 - load.first_block],
+                     .parent = load.keys[i - load.first_block],
+                     .tenant = load.tenant,
+                     .adapter_id = load.adapter_id,
+                     .tokens = std::span(load.tokens).subspan(i * block_tokens, block_tokens),
+                     .bytes = {},
+                     .block = into[i - first]});
   }
   monitor_.begin(reads.size());
-  Status copied = staging ? memory_->finish_load(staging->load) : Status();
-  if (copied.ok()) store_.read(reads);
-  if (staging && copied.ok()) {
-    // Its blocks may be given to anybody from now on: who needs them waits for the copy.
-    const auto begun = memory_->begin_load(staging->bytes.get(), block_bytes, into.first(reads.size()));
-    copied = begun.status();
-    staging->load = begun.ok() ? *begun : 0;
-  }
-  for (TierRead& read : reads) {
-    if (!copied.ok() && read.status.ok()) read.status = copied;
-  }
+  reader_.read(store_, reads);
   const auto count = [&](auto matches) {
     return static_cast<std::size_t>(
         std::ranges::count_if(reads, [&](const TierRead& read) { return matches(read.status.code()); }));

@@ -5,19 +5,16 @@
 // load until computing has come there.
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <functional>
-#include <memory>
 #include <span>
 #include <vector>
 
+#include "kv/block_reader.h"
 #include "kv/tier_monitor.h"
 #include "kv/tier_transfer.h"
 
 namespace tiercel {
 
-class BlockMemory;
 class KvCacheState;
 
 class TierLoader {
@@ -25,8 +22,6 @@ class TierLoader {
   // `is_readable`: whether the tier may be asked now. All outlive this. May throw std::bad_alloc.
   TierLoader(KvCacheState& cache, TierId tier, TierStore& store, TierMonitor& monitor,
              std::function<bool()> is_readable);
-
-  ~TierLoader();
 
   // One batch of the part that `load` has here. True: the part goes on. May throw std::bad_alloc.
   bool load_batch(TierLoad& load);
@@ -42,14 +37,7 @@ class TierLoader {
   TierStore& store_;
   TierMonitor& monitor_;
   const std::function<bool()> is_readable_;
-  const std::shared_ptr<const BlockMemory> memory_;  // a loader whose tier hangs may outlive the cache
-  // Room for a batch, where blocks are not in host memory: one is read into while another is copied from.
-  struct Staging {
-    std::shared_ptr<std::byte> bytes;
-    std::uint64_t load = 0;  // that copies from it
-  };
-  std::array<Staging, 2> staging_;
-  std::size_t batches_ = 0;
+  BlockReader reader_;
 };
 
 }  // namespace tiercel

@@ -16,7 +16,10 @@ Pace pace_of(std::uint64_t seed) { return static_cast<Pace>(seed % 3); }
 }  // namespace
 
 Device::Device(const DeviceOptions& options) : options_(options), random_state_(options.seed * 2 + 1) {
-  for (int device = 0; device < std::max(options.devices, 1); ++device) create_stream_on(device);
+  for (int device = 0; device < std::max(options.devices, 1); ++device) {
+    create_stream_on(device);
+    broken_.push_back(cudaSuccess);
+  }
 }
 
 Device::~Device() {
@@ -102,19 +105,25 @@ void Device::complete(Completion& completion) {
 bool Device::can_run(const Stream& stream) const {
   if (stream.queue.empty()) return false;
   const auto& wait_for = stream.queue.front()->wait_for;
-  return wait_for == nullptr || wait_for->done || broken != cudaSuccess;
+  return wait_for == nullptr || wait_for->done || broken(stream.device) != cudaSuccess;
 }
 
 void Device::run_front(Stream& stream) {
   const std::unique_ptr<Operation> operation = std::move(stream.queue.front());
   stream.queue.pop_front();
   ++operations_run_;
-  if (operation->run && operations_until_failure > 0 && --operations_until_failure == 0) broken = failing;
+  const bool is_counted = failing_device_ == kAllDevices || failing_device_ == stream.device;
+  if (operation->run && is_counted && operations_until_failure_ > 0 && --operations_until_failure_ == 0) {
+    for (int device = 0; device < static_cast<int>(broken_.size()); ++device) {
+      if (failing_device_ == kAllDevices || failing_device_ == device)
+        broken_[static_cast<std::size_t>(device)] = failing_;
+    }
+  }
   {
     const AsSanitizerThread as_stream(stream.sanitizer_thread);
     acquire(&operation->order);
     if (operation->wait_for != nullptr) acquire(&operation->wait_for->order);
-    if (operation->run && broken == cudaSuccess) operation->run();
+    if (operation->run && broken(stream.device) == cudaSuccess) operation->run();
     if (operation->completes != nullptr) release(&operation->completes->order);
     release(&stream.order);
   }
@@ -183,12 +192,21 @@ bool Device::finish_device(int device) {
     }
     acquire(&stream->order);
   }
+  acquire_broken();
   remove_finished();
   return true;
 }
 
-void Device::acquire_all() {
-  for (const auto& stream : streams_) acquire(&stream->order);
+void Device::plan_failure(int nth, cudaError_t error, int device) {
+  operations_until_failure_ = nth;
+  failing_ = error;
+  failing_device_ = device;
+}
+
+void Device::acquire_broken() {
+  for (const auto& stream : streams_) {
+    if (broken(stream->device) != cudaSuccess) acquire(&stream->order);
+  }
 }
 
 bool Device::finish_all() {

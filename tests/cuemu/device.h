@@ -12,7 +12,7 @@
 // functions in streams, managed memory, and graphs by any other way than capture are not there.
 //
 // Several devices differ in what CUDA keeps by device: the current one of a thread, streams, events, and what a call
-// for a whole device waits for. Memory is everybody's, and a failed operation breaks all of them.
+// for a whole device waits for, and what is broken. Memory is everybody's.
 //
 // Not thread-safe; what is declared in <cuda_runtime_api.h> is.
 #pragma once
@@ -40,8 +40,10 @@ void reset_device(const DeviceOptions& options);
 // are launched by "cudaLaunchKernelEx".
 void fail_call(std::string_view function, int nth, cudaError_t error);
 // The `nth` operation that runs from now on fails while it runs: nothing more runs, and from the next wait on every
-// call returns `error`, as after a kernel's illegal access.
-void fail_operation(int nth, cudaError_t error);
+// call returns `error`, as after a kernel's illegal access; on all devices, or where one is named, of its operations
+// and on that one.
+constexpr int kAllDevices = -1;
+void fail_operation(int nth, cudaError_t error, int device = kAllDevices);
 
 // What has happened since reset_device().
 struct DeviceCounts {

@@ -80,8 +80,12 @@ class Device {
   bool finish(Completion& completion);
   bool finish_device(int device);
   bool finish_all();
-  // Of a broken device, whose streams run nothing more: what they did came before what the caller does now.
-  void acquire_all();
+  // The operation that is the nth from now on breaks the device, or all of them.
+  void plan_failure(int nth, cudaError_t error, int device);
+  // What every call about this device returns; success where it is not broken.
+  cudaError_t broken(int device) const { return broken_[static_cast<std::size_t>(device)]; }
+  // Of broken devices, whose streams run nothing more: what they did came before what the caller does now.
+  void acquire_broken();
   // The stream's next operation, or, while that waits, one of the stream that it waits for. False where none can run.
   bool run_towards(Stream& stream);
   void end_capture(const Graph* graph);
@@ -108,9 +112,6 @@ class Device {
 
   DeviceCounts counts;
   int events = 0, graphs = 0;
-  cudaError_t broken = cudaSuccess;  // from here on every call returns it
-  cudaError_t failing = cudaSuccess;
-  int operations_until_failure = 0;  // 0: none is planned
   struct PlannedFailure {
     std::string function;
     int calls_left;
@@ -133,6 +134,10 @@ class Device {
   Ranges allocations_, pinned_;
   std::size_t allocated_ = 0;
   std::uint64_t operations_run_ = 0;
+  std::vector<cudaError_t> broken_;   // by device
+  int operations_until_failure_ = 0;  // 0: none is planned
+  int failing_device_ = kAllDevices;
+  cudaError_t failing_ = cudaSuccess;
 };
 
 // Runs `body` alone with the devices, unseen by ThreadSanitizer, as a call into the runtime does. While `body` returns

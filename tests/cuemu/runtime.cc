@@ -61,7 +61,8 @@ cudaError_t refusal(Device& d, std::string_view function) {
     d.planned_failures.erase(planned);
     return note(error);
   }
-  return note(d.broken);
+  const bool chooses = function == "cudaSetDevice" || function == "cudaGetDevice";  // another may be well
+  return chooses ? cudaSuccess : note(d.broken(current_device));
 }
 
 // One call into the runtime: alone with the device, unless it is broken or the call is to fail.
@@ -77,9 +78,9 @@ cudaError_t call(const char* function, const Body& body) {
   return note(error);
 }
 
-// One that waits until `finish` says that what it waits for has come.
+// One that waits until `finish` says that what it waits for has come, which is on this device.
 template <class Finish>
-cudaError_t waiting_call(const char* function, const Finish& finish) {
+cudaError_t waiting_call(const char* function, int on, const Finish& finish) {
   const Unseen unseen;
   Lock lock;
   if (const cudaError_t refused = refusal(device(), function); refused != cudaSuccess) return refused;
@@ -89,13 +90,13 @@ cudaError_t waiting_call(const char* function, const Finish& finish) {
   }
   device().drift();
   Device::changes.notify_all();
-  return note(device().broken);
+  return note(device().broken(on));
 }
 
 // Of a broken device memory is still taken back, so that a test can end.
 bool is_broken(cudaError_t error) {
   const Lock lock;
-  return error != cudaSuccess && error == device().broken;
+  return error != cudaSuccess && error == device().broken(current_device);
 }
 
 bool capturing(const Device& d, cudaStream_t stream) {
@@ -127,6 +128,7 @@ std::shared_ptr<char[]> staged(const void* from, std::size_t bytes) {
 cudaError_t copy(const char* function, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                  cudaStream_t stream, bool counts_as_call) {
   bool to_pageable = false;
+  int on = 0;
   const cudaError_t error = call(function, [&](Device& d) {
     if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
     const Copy what = look_at(d, to, from, bytes, kind);
@@ -142,10 +144,11 @@ cudaError_t copy(const char* function, void* to, const void* from, std::size_t b
       d.queue(d.stream(stream), [=] { std::memcpy(to, from, bytes); });
     }
     to_pageable = what.to_pageable;
-    return d.broken;
+    on = d.stream(stream).device;
+    return d.broken(on);
   });
   if (error != cudaSuccess || !to_pageable) return error;
-  return waiting_call("", [&](Device& d) { return d.finish(d.stream(stream)); });
+  return waiting_call("", on, [&](Device& d) { return d.finish(d.stream(stream)); });
 }
 
 }  // namespace
@@ -183,10 +186,9 @@ void fail_call(std::string_view function, int nth, cudaError_t error) {
   device().planned_failures.push_back({std::string(function), nth, error});
 }
 
-void fail_operation(int nth, cudaError_t error) {
+void fail_operation(int nth, cudaError_t error, int device_number) {
   const Lock lock;
-  device().operations_until_failure = nth;
-  device().failing = error;
+  device().plan_failure(nth, error, device_number);
 }
 
 DeviceCounts device_counts() {
@@ -319,7 +321,8 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 
 namespace {
 cudaError_t finish_current_device(const char* function) {
-  return cuemu::waiting_call(function, [](Device& d) { return d.finish_device(cuemu::current_device); });
+  const int on = cuemu::current_device;
+  return cuemu::waiting_call(function, on, [&](Device& d) { return d.finish_device(on); });
 }
 }  // namespace
 
@@ -357,7 +360,7 @@ cudaError_t cudaFree(void* memory) {
   if (cuemu::is_broken(error)) {
     const cuemu::Unseen unseen;
     const cuemu::Lock lock;
-    cuemu::device().acquire_all();
+    cuemu::device().acquire_broken();
     cuemu::device().free(memory);
   }
   return error;
@@ -390,7 +393,7 @@ cudaError_t cudaFreeHost(void* memory) {
   if (cuemu::is_broken(error)) {
     const cuemu::Unseen unseen;
     const cuemu::Lock lock;
-    cuemu::device().acquire_all();
+    cuemu::device().acquire_broken();
     cuemu::device().unpin(memory);
   }
   if (error != cudaErrorInvalidValue) std::free(memory);
@@ -410,7 +413,7 @@ cudaError_t cudaHostUnregister(void* memory) {
   if (cuemu::is_broken(error)) {
     const cuemu::Unseen unseen;
     const cuemu::Lock lock;
-    cuemu::device().acquire_all();
+    cuemu::device().acquire_broken();
     cuemu::device().unpin(memory);
   }
   return error;
@@ -491,16 +494,18 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   Device& d = cuemu::device();
   if (stream == nullptr || !d.knows(stream)) return cuemu::note(cudaErrorInvalidResourceHandle);
   d.destroy_stream(stream);
-  return cuemu::note(d.broken);
+  return cuemu::note(d.broken(cuemu::current_device));
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  int on = 0;
   const cudaError_t error = call(__func__, [&](Device& d) {
     if (!d.knows(stream)) return cudaErrorInvalidResourceHandle;
+    on = d.stream(stream).device;
     return capturing(d, stream) ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
   });
   if (error != cudaSuccess) return error;
-  return cuemu::waiting_call("", [&](Device& d) { return d.finish(d.stream(stream)); });
+  return cuemu::waiting_call("", on, [&](Device& d) { return d.finish(d.stream(stream)); });
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -537,7 +542,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const cuemu::Lock lock;
   delete event;
   --cuemu::device().events;
-  return cuemu::note(cuemu::device().broken);
+  return cuemu::note(cuemu::device().broken(cuemu::current_device));
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
@@ -551,7 +556,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event == nullptr) return cuemu::note(cudaErrorInvalidResourceHandle);
-  return cuemu::waiting_call(__func__, [&](Device& d) { return event->last == nullptr || d.finish(*event->last); });
+  return cuemu::waiting_call(__func__, event->device,
+                             [&](Device& d) { return event->last == nullptr || d.finish(*event->last); });
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -560,7 +566,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (event->last == nullptr) return cudaSuccess;
     if (event->last->done) {
       cuemu::acquire(&event->last->order);
-      return d.broken;
+      return d.broken(event->device);
     }
     d.run_towards(*event->last->stream);
     return cudaErrorNotReady;
@@ -626,7 +632,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   const cuemu::Lock lock;
   delete graph;
   --cuemu::device().graphs;
-  return cuemu::note(cuemu::device().broken);
+  return cuemu::note(cuemu::device().broken(cuemu::current_device));
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return cudaGraphDestroy(executable); }

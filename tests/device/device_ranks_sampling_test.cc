@@ -10,27 +10,17 @@ INSTANTIATE_TEST_SUITE_P(Seeds, DeviceRanksSampling, testing::Range(0, kSanitize
 class DeviceRanksAnswers : public NcclTest {};
 INSTANTIATE_TEST_SUITE_P(Seeds, DeviceRanksAnswers, testing::Range(1, kSanitized ? 2 : 3));
 
-// With parts for four ranks.
-const TinyModel& shared_model() {
-  static const TinyModel model(Variant{.name = "Shared",
-                                       .heads = 4,
-                                       .kv_heads = 2,
-                                       .head_dim = 64,
-                                       .rotated = 64,
-                                       .feed_forward = 128,
-                                       .vocabulary = kFakeVocabulary,
-                                       .type = TensorType::Q4_1});
-  return model;
-}
-
 // Of a model on so many GPUs.
 void serve_with_ranks(std::uint32_t size, DeviceServing::Options options,
                       const std::function<void(DeviceServing&)>& serve) {
   RankFollowers followers(size);
   options.load = followers.loading();
-  DeviceServing serving(options);
-  followers.begin(serving.device);
-  serve(serving);
+  {
+    DeviceServing serving(options);
+    followers.begin(serving.device);
+    serve(serving);
+  }
+  followers.expect_good_ends();
 }
 
 TEST_P(DeviceRanksSampling, AStepDrawsWhatTheSamplerDraws) {

@@ -69,7 +69,7 @@ Answers answers_of_ranks(std::uint32_t size, const EngineOptions& options, const
 class EngineGpuRanks : public NcclTest {};
 INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRanks, testing::Range(0, kSanitized ? 1 : 3));
 class EngineGpuRankTiers : public NcclTest {};
-INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRankTiers, testing::Values(2));
+INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRankTiers, testing::Range(kSanitized ? 2 : 0, 3));
 class EngineGpuRankLoss : public NcclTest {};
 INSTANTIATE_TEST_SUITE_P(Seeds, EngineGpuRankLoss, testing::Range(0, kSanitized ? 1 : 3));
 class EngineGpuRankRefusal : public NcclTest {};
@@ -206,6 +206,24 @@ TEST_P(EngineGpuRankLoss, AHungRankEndsTheOthers) {
 }
 
 // On whichever rank that is.
+// A block is on its way to one GPU, or has just come there, when that breaks: at the first operation from then on.
+TEST_P(EngineGpuRankLoss, ALoadThatFailsOnOneRankEndsAll) {
+  EngineOptions options = small_arena(4);
+  options.cache.memory_tier_bytes = std::size_t{1} << 20;
+  GpuRanks ranks(options, 2, {}, /*timeout_ms=*/2000);
+  {
+    CheckedEngine engine = Engine::open(ranks.first()).value();
+    const auto requests = some_requests();
+    answers_of(engine, requests);
+    ASSERT_TRUE(engine.flush(kLong_ms).ok());
+    cuemu::fail_operation(1, cudaErrorIllegalAddress, /*device=*/GetParam() % 2);
+    const Status lost = engine.process_request(requests.front()).get().status();
+    EXPECT_TRUE(is_loss(lost)) << lost.to_string();
+    EXPECT_EQ(engine.process_request(requests.front()).get().status().code(), lost.code());
+  }
+  for (const Status& status : ranks.join()) EXPECT_TRUE(is_loss(status)) << status.to_string();
+}
+
 TEST_P(EngineGpuRankLoss, AFailingGpuEndsAllRanks) {
   expect_loss(4, [] { cuemu::fail_call("cudaLaunchKernelEx", 90, cudaErrorLaunchFailure); });
 }

@@ -15,16 +15,29 @@
 #include "ranks/tcp_communicator.h"
 #include "tests/device/nccl_ranks.h"
 #include "tests/device/tiny_device_model.h"
+#include "tests/engine/fake_model.h"
 #include "tests/ranks/rank_threads.h"
 
 namespace tiercel {
 
+// Has parts for four ranks.
+inline const TinyModel& shared_model() {
+  static const TinyModel model(Variant{.name = "Shared",
+                                       .heads = 4,
+                                       .kv_heads = 2,
+                                       .head_dim = 64,
+                                       .rotated = 64,
+                                       .feed_forward = 128,
+                                       .vocabulary = kFakeVocabulary,
+                                       .type = TensorType::Q4_1});
+  return model;
+}
+
 class RankFollowers {
  public:
-  explicit RankFollowers(std::uint32_t size) : size_(size), statuses_(size - 1) {}
-  ~RankFollowers() {
-    for (const Status& status : join()) EXPECT_TRUE(status.ok()) << status.to_string();
-  }
+  explicit RankFollowers(std::uint32_t size, std::uint64_t timeout_ms = 60'000)
+      : size_(size), timeout_ms_(timeout_ms), memories_(size), statuses_(size - 1) {}
+  ~RankFollowers() { join(); }
 
   // Rank 0's part of the model, which ends the others when it ends; the parts of all are made with `options`, which
   // become those of rank 0. Once.
@@ -34,19 +47,20 @@ class RankFollowers {
     const NcclId id = create_nccl_id().value();
     for (std::uint32_t rank = 1; rank < size_; ++rank) {
       threads_.emplace_back([this, &file, address, id, rank, of_rank = options]() mutable {
-        auto communicator = open_tcp_communicator(rank_options(address, rank, size_)).value();
+        auto communicator = open_tcp_communicator(rank_options(address, rank, size_, timeout_ms_)).value();
         const auto model = load_part(file, rank, id, of_rank);
         const KvLayout layout = device_llama_kv_layout(shape_, of_rank);
         const auto reserve = [&](std::size_t blocks) -> Result<std::shared_ptr<const BlockMemory>> {
           EXPECT_EQ(cudaSetDevice(static_cast<int>(rank)), cudaSuccess);
-          return std::shared_ptr<const BlockMemory>(DeviceBlockMemory::reserve(blocks, layout).value());
+          memories_[rank] = DeviceBlockMemory::reserve(blocks, layout).value();
+          return memories_[rank];
         };
         statuses_[rank - 1] = follow_first_rank(*communicator, *model, layout, nullptr, reserve);
       });
     }
-    auto communicator = open_tcp_communicator(rank_options(address, 0, size_)).value();
+    auto communicator = open_tcp_communicator(rank_options(address, 0, size_, timeout_ms_)).value();
     auto own = load_part(file, 0, id, options);  // when it returns, all have theirs
-    auto first = std::make_unique<RankedModel>(std::move(communicator), std::move(own), /*interval_ms=*/20'000);
+    auto first = std::make_unique<RankedModel>(std::move(communicator), std::move(own), timeout_ms_ / 3);
     first_ = first.get();
     return first;
   }
@@ -54,15 +68,23 @@ class RankFollowers {
     return [this](const GgufFile& file, DeviceLlamaOptions& options) { return load(file, options); };
   }
   // The others have blocks, too; before the first step.
-  void begin(DeviceModel& first) const {
+  void begin(DeviceModel& first) {
+    memories_[0] = first.memory;
     EXPECT_TRUE(first_->begin(first.memory->blocks()).ok());
     first.cache->observe_copies([ranks = first_](auto... copied) { ranks->copy_block(copied...); });
   }
 
+  // Of a rank, since begin().
+  const BlockMemory& memory(std::uint32_t rank) const { return *memories_[rank]; }
+
+  // What each ended with, when rank 0's part has.
   const std::vector<Status>& join() {
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
     return statuses_;
+  }
+  void expect_good_ends() {
+    for (const Status& status : join()) EXPECT_TRUE(status.ok()) << status.to_string();
   }
 
  private:
@@ -72,14 +94,16 @@ class RankFollowers {
     options.shard = shard_model(shape_, rank, size_).value();
     DeviceLlamaOptions opening = options;
     opening.open_communicator = [this, rank, id](const CudaStream& stream) {
-      return open_nccl_communicator(nccl_options(rank, size_), id, stream);
+      return open_nccl_communicator(nccl_options(rank, size_, timeout_ms_), id, stream);
     };
     return load_device_llama(file, opening).value();
   }
 
   const std::uint32_t size_;
+  const std::uint64_t timeout_ms_;
   ModelShape shape_;
   RankedModel* first_ = nullptr;
+  std::vector<std::shared_ptr<const BlockMemory>> memories_;
   std::vector<Status> statuses_;
   std::vector<std::thread> threads_;
 };

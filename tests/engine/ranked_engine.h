@@ -60,6 +60,9 @@ class FakeRank final : public ModelRunner {
     return logits;
   }
 
+  void compute_over(const BlockMemory& memory) override { computes_over = &memory; }
+  const BlockMemory* computes_over = nullptr;  // nobody has said
+
   void leave_ranks() override { on_leave(); }
   std::function<void()> on_leave = [] {};
 
@@ -108,7 +111,10 @@ struct RankedEngine {
 
   RankedEngine() : RankedEngine(Options()) {}
   explicit RankedEngine(const Options& options)
-      : followers(options.size - 1), statuses(options.size - 1), tokenizer(make_byte_tokenizer()) {
+      : followers(options.size - 1),
+        statuses(options.size - 1),
+        computed_over(options.size - 1),
+        tokenizer(make_byte_tokenizer()) {
     const std::string address = free_address();
     const std::size_t tiers = options.tiers.empty() ? 0 : options.tiers.front().size();
     for (std::uint32_t rank = 1; rank < options.size; ++rank) {
@@ -124,6 +130,7 @@ struct RankedEngine {
         followers[rank - 1] = std::move(communicator);
         statuses[rank - 1] =
             follow_first_rank(*followers[rank - 1], part, FakeModel::layout(), &server, options.reserve);
+        computed_over[rank - 1] = part.computes_over;
       });
     }
     const auto of_rank = rank_options(address, 0, options.size, options.timeout_ms);
@@ -187,6 +194,7 @@ struct RankedEngine {
   Status begun;
   std::vector<std::unique_ptr<Communicator>> followers;  // each its thread's, until an answer was given
   std::vector<Status> statuses;
+  std::vector<const BlockMemory*> computed_over;  // by followers that have left
   std::vector<std::thread> threads;
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;

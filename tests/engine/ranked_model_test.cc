@@ -109,26 +109,27 @@ TEST(RankedModel, BlocksAreWhereARankReservesThem) {
   engine.leave();
   const std::span bytes(memory->block(0), memory->bytes());
   EXPECT_TRUE(std::ranges::any_of(bytes, [](std::byte byte) { return byte != std::byte{0}; }));
+  EXPECT_EQ(engine.computed_over[0], memory.get()) << "its model does not know of it";
+  engine.model->compute_over(*memory);
+  EXPECT_EQ(engine.first_rank->computes_over, memory.get()) << "nor does the first one's";
 }
 
 TEST(RankMessages, AStepComesBackAsItWas) {
   const std::vector<TokenId> first_tokens = {1, 2, 3}, second_tokens = {4};
   const std::vector<BlockId> first_blocks = {7, 0}, second_blocks = {5};
   const kernels::SamplingRow draws[3] = {};
-  const SequenceChunk chunks[] = {{.tokens = first_tokens, .first_position = 6, .block_table = first_blocks},
-                                  {.tokens = second_tokens,
-                                   .first_position = 0,
-                                   .block_table = second_blocks,
-                                   .logits = Logits::All,
-                                   .arithmetic = Arithmetic::Decode},
-                                  {.tokens = second_tokens,
-                                   .block_table = second_blocks,
-                                   .logits = Logits::Last,
-                                   .draws = std::span(draws).first(1)},
-                                  {.tokens = first_tokens,
-                                   .block_table = first_blocks,
-                                   .logits = Logits::All,
-                                   .draws = draws}};
+  const SequenceChunk chunks[] = {
+      {.tokens = first_tokens, .first_position = 6, .block_table = first_blocks},
+      {.tokens = second_tokens,
+       .first_position = 0,
+       .block_table = second_blocks,
+       .logits = Logits::All,
+       .arithmetic = Arithmetic::Decode},
+      {.tokens = second_tokens,
+       .block_table = second_blocks,
+       .logits = Logits::Last,
+       .draws = std::span(draws).first(1)},
+      {.tokens = first_tokens, .block_table = first_blocks, .logits = Logits::All, .draws = draws}};
   const BlockCopy copies[] = {{.from = 3, .to = 4, .tokens = 5}};
   std::vector<std::byte> bytes;
   write_step(copies, chunks, bytes);

@@ -104,6 +104,43 @@ TEST(RankedStore, AnswersAreThoseOfOneRankWhateverIsLoadedAndWritten) {
   }
 }
 
+// As GPUs have them: what a store gives is on its way there when the rank answers.
+TEST(RankedStore, BlocksComeToMemoryThatTiersCannotReach) {
+  const auto stores = faulty_stores(2);
+  std::shared_ptr<DistantMemory> memory;
+  RankedEngine engine({.blocks = 20, .tiers = one_tier(stores), .reserve = [&](std::size_t blocks) {
+                         memory = std::make_shared<DistantMemory>(blocks, FakeModel::layout().block_bytes());
+                         return Result<std::shared_ptr<const BlockMemory>>(memory);
+                       }});
+  engine.first_rank->set_token_time(kSlow);
+  std::size_t found = 0;
+  for (int times = 0; times < 3; ++times) {
+    for (const char seed : {'a', 'b', 'c'}) found += answer_of(engine, prompt_of(seed)).reused_by_tier.at(1).second;
+  }
+  EXPECT_GT(found, 0u);
+  EXPECT_GT(memory->begun_loads(), 0u);
+  engine.leave();
+  EXPECT_TRUE(engine.statuses[0].ok()) << engine.statuses[0].to_string();
+}
+
+TEST(RankedStore, WhatDoesNotComeToARanksMemoryIsComputedByAll) {
+  const auto stores = faulty_stores(2);
+  std::shared_ptr<DistantMemory> memory;
+  std::atomic<bool> fails = false;
+  RankedEngine engine({.blocks = 20, .tiers = one_tier(stores), .reserve = [&](std::size_t blocks) {
+                         memory = std::make_shared<DistantMemory>(blocks, FakeModel::layout().block_bytes());
+                         memory->fails = [&] { return fails.load(); };
+                         return Result<std::shared_ptr<const BlockMemory>>(memory);
+                       }});
+  engine.first_rank->set_token_time(kSlow);
+  answer_of(engine, prompt_of('a'));
+  ASSERT_TRUE(engine.cache->flush().ok());
+  push_out_and_settle(engine);
+  fails = true;
+  EXPECT_EQ(answer_of(engine, prompt_of('a')).reused_by_tier.at(1).second, 0u);
+  EXPECT_GT(engine.cache->stats().tiers[0].errors, 0u);
+}
+
 TEST(RankedStore, WhatEveryRankHasIsFound) {
   const auto stores = faulty_stores(3);
   RankedEngine engine({.size = 3, .blocks = 20, .tiers = one_tier(stores)});

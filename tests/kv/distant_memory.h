@@ -66,6 +66,11 @@ class DistantMemory final : public BlockMemory {
     under_way_.erase(load);
     return {};
   }
+  // By begin_load().
+  std::uint64_t begun_loads() const {
+    const std::lock_guard lock(mutex_);
+    return loads_;
+  }
   ~DistantMemory() override { EXPECT_TRUE(under_way_.empty()) << "host memory was given back too early"; }
 
  private:
