@@ -119,6 +119,7 @@ Status read_step(std::span<const std::byte> bytes, std::size_t blocks, std::size
   }
   const auto is_block = [&](BlockId block) { return block < blocks; };
   const bool fits =
+      std::ranges::all_of(heads, [](const ChunkHead& head) { return head.tokens > 0; }) &&
       std::ranges::all_of(step.tokens,
                           [&](TokenId token) { return token >= 0 && static_cast<std::size_t>(token) < vocabulary; }) &&
       std::ranges::all_of(step.blocks, is_block) &&

@@ -153,6 +153,9 @@ TEST(RankMessages, AStepComesBackAsItWas) {
   for (std::size_t cut = 0; cut < bytes.size(); ++cut) {
     EXPECT_FALSE(read_step(std::span(bytes).first(cut), 8, 5, step).ok());
   }
+  const SequenceChunk without_tokens = {.tokens = {}, .first_position = 0, .block_table = first_blocks};
+  write_step({}, {&without_tokens, 1}, bytes);
+  EXPECT_FALSE(read_step(bytes, 8, 5, step).ok());
 }
 
 }  // namespace

@@ -313,7 +313,7 @@ HISTORIES_EACH = {TIERS: "2000"}  # of each configuration of the simulator; othe
 LIMIT_S = {CASES: 60, HISTORIES: 10, FAULTS: 10, TIERS: 60, DISK: 60, "ranked_model_test": 20,
            "replica_test": 20}  # some mutants never end
 FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*",  # without what takes long
-          "ranked_model_test": "RankedModel.AFailedStep*:RankedStore.*-*Hangs*:*AfterAKill*"}
+          "ranked_model_test": "RankedModel.AFailedStep*:RankedModel.BlocksAre*:RankedStore.*-*Hangs*:*AfterAKill*"}
 
 
 def is_of_tiers(mutant):
