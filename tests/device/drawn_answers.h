@@ -83,7 +83,7 @@ inline void expect_drawn_step(DeviceModel& model, std::uint64_t seed, bool decod
       ASSERT_LT(drawn, model.runner->drawn().size());
       const kernels::DrawnToken got = model.runner->drawn()[drawn++];
       EXPECT_EQ(got.token, token) << "row " << row;
-      EXPECT_NEAR(got.logprob, logprob_of(logits, token), 1e-5) << "row " << row;
+      EXPECT_NEAR(got.logprob, kernels::logprob_of(logits, token), 1e-5) << "row " << row;
     }
   }
   EXPECT_EQ(others->size(), other * kFakeVocabulary);
