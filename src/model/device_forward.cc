@@ -28,11 +28,12 @@ std::vector<std::pair<std::string, std::string>> DeviceForward::kernels() const 
     return fmt::format("CUDA, {0} x {0}", activations);
   };
   const DeviceLlamaLayer& layer = weights_.layers.front();
-  return {{"qkv", name(layer.qkv)},
-          {"attention_output", name(layer.attention_output)},
-          {"gate_up", name(layer.gate_up)},
-          {"down", name(layer.down)},
-          {"head", name(weights_.head)}};
+  std::vector<std::pair<std::string, std::string>> names = {{"qkv", name(layer.qkv)},
+                                                            {"attention_output", name(layer.attention_output)},
+                                                            {"gate_up", name(layer.gate_up)},
+                                                            {"down", name(layer.down)}};
+  if (shard_.is_last_stage()) names.emplace_back("head", name(weights_.head));
+  return names;
 }
 
 Status DeviceForward::linear(StepPart part, const cuda::DeviceWeights& weights, const std::byte* x, std::byte* y) {
@@ -168,23 +169,61 @@ Status DeviceForward::compute_layer(std::size_t index, std::byte* arena, std::si
   return add_up_ranks();
 }
 
-Status DeviceForward::enqueue(std::byte* arena, std::size_t longest_decode, bool exact_head,
-                              const BeforeBlocks& before_blocks) {
+Status DeviceForward::begin() {
+  if (!shard_.is_first_stage()) {
+    TIERCEL_RETURN_IF_ERROR(enter(StepPart::Exchange));
+    return ranks_->receive_hidden(workspace_.x, plan_.rows() * row_bytes(config_.shape.hidden));
+  }
   TIERCEL_RETURN_IF_ERROR(enter(StepPart::Embed));
-  TIERCEL_RETURN_IF_ERROR(
-      cuda_status(cuda::embed({.dtype = layout_.dtype,
-                               .table = weights_.embedding,
-                               .tokens = reinterpret_cast<const TokenId*>(planned(plan_.offsets().tokens)),
-                               .rows = plan_.rows(),
-                               .out = workspace_.x,
-                               .out_stride = config_.shape.hidden},
-                              stream_.get()),
-                  "the embedding"));
+  return cuda_status(cuda::embed({.dtype = layout_.dtype,
+                                  .table = weights_.embedding,
+                                  .tokens = reinterpret_cast<const TokenId*>(planned(plan_.offsets().tokens)),
+                                  .rows = plan_.rows(),
+                                  .out = workspace_.x,
+                                  .out_stride = config_.shape.hidden},
+                                 stream_.get()),
+                     "the embedding");
+}
+
+Status DeviceForward::hand_on() {
+  // Adds delta to x, as the next stage's first layer would; what it makes of h nobody reads.
+  TIERCEL_RETURN_IF_ERROR(norm(workspace_.delta, weights_.output_norm));
+  TIERCEL_RETURN_IF_ERROR(enter(StepPart::Exchange));
+  return ranks_->send_hidden(workspace_.x, plan_.rows() * row_bytes(config_.shape.hidden));
+}
+
+Status DeviceForward::enqueue_layers(std::byte* arena, std::size_t longest_decode, const WantedRows& wanted,
+                                     const BeforeBlocks& before_blocks) {
+  TIERCEL_RETURN_IF_ERROR(begin());
   for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
     TIERCEL_RETURN_IF_ERROR(compute_layer(i, arena, longest_decode, before_blocks));
   }
+  if (!shard_.is_last_stage()) return hand_on();
   if (plan_.wanted() == 0) return {};
-  TIERCEL_RETURN_IF_ERROR(head(exact_head));
+  TIERCEL_RETURN_IF_ERROR(norm(workspace_.delta, weights_.output_norm));
+  const std::size_t returned = plan_.wanted() - plan_.drawn();
+  if (wanted.drawn == wanted.returned + returned) return keep(0, plan_.wanted(), wanted.returned);
+  TIERCEL_RETURN_IF_ERROR(keep(0, returned, wanted.returned));
+  return keep(returned, plan_.drawn(), wanted.drawn);
+}
+
+Status DeviceForward::keep(std::size_t first, std::size_t count, std::size_t to) {
+  if (count == 0) return {};
+  const std::size_t hidden = config_.shape.hidden;
+  return cuda_status(cuda::gather_rows({.dtype = layout_.dtype,
+                                        .from = workspace_.h,
+                                        .from_stride = hidden,
+                                        .rows = planned(plan_.offsets().wanted) + first,
+                                        .count = count,
+                                        .width = hidden,
+                                        .to = workspace_.wanted + to * row_bytes(hidden),
+                                        .to_stride = hidden},
+                                       stream_.get()),
+                     "gathering rows");
+}
+
+Status DeviceForward::enqueue_end(bool exact_head) {
+  if (shard_.is_last_stage() && plan_.wanted() > 0) TIERCEL_RETURN_IF_ERROR(head(exact_head));
   if (ranks_ != nullptr) {
     TIERCEL_RETURN_IF_ERROR(enter(StepPart::Exchange));
     TIERCEL_RETURN_IF_ERROR(ranks_->gather_logits(workspace_.parts, plan_.wanted(), workspace_.logits));
@@ -195,17 +234,6 @@ Status DeviceForward::enqueue(std::byte* arena, std::size_t longest_decode, bool
 
 Status DeviceForward::head(bool exact) {
   const std::size_t hidden = config_.shape.hidden;
-  TIERCEL_RETURN_IF_ERROR(norm(workspace_.delta, weights_.output_norm));
-  TIERCEL_RETURN_IF_ERROR(cuda_status(cuda::gather_rows({.dtype = layout_.dtype,
-                                                         .from = workspace_.h,
-                                                         .from_stride = hidden,
-                                                         .rows = planned(plan_.offsets().wanted),
-                                                         .count = plan_.wanted(),
-                                                         .width = hidden,
-                                                         .to = workspace_.wanted,
-                                                         .to_stride = hidden},
-                                                        stream_.get()),
-                                      "gathering rows"));
   TIERCEL_RETURN_IF_ERROR(enter(StepPart::Head));
   return cuda_status(cuda::linear({.dtype = layout_.dtype,
                                    .w = weights_.head,

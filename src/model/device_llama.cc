@@ -21,6 +21,7 @@
 #include "model/device_workspace.h"
 #include "model/llama_config.h"
 #include "model/llama_tensors.h"
+#include "model/micro_batches.h"
 #include "model/model_fingerprint.h"
 
 namespace tiercel {
@@ -54,8 +55,8 @@ class DeviceLlama final : public ModelRunner {
         done_(std::move(done)),
         plan_(device_llama_kv_layout(config.shape, options), limits),
         workspace_(std::move(workspace)),
-        forward_(config.part(options.shard), device_llama_kv_layout(config.shape, options), std::move(weights),
-                 multiprocessors, workspace_, plan_, stream_) {
+        forward_(config.part(options.shard), options.shard, device_llama_kv_layout(config.shape, options),
+                 std::move(weights), multiprocessors, workspace_, plan_, stream_) {
     if (!options.profile) return;
     profile_ = std::make_unique<DeviceStepProfile>();
     forward_.time_parts(profile_.get());
@@ -87,6 +88,15 @@ class DeviceLlama final : public ModelRunner {
 
  private:
   bool has_logits() const { return options_.shard.rank == 0; }
+  // Tells the GPU of a step, or of one of its micro-batches, the `index`th that it is told of since the last step.
+  Status plan(std::span<const SequenceChunk> chunks, std::size_t index);
+  // The whole of the step that was planned last.
+  Status enqueue_planned(std::byte* arena, std::size_t longest_decode,
+                         const DeviceForward::BeforeBlocks& before_blocks);
+  Status compute_whole(std::span<const SequenceChunk> chunks, std::byte* arena, std::uint64_t load);
+  Status compute_micro_batches(std::span<const SequenceChunk> chunks, std::byte* arena, std::uint64_t load,
+                               std::size_t count);
+  DeviceForward::BeforeBlocks order_behind(std::uint64_t load) const;
   // Logits that are wanted as they are, and drawn tokens, to the host.
   Status copy_results();
   // The newest load on its way to blocks of these chunks; 0: none.
@@ -151,7 +161,7 @@ Result<const CudaGraph*> DeviceLlama::graph_of(const GraphKey& key) {
     graphs_.splice(graphs_.begin(), graphs_, found);
   } else {
     auto graph = CudaGraph::capture(
-        stream_, [&] { return forward_.enqueue(const_cast<std::byte*>(key.arena), key.longest, exact_head_); });
+        stream_, [&] { return enqueue_planned(const_cast<std::byte*>(key.arena), key.longest, {}); });
     if (!graph.ok()) return graph.status();
     graphs_.emplace_front(key, *std::move(graph));
     if (graphs_.size() > kMostGraphs) graphs_.pop_back();
@@ -159,42 +169,78 @@ Result<const CudaGraph*> DeviceLlama::graph_of(const GraphKey& key) {
   return &graphs_.front().second;
 }
 
+Status DeviceLlama::plan(std::span<const SequenceChunk> chunks, std::size_t index) {
+  auto* const words = reinterpret_cast<std::uint32_t*>(workspace_.host_plan.start()) + index * plan_.offsets().words;
+  plan_.build(chunks, words);
+  return cuda_status(cudaMemcpyAsync(workspace_.plan, words, plan_.words_used() * sizeof(std::uint32_t),
+                                     cudaMemcpyHostToDevice, stream_.get()),
+                     "copying what a step is told");
+}
+
+DeviceForward::BeforeBlocks DeviceLlama::order_behind(std::uint64_t load) const {
+  if (load == 0) return {};
+  return [this, load](std::size_t layer) { return loads_->order(stream_, load, layer); };
+}
+
+Status DeviceLlama::compute_whole(std::span<const SequenceChunk> chunks, std::byte* arena, std::uint64_t load) {
+  TIERCEL_RETURN_IF_ERROR(plan(chunks, 0));
+  // What ranks say to each other is no part of a graph, and neither are events that are timed.
+  const bool decodes =
+      !ranks_ && !profile_ && plan_.decode_rows() == plan_.rows() && plan_.rows() <= kMostGraphRows &&
+      plan_.rows() == plan_.decode_sequences() &&
+      (plan_.of(Arithmetic::Any).count() == plan_.rows() || plan_.of(Arithmetic::Decode).count() == plan_.rows());
+  if (decodes) {
+    const auto graph = graph_of({.arena = arena,
+                                 .rows = plan_.rows(),
+                                 .wanted = plan_.wanted(),
+                                 .drawn = plan_.drawn(),
+                                 .longest = std::bit_ceil(std::max(plan_.longest_decode(), kLeastGraphLength)),
+                                 .table_stride = plan_.table_stride(),
+                                 .decode_arithmetic = plan_.of(Arithmetic::Decode).count() > 0});
+    if (!graph.ok()) return graph.status();
+    // A graph has no waits: all layers at once.
+    if (load > 0) TIERCEL_RETURN_IF_ERROR(loads_->order(stream_, load, shape_.layers - 1));
+    return (*graph)->launch(stream_);
+  }
+  return enqueue_planned(arena, plan_.longest_decode(), order_behind(load));
+}
+
+Status DeviceLlama::compute_micro_batches(std::span<const SequenceChunk> chunks, std::byte* arena, std::uint64_t load,
+                                          std::size_t count) {
+  DeviceForward::WantedRows next;
+  for (const SequenceChunk& chunk : chunks) next.drawn += chunk.draws.empty() ? chunk.logit_rows() : 0;
+  std::size_t index = 0;
+  for (const auto& batch : cut_into_micro_batches(chunks, count)) {
+    TIERCEL_RETURN_IF_ERROR(plan(batch, index++));
+    TIERCEL_RETURN_IF_ERROR(forward_.enqueue_layers(arena, plan_.longest_decode(), next, order_behind(load)));
+    next.returned += plan_.wanted() - plan_.drawn();
+    next.drawn += plan_.drawn();
+  }
+  TIERCEL_RETURN_IF_ERROR(plan(chunks, index));
+  return forward_.enqueue_end(exact_head_);
+}
+
+Status DeviceLlama::enqueue_planned(std::byte* arena, std::size_t longest_decode,
+                                    const DeviceForward::BeforeBlocks& before_blocks) {
+  const DeviceForward::WantedRows all{.returned = 0, .drawn = plan_.wanted() - plan_.drawn()};
+  TIERCEL_RETURN_IF_ERROR(forward_.enqueue_layers(arena, longest_decode, all, before_blocks));
+  return forward_.enqueue_end(exact_head_);
+}
+
 Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks, std::byte* arena) {
   if (!failure_.ok()) return failure_;
   const CurrentDevice current(options_.device);
-  plan_.build(chunks, reinterpret_cast<std::uint32_t*>(workspace_.host_plan.start()));
   // Rows whose layers have the same bits in every batch keep that in their logits.
   exact_head_ = options_.deterministic || std::ranges::all_of(chunks, [](const SequenceChunk& chunk) {
                   return chunk.logits == Logits::None || chunk.arithmetic == Arithmetic::Decode;
                 });
   const std::uint64_t load = loads_ ? awaited_load(chunks) : 0;
-  const auto compute = [&]() -> Status {
-    TIERCEL_RETURN_IF_ERROR(
-        cuda_status(cudaMemcpyAsync(workspace_.plan, workspace_.host_plan.start(),
-                                    plan_.words_used() * sizeof(std::uint32_t), cudaMemcpyHostToDevice, stream_.get()),
-                    "copying what a step is told"));
-    // What ranks say to each other is no part of a graph, and neither are events that are timed.
-    const bool decodes =
-        !ranks_ && !profile_ && plan_.decode_rows() == plan_.rows() && plan_.rows() <= kMostGraphRows &&
-        plan_.rows() == plan_.decode_sequences() &&
-        (plan_.of(Arithmetic::Any).count() == plan_.rows() || plan_.of(Arithmetic::Decode).count() == plan_.rows());
-    if (decodes) {
-      const auto graph = graph_of({.arena = arena,
-                                   .rows = plan_.rows(),
-                                   .wanted = plan_.wanted(),
-                                   .drawn = plan_.drawn(),
-                                   .longest = std::bit_ceil(std::max(plan_.longest_decode(), kLeastGraphLength)),
-                                   .table_stride = plan_.table_stride(),
-                                   .decode_arithmetic = plan_.of(Arithmetic::Decode).count() > 0});
-      if (!graph.ok()) return graph.status();
-      // A graph has no waits: all layers at once.
-      if (load > 0) TIERCEL_RETURN_IF_ERROR(loads_->order(stream_, load, shape_.layers - 1));
-      TIERCEL_RETURN_IF_ERROR((*graph)->launch(stream_));
-    } else {
-      DeviceForward::BeforeBlocks before_blocks;
-      if (load > 0) before_blocks = [&](std::size_t layer) { return loads_->order(stream_, load, layer); };
-      TIERCEL_RETURN_IF_ERROR(forward_.enqueue(arena, plan_.longest_decode(), exact_head_, before_blocks));
-    }
+  std::size_t rows = 0;
+  for (const SequenceChunk& chunk : chunks) rows += chunk.tokens.size();
+  const std::size_t batches = count_device_micro_batches(rows, options_.shard.stages);
+  const auto compute_all = [&]() -> Status {
+    TIERCEL_RETURN_IF_ERROR(batches == 1 ? compute_whole(chunks, arena, load)
+                                         : compute_micro_batches(chunks, arena, load, batches));
     if (profile_) TIERCEL_RETURN_IF_ERROR(profile_->enter(StepPart::Copy, stream_));
     if (has_logits()) TIERCEL_RETURN_IF_ERROR(copy_results());
     if (ranks_) TIERCEL_RETURN_IF_ERROR(ranks_->wait());  // which has deadlines
@@ -202,7 +248,7 @@ Result<std::span<float>> DeviceLlama::step(std::span<const SequenceChunk> chunks
     return done_.synchronize();
   };
   if (profile_) profile_->begin();
-  failure_ = compute();
+  failure_ = compute_all();
   if (profile_) {
     const Status divided = profile_->divide();
     if (failure_.ok()) failure_ = divided;
@@ -250,7 +296,7 @@ Result<std::unique_ptr<ModelRunner>> load_device_llama(const GgufFile& file, con
   TIERCEL_RETURN_IF_ERROR(ask(cudaDevAttrComputeCapabilityMinor, minor));
   TIERCEL_RETURN_IF_ERROR(ask(cudaDevAttrMultiProcessorCount, multiprocessors));
   const KvLayout layout = device_llama_kv_layout(config->shape, options);
-  auto weights = upload_llama_weights(*tensors, *config, options.context_tokens, layout.dtype);
+  auto weights = upload_llama_weights(*tensors, *config, options.shard, options.context_tokens, layout.dtype);
   if (!weights.ok()) return weights.status();
   const DeviceStepLimits limits{.rows = options.max_batch_tokens,
                                 .sequences = options.max_sequences,
@@ -258,7 +304,8 @@ Result<std::unique_ptr<ModelRunner>> load_device_llama(const GgufFile& file, con
                                 .context_tokens = options.context_tokens,
                                 .has_prefill_attention = layout.dtype != DType::F32};
   auto workspace =
-      DeviceWorkspace::allocate(config->part(options.shard), options, DeviceStepPlan(layout, limits).offsets().words);
+      DeviceWorkspace::allocate(config->part(options.shard), options, DeviceStepPlan(layout, limits).offsets().words,
+                                count_device_micro_batches(options.max_batch_tokens, options.shard.stages) + 1);
   if (!workspace.ok()) return workspace.status();
   auto stream = CudaStream::create();
   if (!stream.ok()) return stream.status();
@@ -268,6 +315,7 @@ Result<std::unique_ptr<ModelRunner>> load_device_llama(const GgufFile& file, con
                                              static_cast<std::size_t>(multiprocessors), *std::move(workspace),
                                              *std::move(stream), *std::move(done));
   KvLayout whole = layout;
+  whole.layers = config->shape.layers;
   whole.kv_heads = config->shape.kv_heads;
   TIERCEL_RETURN_IF_ERROR(
       model->join_ranks(model_fingerprint(file, *config, whole,

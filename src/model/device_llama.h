@@ -34,7 +34,7 @@ struct DeviceLlamaOptions {
 
 // KV layout of a model of this shape under these options, of this rank.
 inline KvLayout device_llama_kv_layout(const ModelShape& shape, const DeviceLlamaOptions& options) {
-  return {.layers = shape.layers,
+  return {.layers = options.shard.size > 1 ? options.shard.layers.count : shape.layers,
           .kv_heads = options.shard.size > 1 ? options.shard.kv_heads.count : shape.kv_heads,
           .head_dim = shape.head_dim,
           .block_tokens = options.block_tokens,

@@ -84,11 +84,11 @@ class Upload {
 }  // namespace
 
 Result<DeviceLlamaWeights> upload_llama_weights(const LlamaTensors& tensors, const LlamaConfig& config,
-                                                std::size_t context_tokens, DType dtype) {
+                                                const ModelShard& shard, std::size_t context_tokens, DType dtype) {
   DeviceLlamaWeights weights;
   weights.layers.resize(tensors.layers.size());
   Upload upload(dtype);
-  upload.add_matrix(weights.embedding, {&tensors.embedding, 1});
+  if (shard.is_first_stage()) upload.add_matrix(weights.embedding, {&tensors.embedding, 1});
   for (std::size_t i = 0; i < tensors.layers.size(); ++i) {
     const LlamaLayerTensors& from = tensors.layers[i];
     DeviceLlamaLayer& to = weights.layers[i];
@@ -100,9 +100,9 @@ Result<DeviceLlamaWeights> upload_llama_weights(const LlamaTensors& tensors, con
     upload.add_matrix(to.down, {&from.down, 1});
   }
   upload.add_floats(&weights.output_norm, tensors.output_norm);
-  const bool tied = tensors.head.data.data() == tensors.embedding.data.data() &&
+  const bool tied = shard.is_first_stage() && tensors.head.data.data() == tensors.embedding.data.data() &&
                     tensors.head.data.size() == tensors.embedding.data.size();
-  if (!tied) upload.add_matrix(weights.head, {&tensors.head, 1});
+  if (shard.is_last_stage() && !tied) upload.add_matrix(weights.head, {&tensors.head, 1});
   const std::size_t pairs = config.rope_frequencies.size();
   upload.add(reinterpret_cast<const std::byte**>(&weights.cos_sin), context_tokens * 2 * pairs * sizeof(float),
              [&](std::byte* to) {

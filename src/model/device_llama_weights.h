@@ -24,15 +24,17 @@ struct DeviceLlamaLayer {
 // All pointers are device memory of `memory`.
 struct DeviceLlamaWeights {
   DeviceBuffer memory;
-  kernels::cuda::DeviceWeights embedding;
+  kernels::cuda::DeviceWeights embedding;  // of the first stage
   std::vector<DeviceLlamaLayer> layers;
   const float* output_norm = nullptr;
-  kernels::cuda::DeviceWeights head;  // the embedding's, where the file has no other
-  const float* cos_sin = nullptr;     // [position][pairs][2]
+  kernels::cuda::DeviceWeights
+      head;                        // of the last stage; the embedding's, where that is here and the file has no other
+  const float* cos_sin = nullptr;  // [position][pairs][2]
 };
 
-// Packs and copies them to the current GPU. `dtype` is the activations'; `context_tokens` positions are turned.
+// Packs what `shard` has, and copies it to the current GPU. `dtype` is the activations'; `context_tokens` positions are
+// turned.
 Result<DeviceLlamaWeights> upload_llama_weights(const LlamaTensors& tensors, const LlamaConfig& config,
-                                                std::size_t context_tokens, DType dtype);
+                                                const ModelShard& shard, std::size_t context_tokens, DType dtype);
 
 }  // namespace tiercel

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
@@ -41,34 +42,25 @@ Status agree(Communicator& communicator, const CudaStream& stream, const Fingerp
 Result<DeviceRanks> DeviceRanks::join(const ModelShape& shape, const ModelShard& shard,
                                       const OpenDeviceCommunicator& open, const CudaStream& stream,
                                       const Fingerprint& whole) {
-  std::vector<ModelShard::Range> vocabulary;
-  for (std::uint32_t rank = 0; rank < shard.size; ++rank) {
-    const auto part = shard_model(shape, rank, shard.size);
-    if (!part.ok()) return part.status();
-    vocabulary.push_back(part->vocabulary);
-  }
   auto communicator = open(stream);
   if (!communicator.ok()) return communicator.status();
   TIERCEL_RETURN_IF_ERROR(agree(**communicator, stream, whole));
-  return DeviceRanks(*std::move(communicator), std::move(vocabulary), stream);
+  auto ranks = LlamaRanks::join(**communicator, shape, shard);
+  if (!ranks.ok()) return ranks.status();
+  return DeviceRanks(*std::move(communicator), *std::move(ranks), stream);
 }
 
 Status DeviceRanks::add_up(void* values, std::size_t count, DType dtype) {
-  return communicator_->all_reduce_sum(values, count, dtype == DType::F32 ? Element::F32 : Element::BF16);
+  return ranks_.add_up(values, count, dtype == DType::F32 ? Element::F32 : Element::BF16);
 }
 
 Status DeviceRanks::gather_logits(float* parts, std::size_t rows, float* logits) {
-  const std::uint32_t own = communicator_->rank();
-  const std::size_t own_floats = rows * vocabulary_[own].count;
-  if (own > 0) return communicator_->send(parts, own_floats * sizeof(float), 0);
-  float* next = parts + own_floats;
-  for (std::uint32_t rank = 1; rank < vocabulary_.size(); ++rank) {
-    const std::size_t floats = rows * vocabulary_[rank].count;
-    TIERCEL_RETURN_IF_ERROR(communicator_->receive(next, floats * sizeof(float), rank));
-    next += floats;
-  }
-  const std::size_t row_bytes = (vocabulary_.back().first + vocabulary_.back().count) * sizeof(float);
-  for (const auto& [first, count] : vocabulary_) {
+  TIERCEL_RETURN_IF_ERROR(ranks_.gather_logits(parts, rows));
+  if (!has_logits() || rows == 0) return {};
+  const auto& sources = ranks_.sources();
+  const std::size_t row_bytes = (sources.back().vocabulary.first + sources.back().vocabulary.count) * sizeof(float);
+  for (const LlamaRanks::Source& source : sources) {
+    const auto [first, count] = source.vocabulary;
     const std::size_t bytes = count * sizeof(float);
     TIERCEL_RETURN_IF_ERROR(cuda_status(cudaMemcpy2DAsync(logits + first, row_bytes, parts, bytes, bytes, rows,
                                                           cudaMemcpyDeviceToDevice, stream_->get()),

@@ -1,15 +1,15 @@
-// What the ranks of a model on GPUs say to each other within a step, each with a part of the model's heads,
-// feed-forward rows and vocabulary: sums behind attention and the feed-forward layer, and the logits, which come
-// together at rank 0.
+// The ranks of a model on GPUs: what they say to each other within a step (llama_ranks.h), through device memory, and
+// how they begin and end.
 //
-// Everything but wait(), join() and leave() is ordered in the model's stream. Not thread-safe, but for leave().
+// Everything but wait(), join() and leave() is ordered in the model's stream. Not thread-safe, but for
+// leave().
 #pragma once
 
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <vector>
 
+#include "model/llama_ranks.h"
 #include "model/model_runner.h"
 #include "model/model_shard.h"
 #include "ranks/communicator.h"
@@ -28,10 +28,10 @@ class DeviceRanks {
   static Result<DeviceRanks> join(const ModelShape& shape, const ModelShard& shard, const OpenDeviceCommunicator& open,
                                   const CudaStream& stream, const Fingerprint& whole);
 
-  // `values`, of which each rank has a part, become the sum of all.
   Status add_up(void* values, std::size_t count, DType dtype);
-  // Each rank has `rows` of its part of the vocabulary at `parts`. At rank 0 those of the others come behind its own
-  // there, which has room for all, and become rows of the whole vocabulary at `logits`.
+  Status receive_hidden(void* values, std::size_t bytes) { return ranks_.receive_hidden(values, bytes); }
+  Status send_hidden(const void* values, std::size_t bytes) { return ranks_.send_hidden(values, bytes); }
+  // As LlamaRanks has it; what comes together at rank 0 becomes rows of the whole vocabulary at `logits`.
   Status gather_logits(float* parts, std::size_t rows, float* logits);
   // Whether logits come together here.
   bool has_logits() const { return communicator_->rank() == 0; }
@@ -41,12 +41,11 @@ class DeviceRanks {
   void leave() { communicator_->abort(); }
 
  private:
-  DeviceRanks(std::unique_ptr<Communicator> communicator, std::vector<ModelShard::Range> vocabulary,
-              const CudaStream& stream)
-      : communicator_(std::move(communicator)), vocabulary_(std::move(vocabulary)), stream_(&stream) {}
+  DeviceRanks(std::unique_ptr<Communicator> communicator, LlamaRanks ranks, const CudaStream& stream)
+      : communicator_(std::move(communicator)), ranks_(std::move(ranks)), stream_(&stream) {}
 
   std::unique_ptr<Communicator> communicator_;
-  std::vector<ModelShard::Range> vocabulary_;  // by rank
+  LlamaRanks ranks_;
   const CudaStream* stream_;
 };
 

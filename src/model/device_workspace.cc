@@ -8,7 +8,7 @@
 namespace tiercel {
 
 Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, const DeviceLlamaOptions& options,
-                                                  std::size_t plan_words) {
+                                                  std::size_t plan_words, std::size_t plans) {
   const ModelShape& shape = config.shape;
   const KvLayout layout = device_llama_kv_layout(shape, options);
   const std::size_t rows = options.max_batch_tokens, query_width = config.query_width();
@@ -58,7 +58,8 @@ Result<DeviceWorkspace> DeviceWorkspace::allocate(const LlamaConfig& config, con
     std::size_t bytes;
     const char* what;
   };
-  const HostPart host_parts[] = {{&workspace.host_plan, plan_words * sizeof(std::uint32_t), "what a step is told"},
+  const std::size_t host_plan_bytes = plans * plan_words * sizeof(std::uint32_t);
+  const HostPart host_parts[] = {{&workspace.host_plan, host_plan_bytes, "what a step is told"},
                                  {&workspace.host_logits, logits_bytes, "logits"},
                                  {&workspace.host_drawn, drawn_bytes, "drawn tokens"}};
   for (const HostPart& part : host_parts) {

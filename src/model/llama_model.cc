@@ -82,6 +82,7 @@ class LlamaModel final : public ModelRunner {
   using Chunks = std::span<const SequenceChunk>;
 
   bool is_first_rank() const { return options_.shard.rank == 0; }
+  std::size_t hidden_bytes() const { return rows_ * config_.shape.hidden * sizeof(float); }
   void allocate_workspace();
   float* allocate(std::size_t floats);
 
@@ -138,8 +139,8 @@ class LlamaModel final : public ModelRunner {
   float* gate_up_;   // [rows, or some of them][gate, up]
   float* active_;    // [rows][feed_forward]
   float* angles_;    // [rows][pairs][cos, sin]
-  float* logits_;    // [max_logit_rows][vocabulary], of rank 0
-  float* head_;      // [max_logit_rows][this rank's part of the vocabulary]; alone: logits
+  float* head_;      // [max_logit_rows][this rank's part of the vocabulary]; at rank 0 those of all
+  float* logits_;    // [max_logit_rows][vocabulary], of rank 0; what head_ has, where that is whole rows
   RoundedRows rounded_;
 
   std::optional<MachineSpeed> speed_;  // where there is a profile
@@ -170,8 +171,10 @@ void LlamaModel::allocate_workspace() {
   gate_up_ = allocate(weights_.layers.front().gate_up.gated_rows(rows) * 2 * shape.feed_forward);
   active_ = allocate(rows * shape.feed_forward);
   angles_ = allocate(rows * 2 * config_.rope_frequencies.size());
-  logits_ = allocate(is_first_rank() ? options_.max_logit_rows * shape.vocabulary : 0);
-  head_ = ranks_ ? allocate(options_.max_logit_rows * options_.shard.vocabulary.count) : logits_;
+  const std::size_t part = is_first_rank() ? shape.vocabulary : options_.shard.vocabulary.count;
+  head_ = allocate(options_.max_logit_rows * part);
+  const bool joins = is_first_rank() && ranks_ && !ranks_->has_whole_rows();
+  logits_ = joins ? allocate(options_.max_logit_rows * part) : head_;
   attention_.set_workspace(allocate(attention_.workspace_floats()));
 }
 
@@ -327,7 +330,7 @@ Status LlamaModel::exchange(const std::function<Status(LlamaRanks&)>& say) {
 }
 
 Status LlamaModel::add_up_ranks() {
-  return exchange([&](LlamaRanks& ranks) { return ranks.add_up(delta_, rows_ * config_.shape.hidden); });
+  return exchange([&](LlamaRanks& ranks) { return ranks.add_up(delta_, rows_ * config_.shape.hidden, Element::F32); });
 }
 
 void LlamaModel::add_residual() {
@@ -342,8 +345,7 @@ Status LlamaModel::compute(Chunks chunks, std::byte* arena) {
   plan(chunks, arena);
   begin(chunks);
   if (!options_.shard.is_first_stage()) {
-    TIERCEL_RETURN_IF_ERROR(
-        exchange([&](LlamaRanks& ranks) { return ranks.receive_hidden(x_, rows_ * config_.shape.hidden); }));
+    TIERCEL_RETURN_IF_ERROR(exchange([&](LlamaRanks& ranks) { return ranks.receive_hidden(x_, hidden_bytes()); }));
   }
   const float* residual = nullptr;
   for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
@@ -369,7 +371,7 @@ Status LlamaModel::compute(Chunks chunks, std::byte* arena) {
 Status LlamaModel::hand_on(std::size_t first_row, bool exact) {
   if (!weights_.head) {
     add_residual();
-    return exchange([&](LlamaRanks& ranks) { return ranks.send_hidden(x_, rows_ * config_.shape.hidden); });
+    return exchange([&](LlamaRanks& ranks) { return ranks.send_hidden(x_, hidden_bytes()); });
   }
   if (rows_ == 0) return {};
   norm(delta_, weights_.output_norm);
@@ -396,8 +398,9 @@ Result<std::span<float>> LlamaModel::step(Chunks chunks, std::byte* arena) try {
     TIERCEL_RETURN_IF_ERROR(hand_on(wanted, exact));
     for (const SequenceChunk& chunk : batch) wanted += chunk.logit_rows();
   }
-  TIERCEL_RETURN_IF_ERROR(exchange([&](LlamaRanks& ranks) { return ranks.gather_logits(head_, wanted, logits_); }));
+  TIERCEL_RETURN_IF_ERROR(exchange([&](LlamaRanks& ranks) { return ranks.gather_logits(head_, wanted); }));
   if (!is_first_rank()) return std::span<float>();
+  if (logits_ != head_) ranks_->join_logits(head_, wanted, logits_);
   const PartTimer timer(profile_.get(), StepPart::Sample);
   return std::span<float>(logits_, draws_.run(team_, chunks, logits_) * shape_.vocabulary);
 } catch (const std::exception& error) {
@@ -413,9 +416,9 @@ Result<std::unique_ptr<ModelRunner>> make_llama(std::shared_ptr<const LlamaParam
     const c10::InferenceMode no_gradients;
     std::optional<LlamaRanks> ranks;
     if (options.shard.size > 1) {
-      auto joined = LlamaRanks::join(*options.communicator, parameters->config.shape, options.shard,
-                                     parameters->whole_fingerprint);
+      auto joined = LlamaRanks::join(*options.communicator, parameters->config.shape, options.shard);
       if (!joined.ok()) return joined.status();
+      TIERCEL_RETURN_IF_ERROR(compare_models(*options.communicator, parameters->whole_fingerprint));
       ranks.emplace(*std::move(joined));
     }
     return std::unique_ptr<ModelRunner>(std::make_unique<LlamaModel>(std::move(parameters), options, std::move(ranks)));

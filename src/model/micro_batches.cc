@@ -10,6 +10,11 @@ std::size_t count_micro_batches(std::size_t rows, std::uint32_t stages) {
   return std::max(fewest, std::min(rows / kMicroBatchRows, kMicroBatchesOfStage * stages));
 }
 
+std::size_t count_device_micro_batches(std::size_t rows, std::uint32_t stages) {
+  if (stages == 1) return 1;
+  return std::clamp<std::size_t>(rows / kDeviceMicroBatchRows, 1, kMicroBatchesOfStage * stages);
+}
+
 std::vector<std::vector<SequenceChunk>> cut_into_micro_batches(std::span<const SequenceChunk> chunks,
                                                                std::size_t count) {
   std::size_t rows = 0;
@@ -24,9 +29,15 @@ std::vector<std::vector<SequenceChunk>> cut_into_micro_batches(std::span<const S
       SequenceChunk& part = batches[batch].emplace_back(chunk);
       part.tokens = chunk.tokens.subspan(first, tokens);
       part.first_position = chunk.first_position + first;
-      first += tokens;
+      const std::size_t end = first + tokens;
+      if (chunk.logits == Logits::Last && end < chunk.tokens.size()) {
+        part.logits = Logits::None;
+        part.draws = {};
+      } else if (chunk.logits == Logits::All && !chunk.draws.empty()) {
+        part.draws = chunk.draws.subspan(first, tokens);
+      }
+      first = end;
       row += tokens;
-      if (chunk.logits == Logits::Last && first < chunk.tokens.size()) part.logits = Logits::None;
     }
   }
   return batches;

@@ -52,17 +52,13 @@ Status check_device(const EngineOptions& options) {
     return Status::invalid_argument(fmt::format(
         "device is {}, and cache.kv_dtype is int8; give auto: KV of 8 bits is for CPUs yet", options.device));
   }
-  if (options.ranks.pipeline > 1) {
-    return Status::invalid_argument(
-        fmt::format("device is {}, and ranks.pipeline is {}; give one of them: stages are on CPUs yet", options.device,
-                    options.ranks.pipeline));
-  }
   constexpr std::uint32_t kMostExactRanks = 2;  // a sum of more is in an order that depends on where it is in a step
-  if (!options.deterministic || options.ranks.size <= kMostExactRanks) return {};
-  return Status::invalid_argument(
-      fmt::format("device is {}, deterministic is true and ranks.size is {}; give at most {} ranks: NCCL adds up more "
-                  "in an order that depends on the batch",
-                  options.device, options.ranks.size, kMostExactRanks));
+  const std::uint32_t most = kMostExactRanks * options.ranks.pipeline;
+  if (!options.deterministic || options.ranks.size <= most) return {};
+  return Status::invalid_argument(fmt::format(
+      "device is {}, deterministic is true and ranks.size is {}; give at most {} ranks{}: NCCL adds up more "
+      "in an order that depends on the batch",
+      options.device, options.ranks.size, most, options.ranks.pipeline > 1 ? ", 2 in each stage" : ""));
 }
 
 Status check_replicas(const EngineOptions& options) {

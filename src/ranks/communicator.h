@@ -77,14 +77,11 @@ class Communicator {
   virtual Status barrier() = 0;
 
   // A view on these ranks alone, in ascending order and with this one among them, numbered anew from 0: operations of
-  // it are among them. Between two ranks they are in one order with those of this communicator; deadline and failure
-  // are the same, whole and view. Nothing is said for it. This one must outlive it.
-  //   InvalidArgument    ranks that are none of these, not ascending, or without this one
-  //   Unavailable        this transport has no such views (NCCL's)
-  virtual Result<std::unique_ptr<Communicator>> group(const std::vector<std::uint32_t>& ranks) {
-    static_cast<void>(ranks);
-    return Status::unavailable("this transport has no groups of ranks");
-  }
+  // it are among them. All ranks call it, as an operation, and all members of a group name the same ranks. A rank's
+  // operations, the view's and this communicator's, are in the order of its calls; deadline and failure are the same,
+  // whole and view. This one must outlive it. (In host memory nothing is said for it.)
+  //   InvalidArgument    ranks that are none of these, not ascending, or without this one (not final)
+  virtual Result<std::unique_ptr<Communicator>> group(const std::vector<std::uint32_t>& ranks) = 0;
 
   // From the next operation on, instead of CommunicatorOptions::timeout_ms; on all ranks alike.
   virtual void set_timeout_ms(std::uint64_t timeout_ms) = 0;
@@ -94,5 +91,8 @@ class Communicator {
   // Unavailable.
   virtual void abort() = 0;
 };
+
+// Whether Communicator::group() of that rank may be of these.
+Status check_group(const std::vector<std::uint32_t>& ranks, std::uint32_t rank, std::uint32_t size);
 
 }  // namespace tiercel

@@ -4,11 +4,9 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <functional>
 #include <utility>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "ranks/peer_group.h"
 
@@ -185,12 +183,8 @@ Status PeerCommunicator::barrier() {
 }
 
 Result<std::unique_ptr<Communicator>> PeerCommunicator::group(const std::vector<std::uint32_t>& ranks) {
+  TIERCEL_RETURN_IF_ERROR(check_group(ranks, rank_, size_));
   const auto own = std::ranges::find(ranks, rank_);
-  const bool is_ascending = std::ranges::adjacent_find(ranks, std::greater_equal()) == ranks.end();
-  if (own == ranks.end() || !is_ascending || ranks.back() >= size_) {
-    return Status::invalid_argument(
-        fmt::format("{} are no ascending ranks of 0 to {}, with rank {} among them", ranks, size_ - 1, rank_));
-  }
   return std::unique_ptr<Communicator>(
       std::make_unique<PeerGroup>(*this, ranks, static_cast<std::uint32_t>(own - ranks.begin())));
 }

@@ -122,6 +122,64 @@ TEST_P(EngineGpuRanks, AHitIsTheSameBits) {
   expect_same(found, computed, true);
 }
 
+// ---- Stages
+
+EngineOptions in_stages(EngineOptions options, std::uint32_t stages) {
+  options.ranks.pipeline = stages;
+  return options;
+}
+
+// Two stages of a layer each, and two of these by heads. A prompt is long enough for several micro-batches.
+TEST_P(EngineGpuRanks, StagesGiveTheGreedyTokensOfOne) {
+  EngineOptions options = gpu_options();
+  options.context_tokens = options.max_batch_tokens = 96;
+  auto requests = some_requests();
+  requests.erase(requests.begin() + 2);
+  std::string text;
+  while (text.size() < 70) text += "The lighthouse kept its lamp lit. ";
+  text.resize(70);
+  requests.push_back({.tokens = tokens_of(text), .max_tokens = 2, .ignore_end_of_text = true});
+  Answers alone;
+  {
+    CheckedEngine engine = Engine::open(options).value();
+    alone = answers_of(engine, requests);
+  }
+  std::swap(requests.front(), requests.back());  // the long one is computed whole, the others from its blocks
+  std::swap(alone.front(), alone.back());
+  const std::vector<std::uint32_t> sizes = kSanitized ? std::vector{4u} : std::vector{2u, 4u};
+  for (const std::uint32_t size : sizes) {
+    GpuRanks ranks(in_stages(options, 2), size);
+    {
+      auto opened = Engine::open(ranks.first());
+      ASSERT_TRUE(opened.ok()) << opened.status().to_string();
+      CheckedEngine engine = *std::move(opened);
+      EXPECT_EQ(engine.info().layers, 2u);
+      const Answers shared = answers_of(engine, requests);
+      expect_same(shared, alone, false);
+      EXPECT_GE(found_in(shared, "hot"), 26u);
+      const auto together = engine.process_batch(requests);
+      for (std::size_t i = 0; i < requests.size(); ++i) {
+        ASSERT_TRUE(together[i].ok()) << together[i].status().to_string();
+        EXPECT_EQ(together[i]->tokens, alone[i].tokens) << i;
+      }
+    }
+    ranks.expect_good_ends();
+  }
+}
+
+// Four ranks may be exact where no stage has more than two, and have the bits of one stage of two.
+TEST_P(EngineGpuRanks, AHitInStagesIsTheSameBits) {
+  auto options = gpu_options(Compute::Fast);
+  options.deterministic = true;
+  const auto requests = some_requests();
+  const Answers found = answers_of_ranks(4, in_stages(options, 2), requests);
+  EXPECT_EQ(found_in(found, "hot"), 13u);
+  if (kSanitized) return;
+  auto cold = options;
+  cold.cache.prefix_reuse = false;
+  expect_same(answers_of_ranks(2, cold, requests), found, true);
+}
+
 // ---- Tiers
 
 // An arena of `blocks` blocks at rank 0 of two.
@@ -174,6 +232,38 @@ TEST_P(EngineGpuRankTiers, ARestartFindsThePrefixesOnTheDisksOfAllRanks) {
   expect_same(of_one, computed, false);
 }
 
+// Each rank keeps its heads and layers in tiers of its own, and they are nothing to ranks in other stages.
+TEST_P(EngineGpuRankTiers, StagesFindTheirPrefixesInTiers) {
+  const TemporaryDirectory directory;
+  EngineOptions options = in_stages(small_arena(4), 2);  // half of the layers, with all of the heads
+  options.cache.memory_tier_bytes = std::size_t{1} << 20;
+  options.cache.disk_dir = directory.path();
+  const auto requests = some_requests();
+  GpuRanks ranks(options, 2);
+  Answers computed;
+  {
+    CheckedEngine engine = Engine::open(ranks.first()).value();
+    computed = answers_of(engine, requests);
+    ASSERT_TRUE(engine.flush(kLong_ms).ok());
+    const Answers found = answers_of(engine, requests);
+    EXPECT_GE(found_in(found, "memory") + found_in(found, "disk"), 32u);
+    expect_same(found, computed, true);
+    ASSERT_TRUE(engine.flush(kLong_ms).ok());
+  }
+  ranks.expect_good_ends();
+  const Answers restarted = answers_of_ranks(2, options, requests);
+  EXPECT_GE(found_in(restarted, "disk"), 32u);
+  expect_same(restarted, computed, true);
+  if (kSanitized) return;
+  const Answers by_heads = answers_of_ranks(2, in_stages(options, 1), requests);
+  EXPECT_EQ(found_in(by_heads, "disk"), 0u);
+  expect_same(by_heads, computed, false);
+  const Answers grid = answers_of_ranks(4, options, requests);
+  EXPECT_EQ(found_in(grid, "disk"), 0u);
+  expect_same(grid, computed, false);
+  EXPECT_GE(found_in(answers_of_ranks(4, options, requests), "disk"), 32u);
+}
+
 // ---- Losses
 
 bool is_loss(const Status& status) {
@@ -181,8 +271,8 @@ bool is_loss(const Status& status) {
 }
 
 // Every rank leaves with a status, and every request has one, whatever comes of what `plan` plans.
-void expect_loss(std::uint32_t size, const std::function<void()>& plan) {
-  GpuRanks ranks(gpu_options(), size, {}, /*timeout_ms=*/2000);
+void expect_loss(std::uint32_t size, const std::function<void()>& plan, std::uint32_t stages = 1) {
+  GpuRanks ranks(in_stages(gpu_options(), stages), size, {}, /*timeout_ms=*/2000);
   {
     CheckedEngine engine = Engine::open(ranks.first()).value();
     plan();
@@ -226,6 +316,28 @@ TEST_P(EngineGpuRankLoss, ALoadThatFailsOnOneRankEndsAll) {
 
 TEST_P(EngineGpuRankLoss, AFailingGpuEndsAllRanks) {
   expect_loss(4, [] { cuemu::fail_call("cudaLaunchKernelEx", 90, cudaErrorLaunchFailure); });
+}
+
+// In the second step: its sum within the stage, what it hands to the next one, the logits that it sends.
+TEST_P(EngineGpuRankLoss, ARankOfAnyStageThatIsLostEndsAllStages) {
+  using nccl_stand_in::Fault;
+  struct Loss {
+    std::uint32_t size;
+    int rank, nth;
+    Fault fault;
+  };
+  const Loss losses[][2] = {{{4, 3, 8, Fault::Dead}, {2, 0, 4, Fault::Hung}},
+                            {{4, 1, 8, Fault::Hung}, {2, 1, 5, Fault::Dead}},
+                            {{4, 0, 8, Fault::Dead}, {4, 2, 10, Fault::Hung}}};
+  for (const Loss& loss : losses[GetParam()]) {
+    expect_loss(
+        loss.size, [&] { nccl_stand_in::plan_fault(loss.rank, loss.nth, loss.fault); }, /*stages=*/2);
+  }
+}
+
+TEST_P(EngineGpuRankLoss, AFailingGpuEndsAllStages) {
+  expect_loss(
+      4, [] { cuemu::fail_call("cudaLaunchKernelEx", 90, cudaErrorLaunchFailure); }, /*stages=*/2);
 }
 
 TEST_P(EngineGpuRankRefusal, AGpuWithoutRoomForTheBlocksIsSaidByItsRank) {
@@ -288,6 +400,25 @@ TEST_P(EngineGpuRankRefusal, RanksThatDoNotFitTogetherAreRefused) {
   EngineOptions options = gpu_options();
   options.ranks = {.size = 5, .address = free_address()};
   expect_says(Engine::open(options).status(), StatusCode::InvalidArgument, "4 query heads");
+}
+
+TEST_P(EngineGpuRankRefusal, StagesThatCannotBeAreRefusedByName) {
+  EngineOptions options = gpu_options();
+  options.ranks = {.size = 3, .pipeline = 3, .address = free_address()};
+  expect_says(Engine::open(options).status(), StatusCode::InvalidArgument, "ranks.pipeline is 3; this model has 2");
+  options.ranks = {.size = 10, .pipeline = 2, .address = free_address()};
+  expect_says(Engine::open(options).status(), StatusCode::InvalidArgument, "5 in each of 2 stages");
+}
+
+// The others hear of it, whichever stage they are of.
+TEST_P(EngineGpuRankRefusal, AStageThatCannotBeginWithNcclEndsAllRanks) {
+  nccl_stand_in::plan_failed_opening(3, ncclSystemError, 2);
+  GpuRanks ranks(in_stages(gpu_options(), 2), 4, {}, kLong_ms, /*open_timeout_ms=*/1500);
+  const Status first = Engine::open(ranks.first()).status();
+  EXPECT_TRUE(is_loss(first)) << first.to_string();
+  const std::vector<Status> others = ranks.join();
+  for (const Status& status : others) EXPECT_TRUE(is_loss(status)) << status.to_string();
+  expect_says(others[2], StatusCode::Unavailable, "rank 1 of 2 in a group: opening a communicator");
 }
 
 TEST_P(EngineGpuRankRefusal, TwoRanksOnOneGpuAreRefused) {

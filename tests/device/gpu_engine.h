@@ -73,16 +73,20 @@ inline constexpr std::uint64_t kLong_ms = 300'000;  // that nobody should need
 // The ranks above 0 of an engine, each in Engine::serve_rank() on a thread.
 class GpuRanks {
  public:
-  // `change` is called for the options of each rank above 0.
+  // In options.ranks.pipeline stages. `change` is called for the options of each rank above 0.
   GpuRanks(EngineOptions options, std::uint32_t size, const std::function<void(EngineOptions&)>& change = {},
            std::uint64_t timeout_ms = kLong_ms, std::uint64_t open_timeout_ms = kLong_ms)
       : first_(std::move(options)), statuses_(size - 1) {
-    first_.ranks = {
-        .size = size, .address = free_address(), .timeout_ms = timeout_ms, .open_timeout_ms = open_timeout_ms};
+    first_.ranks = {.size = size,
+                    .pipeline = first_.ranks.pipeline,
+                    .address = free_address(),
+                    .timeout_ms = timeout_ms,
+                    .open_timeout_ms = open_timeout_ms};
     for (std::uint32_t rank = 1; rank < size; ++rank) {
       EngineOptions of_rank{.model = first_.model, .threads = 1, .ranks = first_.ranks};
       of_rank.device = "cuda:" + std::to_string(rank);
       of_rank.ranks.rank = rank;
+      of_rank.ranks.pipeline = 1;  // rank 0 says what there is
       if (!first_.cache.disk_dir.empty()) {
         of_rank.cache.disk_dir = first_.cache.disk_dir + "/rank-" + std::to_string(rank);
       }

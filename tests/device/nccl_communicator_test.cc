@@ -134,6 +134,62 @@ TEST_P(NcclCommunicator, MessagesGoFromRankToRank) {
   });
 }
 
+// As stages of several ranks do: sums within a stage, what they give from stage to stage, all in one order.
+TEST_P(NcclCommunicator, GroupsAddUpAmongThemselvesBetweenMessagesOfAll) {
+  run_nccl_ranks(4, [](NcclRank& self) {
+    const std::uint32_t half = self.rank / 2;
+    const auto group = self.communicator->group({2 * half, 2 * half + 1});
+    ASSERT_TRUE(group.ok()) << group.status().to_string();
+    EXPECT_EQ((*group)->rank(), self.rank % 2);
+    EXPECT_EQ((*group)->size(), 2u);
+    constexpr std::size_t kCount = 50, kBytes = kCount * sizeof(int);
+    const DeviceMemory<int> values(kCount), result(kCount);
+    for (unsigned round = 0; round < 4; ++round) {
+      if (half == 0) self.fill(values, values_of<int>(self.rank, kCount, round));
+      const Status received = half == 0 ? Status() : self.communicator->receive(values.data(), kBytes, self.rank - 2);
+      ASSERT_TRUE(received.ok()) << received.to_string();
+      ASSERT_TRUE((*group)->all_reduce_sum(values.data(), kCount, Element::I32).ok());
+      const Status sent = half == 1 ? Status() : self.communicator->send(values.data(), kBytes, self.rank + 2);
+      ASSERT_TRUE(sent.ok()) << sent.to_string();
+      self.copy(result, values);
+      const bool by_group = round % 2 == 0;  // what one waits for is through for the other
+      ASSERT_TRUE((by_group ? **group : *self.communicator).wait().ok());
+      ASSERT_TRUE(self.stream.synchronize().ok());
+      std::vector<int> expected = sums_of<int>(2, kCount, round);
+      if (half == 1) {
+        for (int& value : expected) value *= 2;
+      }
+      EXPECT_EQ(look_at(result, kCount), expected);
+    }
+  });
+}
+
+TEST_P(NcclCommunicator, AGroupMayBeOfOneAndAnotherOfSeveral) {
+  run_nccl_ranks(4, [](NcclRank& self) {
+    const auto group =
+        self.communicator->group(self.rank == 2 ? std::vector<std::uint32_t>{2} : std::vector<std::uint32_t>{0, 1, 3});
+    ASSERT_TRUE(group.ok()) << group.status().to_string();
+    const DeviceMemory<int> values(std::vector<int>{1});
+    ASSERT_TRUE((*group)->all_reduce_sum(values.data(), 1, Element::I32).ok());
+    const Status said = self.rank == 0   ? (*group)->send(values.data(), 1, 2)
+                        : self.rank == 3 ? (*group)->receive(values.data(), 1, 0)
+                                         : Status();
+    ASSERT_TRUE(said.ok()) << said.to_string();
+    ASSERT_TRUE((*group)->barrier().ok());
+    EXPECT_EQ(look_at(values, 1)[0], self.rank == 2 ? 1 : 3);
+  });
+}
+
+TEST_P(NcclCommunicator, GroupsThatCannotBeAreRefusedAndNothingIsLost) {
+  run_nccl_ranks(3, [](NcclRank& self) {
+    for (const std::vector<std::uint32_t>& ranks :
+         {std::vector<std::uint32_t>{(self.rank + 1) % 3}, {self.rank, self.rank}, {2, 1, 0}, {self.rank, 3}, {}}) {
+      EXPECT_EQ(self.communicator->group(ranks).status().code(), StatusCode::InvalidArgument);
+    }
+    EXPECT_TRUE(self.communicator->barrier().ok());
+  });
+}
+
 TEST_P(NcclCommunicator, NobodyLeavesABarrierBeforeAllCame) {
   std::atomic<int> came = 0;
   run_nccl_ranks(4, [&](NcclRank& self) {

@@ -260,6 +260,72 @@ TEST_P(NcclFailure, OpeningFails) {
   EXPECT_EQ(open_nccl_communicator(nccl_options(2, 2), NcclId{}, *stream).status().code(), StatusCode::InvalidArgument);
 }
 
+// One failure for a communicator and its groups, which ends what is under way in both.
+TEST_P(NcclFailure, ARankThatIsLostInAGroupEndsAllGroups) {
+  for (const Fault fault : {Fault::Hung, Fault::Dead}) {
+    const int before = nccl_stand_in::counts().aborts;
+    run_nccl_ranks(4, [&](NcclRank& self) {
+      const std::uint32_t half = self.rank / 2;
+      const auto group = self.communicator->group({2 * half, 2 * half + 1}).value();
+      self.communicator->set_timeout_ms(kShort_ms);
+      self.all_ranks.arrive_and_wait();
+      if (self.rank == 1) nccl_stand_in::plan_fault(1, 2, fault);  // the first one of the group's
+      self.all_ranks.arrive_and_wait();
+      const DeviceMemory<float> values(std::vector<float>(kCount, 1));
+      constexpr std::size_t kBytes = kCount * sizeof(float);
+      Status status = half == 1 ? self.communicator->receive(values.data(), kBytes, self.rank - 2) : Status();
+      if (status.ok()) status = group->all_reduce_sum(values.data(), kCount, Element::F32);
+      if (status.ok() && half == 0) status = self.communicator->send(values.data(), kBytes, self.rank + 2);
+      if (status.ok()) status = group->wait();
+      expect_over(self, status, {StatusCode::DeadlineExceeded, StatusCode::Unavailable});
+      EXPECT_EQ(group->all_reduce_sum(values.data(), 1, Element::F32).message(), status.message());
+      EXPECT_EQ(group->wait().message(), status.message());
+    });
+    EXPECT_EQ(nccl_stand_in::counts().aborts - before, 8);
+  }
+}
+
+TEST_P(NcclFailure, AbortOfAGroupIsThatOfAll) {
+  run_nccl_ranks(
+      2,
+      [](NcclRank& self) {
+        const auto group = self.communicator->group({self.rank}).value();
+        if (self.rank == 0) group->abort();
+        self.all_ranks.arrive_and_wait();
+        const DeviceMemory<float> values(std::vector<float>(kCount, 1));
+        const Status status = sum_until_failure(self, 1, values);
+        expect_over(self, status,
+                    {self.rank == 0 ? StatusCode::Cancelled : StatusCode::DeadlineExceeded, StatusCode::Unavailable});
+      },
+      kShort_ms);
+}
+
+TEST_P(NcclFailure, OpeningAGroupFails) {
+  for (const bool without_id : {true, false}) {
+    std::atomic<int> failed = 0, named = 0;
+    run_nccl_ranks(
+        4,
+        [&](NcclRank& self) {
+          if (self.rank == 0 && without_id) nccl_stand_in::plan_failed_id(ncclSystemError);
+          if (self.rank == 0 && !without_id) nccl_stand_in::plan_failed_opening(1, ncclSystemError);
+          self.all_ranks.arrive_and_wait();
+          const std::uint32_t half = self.rank / 2;
+          auto group = self.communicator->group({2 * half, 2 * half + 1});
+          const Status status = group.status();
+          failed += !status.ok();
+          named += contains(status, without_id ? "unhandled system error" : "rank 1 of 2 in a group");
+          named += contains(status, "could not begin with a group of ranks");
+          EXPECT_TRUE(status.ok() || status.code() == StatusCode::Unavailable ||
+                      status.code() == StatusCode::DeadlineExceeded)
+              << status.to_string();
+          self.all_ranks.arrive_and_wait();
+        },
+        kShort_ms, /*open_timeout_ms=*/1500);
+    EXPECT_GE(failed, 2);
+    EXPECT_GE(named, without_id ? 2 : 1);
+  }
+}
+
 TEST_P(NcclFailure, TwoRanksOnOneGpu) {
   const NcclId id = create_nccl_id().value();
   std::atomic<int> refused = 0;

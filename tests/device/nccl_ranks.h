@@ -46,8 +46,9 @@ std::vector<T> look_at(const DeviceMemory<T>& memory, std::size_t count) {
   return {memory.data(), memory.data() + count};
 }
 
-inline CommunicatorOptions nccl_options(std::uint32_t rank, std::uint32_t size, std::uint64_t timeout_ms = 60'000) {
-  return {.address = {}, .rank = rank, .size = size, .timeout_ms = timeout_ms, .open_timeout_ms = 60'000};
+inline CommunicatorOptions nccl_options(std::uint32_t rank, std::uint32_t size, std::uint64_t timeout_ms = 60'000,
+                                        std::uint64_t open_timeout_ms = 60'000) {
+  return {.address = {}, .rank = rank, .size = size, .timeout_ms = timeout_ms, .open_timeout_ms = open_timeout_ms};
 }
 
 // Calls work(stream) on a thread for each rank, with its GPU current, and returns when all are through.
@@ -66,11 +67,11 @@ inline void run_gpus(std::uint32_t size, const std::function<void(std::uint32_t,
 
 // The same with a communicator.
 inline void run_nccl_ranks(std::uint32_t size, const std::function<void(NcclRank&)>& work,
-                           std::uint64_t timeout_ms = 60'000) {
+                           std::uint64_t timeout_ms = 60'000, std::uint64_t open_timeout_ms = 60'000) {
   const NcclId id = create_nccl_id().value();
   std::barrier all_ranks(static_cast<std::ptrdiff_t>(size));
   run_gpus(size, [&](std::uint32_t rank, CudaStream& stream) {
-    auto communicator = open_nccl_communicator(nccl_options(rank, size, timeout_ms), id, stream);
+    auto communicator = open_nccl_communicator(nccl_options(rank, size, timeout_ms, open_timeout_ms), id, stream);
     ASSERT_TRUE(communicator.ok()) << communicator.status().to_string();
     NcclRank self{rank, size, stream, std::move(*communicator), all_ranks};
     work(self);

@@ -1,4 +1,5 @@
 // NCCL's functions, and what tests control. ThreadSanitizer sees no more of a call than that it was made.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -91,16 +92,16 @@ void reset(std::uint64_t seed) {
   });
 }
 
-void plan_fault(int rank, int nth, Fault fault) {
+void plan_fault(int device, int nth, Fault fault) {
   alone([&](Device&) {
-    library().faults.push_back({rank, nth, fault});
+    library().faults.push_back({device, nth, fault});
     return ncclSuccess;
   });
 }
 
-void plan_failed_opening(int rank, ncclResult_t error) {
+void plan_failed_opening(int device, ncclResult_t error, int nth) {
   alone([&](Device&) {
-    library().failing_openings[rank] = error;
+    library().failing_openings[device] = {nth, error};
     return ncclSuccess;
   });
 }
@@ -181,9 +182,15 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
     if (group.depth > 0)
       return complain(nullptr, "a communicator is opened within a group, which is not emulated", ncclInvalidUsage);
     if (ranks < 1 || rank < 0 || rank >= ranks) return complain(nullptr, "a rank that cannot be", ncclInvalidArgument);
-    const auto failing = all.failing_openings.extract(rank);
+    const int device = cuemu::current_device;
+    ncclResult_t failing = ncclSuccess;
+    const auto planned = all.failing_openings.find(device);
+    if (planned != all.failing_openings.end() && --planned->second.left == 0) {
+      failing = planned->second.error;
+      all.failing_openings.erase(planned);
+    }
     // At once, or later, when there is a communicator already.
-    if (!failing.empty() && (blocking || all.seed % 2 == 0)) return failing.mapped();
+    if (failing != ncclSuccess && (blocking || all.seed % 2 == 0)) return failing;
     auto& world = all.worlds[id.internal];
     if (world == nullptr) {
       world = std::make_unique<World>();
@@ -196,23 +203,26 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
     if (world->members[static_cast<std::size_t>(rank)] != nullptr)
       return complain(nullptr, "rank " + std::to_string(rank) + " is there twice", ncclInvalidUsage);
     for (const ncclComm* other : world->members) {
-      if (other != nullptr && other->device == cuemu::current_device)
+      if (other != nullptr && other->device == device)
         return complain(nullptr,
                         "rank " + std::to_string(rank) + " is on the GPU of rank " + std::to_string(other->rank),
                         ncclInvalidUsage);
     }
+    const bool is_first = std::ranges::none_of(
+        all.communicators, [&](const auto& each) { return each->device == device && each->state != State::Gone; });
+    if (is_first) all.operations[device] = 0;
     all.communicators.push_back(std::make_unique<ncclComm>());
     ncclComm& opened = *all.communicators.back();
     opened.world = world.get();
     opened.rank = rank;
-    opened.device = cuemu::current_device;
+    opened.device = device;
     opened.blocking = blocking;
     opened.polls_left = blocking ? 0 : static_cast<int>((all.seed + static_cast<std::uint64_t>(rank)) % 4);
     opened.random_state = all.seed * 64 + static_cast<std::uint64_t>(rank);
-    if (failing.empty()) {
+    if (failing == ncclSuccess) {
       world->members[static_cast<std::size_t>(rank)] = &opened;
     } else {
-      fail(opened, failing.mapped(), "the network has refused");
+      fail(opened, failing, "the network has refused");
     }
     ++all.counts.open_communicators;
     ++Device::changes;

@@ -1,5 +1,5 @@
 // NCCL on the emulated GPUs (tests/cuemu), as tests control it. Ranks are threads of one process, each with a device of
-// its own.
+// its own, on which there may be several communicators.
 //
 // An operation is a kernel in its stream: it begins when the stream comes there, is through when all whom it takes have
 // begun, and moves data then. A rank whose kernel waits forever holds up its stream, as on a GPU; only ncclCommAbort()
@@ -34,10 +34,11 @@ enum class Fault {
   Slow,  // the kernel begins after kSlowPolls more calls of ncclCommGetAsyncError() by any rank
 };
 constexpr int kSlowPolls = 200;
-// Of the rank's `nth` operation from the opening of its communicator on, 1 being the first; a group is one.
-void plan_fault(int rank, int nth, Fault fault);
-// The next opening of a communicator by that rank fails: at once or, by the seed, while it is in progress.
-void plan_failed_opening(int rank, ncclResult_t error);
+// Of that GPU's `nth` operation, 1 being the first and a group one, of whichever communicator: counted from when the
+// first of those that are open now was opened.
+void plan_fault(int device, int nth, Fault fault);
+// The `nth` opening of a communicator on that GPU from now on fails: at once or, by the seed, while it is in progress.
+void plan_failed_opening(int device, ncclResult_t error, int nth = 1);
 void plan_failed_id(ncclResult_t error);
 
 // "rank 1: all-reduce of 7 float32 is operation 3, which for rank 0 is all-reduce of 8 float32", ... And forgets them.

@@ -215,6 +215,40 @@ TEST_P(NcclStandIn, Faults) {
   EXPECT_EQ(nccl_stand_in::counts().aborts, 6);
 }
 
+// A GPU has several communicators, and counts what is done by all of them.
+TEST_P(NcclStandIn, FaultsAreOfAGpu) {
+  ncclUniqueId second;
+  ASSERT_EQ(ncclGetUniqueId(&second), ncclSuccess);
+  nccl_stand_in::plan_fault(1, 3, Fault::Hung);
+  on_ranks(2, false, [&](Rank& self) {
+    const DeviceMemory<int> values(filled(1));
+    {
+      Rank also(self.rank, self.size, second);
+      std::swap(also.stream, self.stream);  // one order for both
+      EXPECT_EQ(also.all_reduce(values), ncclSuccess);
+      std::swap(also.stream, self.stream);
+      EXPECT_EQ(self.all_reduce(values), ncclSuccess);
+      EXPECT_TRUE(self.comes_to_its_end(100'000));
+    }
+    EXPECT_EQ(self.all_reduce(values), ncclSuccess);
+    EXPECT_FALSE(self.comes_to_its_end());
+    self.abort();
+  });
+  nccl_stand_in::plan_failed_opening(0, ncclSystemError, 2);
+  on_ranks(1, false, [](Rank& self) {
+    ncclUniqueId id;
+    EXPECT_EQ(ncclGetUniqueId(&id), ncclSuccess);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    ncclComm_t comm = nullptr;
+    ncclResult_t result = ncclCommInitRankConfig(&comm, 1, id, 0, &config);
+    while (result == ncclInProgress) EXPECT_EQ(ncclCommGetAsyncError(comm, &result), ncclSuccess);
+    EXPECT_EQ(result, ncclSystemError);
+    if (comm != nullptr) ncclCommAbort(comm);
+    EXPECT_EQ(self.all_reduce(DeviceMemory<int>(filled(1))), ncclSuccess);
+  });
+}
+
 TEST_P(NcclStandIn, MisuseIsNamed) {
   const auto said = [](const std::string& what) {
     const auto complaints = nccl_stand_in::complaints();

@@ -116,19 +116,27 @@ void give_to_stream(cuemu::Device& device, Kernel& kernel) {
   device.wait(*kernel.stream, kernel.done);
 }
 
-// What a planned fault makes of an operation.
-ncclResult_t apply_faults(ncclComm& comm, Kernel& kernel) {
+// All communicators of the device, and the others hear of it.
+void die(int device) {
+  for (const auto& comm : library().communicators) {
+    if (comm->device != device || comm->state == State::Gone) continue;
+    fail(*comm, ncclUnhandledCudaError, "the GPU has fallen off the bus");
+    for (ncclComm* other : comm->world->members) {
+      if (other != nullptr && other != comm.get()) other->polls_until_remote_error = draw(*other, 4);
+    }
+  }
+}
+
+// What a planned fault makes of the device's operation of that number.
+ncclResult_t apply_faults(ncclComm& comm, Kernel& kernel, int number) {
   auto& faults = library().faults;
   const auto planned = std::ranges::find_if(
-      faults, [&](const auto& fault) { return fault.rank == comm.rank && fault.nth == comm.operations; });
+      faults, [&](const auto& fault) { return fault.device == comm.device && fault.nth == number; });
   if (planned == faults.end()) return ncclSuccess;
   const Fault fault = planned->fault;
   faults.erase(planned);
   if (fault == Fault::Dead) {
-    fail(comm, ncclUnhandledCudaError, "the GPU has fallen off the bus");
-    for (ncclComm* other : comm.world->members) {
-      if (other != nullptr && other != &comm) other->polls_until_remote_error = draw(*other, 4);
-    }
+    die(comm.device);
     return ncclUnhandledCudaError;
   }
   kernel.may_begin = std::make_shared<cuemu::Completion>();
@@ -268,7 +276,8 @@ ncclResult_t issue(cuemu::Device& device, ncclComm& comm, cudaStream_t stream, c
   kernel.comm = &comm;
   kernel.stream = &device.stream(stream);
   ++comm.operations;
-  if (const ncclResult_t result = apply_faults(comm, kernel); result != ncclSuccess) return result;
+  const int number = ++library().operations[comm.device];
+  if (const ncclResult_t result = apply_faults(comm, kernel, number); result != ncclSuccess) return result;
   for (const Call& call : calls)
     kernel.meetings.push_back(is_message(call.kind) ? &join_message(kernel, call) : &join_collective(kernel, call));
   comm.kernels.push_back(&kernel);

@@ -101,11 +101,16 @@ struct Library {
   std::vector<std::unique_ptr<ncclComm>> communicators;  // those that are gone too, to know them again
   std::vector<std::string> complaints;
   struct PlannedFault {
-    int rank, nth;
+    int device, nth;
     Fault fault;
   };
   std::vector<PlannedFault> faults;
-  std::map<int, ncclResult_t> failing_openings;
+  struct PlannedOpening {
+    int left;
+    ncclResult_t error;
+  };
+  std::map<int, PlannedOpening> failing_openings;  // by device
+  std::map<int, int> operations;                   // by device
   ncclResult_t failing_id = ncclSuccess;
   Counts counts;
   int open_groups = 0;

@@ -78,9 +78,10 @@ TEST(Options, EveryFieldOutOfRangeIsNamed) {
        "device", "cuda", "at most 2"},
       {[](EngineOptions& o) {
          o.device = "cuda";
-         o.ranks = {.size = 4, .pipeline = 2, .address = "host:1"};
+         o.deterministic = true;
+         o.ranks = {.size = 6, .pipeline = 2, .address = "host:1"};
        },
-       "device", "cuda", "ranks.pipeline is 2"},
+       "device", "cuda", "at most 4 ranks, 2 in each stage"},
       {[](EngineOptions& o) { o.replicas = 0; }, "replicas", "0", "1 to 64"},
       {[](EngineOptions& o) { o.replicas = 65; }, "replicas", "65", "1 to 64"},
       {[](EngineOptions& o) {
@@ -148,6 +149,12 @@ TEST(Options, TheEndsOfEveryRangeAreAllowed) {
       [](EngineOptions& o) { o.ranks = {.size = 1024, .rank = 1023, .address = "host:1"}; },
       [](EngineOptions& o) { o.ranks = {.size = 6, .pipeline = 3, .address = "host:1"}; },
       [](EngineOptions& o) { o.ranks = {.size = 2, .address = "host:1"}, o.cache.disk_dir = "kv"; },
+      [](EngineOptions& o) { o.device = "cuda", o.ranks = {.size = 6, .pipeline = 2, .address = "host:1"}; },
+      [](EngineOptions& o) {
+        o.device = "cuda";
+        o.deterministic = true;
+        o.ranks = {.size = 6, .pipeline = 3, .address = "host:1"};
+      },
   };
   for (const auto& change : edges) {
     EngineOptions options = usable();

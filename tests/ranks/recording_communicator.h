@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -18,6 +19,8 @@ class RecordingCommunicator final : public Communicator {
   using Calls = std::vector<std::string>;
 
   explicit RecordingCommunicator(Communicator& inner) : inner_(inner), calls_(std::make_shared<Calls>()) {}
+  explicit RecordingCommunicator(std::unique_ptr<Communicator> inner)
+      : RecordingCommunicator(std::move(inner), std::make_shared<Calls>()) {}
 
   const Calls& calls() const { return *calls_; }
   void clear() { calls_->clear(); }
@@ -53,10 +56,10 @@ class RecordingCommunicator final : public Communicator {
   void abort() override { inner_.abort(); }
 
  private:
-  RecordingCommunicator(std::unique_ptr<Communicator> group, std::shared_ptr<Calls> calls)
-      : group_(std::move(group)), inner_(*group_), calls_(std::move(calls)) {}
+  RecordingCommunicator(std::unique_ptr<Communicator> own, std::shared_ptr<Calls> calls)
+      : own_(std::move(own)), inner_(*own_), calls_(std::move(calls)) {}
 
-  const std::unique_ptr<Communicator> group_;  // null: the caller's
+  const std::unique_ptr<Communicator> own_;  // null: the caller's
   Communicator& inner_;
   const std::shared_ptr<Calls> calls_;
 };
