@@ -91,7 +91,7 @@ struct KvCacheOptions {
   Status validate() const;
 };
 
-// How ranks speak to each other, but for what GPUs add up in a step, which goes by NCCL; of both, over TCP.
+// How ranks speak to each other, but for what GPUs say to each other in a step, which goes by NCCL; of both, over TCP.
 enum class RankTransport : std::uint8_t {
   Tcp,   // sockets alone: the faster one
   Gloo,  // the library Gloo, where tiercel was built with it
