@@ -33,16 +33,7 @@ TEST(DeviceSampling, AnswersAreThoseOfTheHost) {
 TEST(DeviceSampling, NoLogitsGoToTheHostForNothing) {
   cuemu::reset_device({.seed = 3});
   DeviceServing serving({.max_draft_tokens = 4});
-  Request request;
-  request.tokens = draw_tokens(5, 9, kFakeVocabulary);
-  request.sampling.temperature = 0.8f;
-  request.max_tokens = 6;
-  request.ignore_end_of_text = true;
-  auto future = serving.submit(request);
-  serving.run();
-  ASSERT_TRUE(future.get().ok());
-  EXPECT_EQ(serving.model.returned_rows, 0u);
-  EXPECT_GE(serving.model.drawn_rows, 6u);
+  expect_no_logits_on_the_host(serving);
 }
 
 }  // namespace

@@ -156,4 +156,18 @@ inline std::size_t expect_answers_of_the_host(
   return accepted;
 }
 
+// Of a request whose tokens the GPU can draw.
+inline void expect_no_logits_on_the_host(DeviceServing& serving) {
+  Request request;
+  request.tokens = draw_tokens(5, 9, kFakeVocabulary);
+  request.sampling.temperature = 0.8f;
+  request.max_tokens = 6;
+  request.ignore_end_of_text = true;
+  auto future = serving.submit(request);
+  serving.run();
+  ASSERT_TRUE(future.get().ok());
+  EXPECT_EQ(serving.model.returned_rows, 0u);
+  EXPECT_GE(serving.model.drawn_rows, 6u);
+}
+
 }  // namespace tiercel
