@@ -28,14 +28,9 @@ struct Loaded {
   }
   // Computes tokens [first, last), each a step of its own or all in one. Empty: a step failed.
   Floats compute(std::size_t first, std::size_t last, Arithmetic arithmetic) {
-    const SequenceChunk chunk{.tokens = std::span(tokens).subspan(first, last - first),
-                              .first_position = first,
-                              .block_table = lease.block_table(),
-                              .logits = Logits::Last,
-                              .arithmetic = arithmetic};
-    const auto rows = model->runner->step({&chunk, 1}, model->cache->block(0));
-    failure = rows.status();
-    return rows.ok() ? Floats(rows->begin(), rows->end()) : Floats();
+    const auto logits = model->step_of(lease, tokens, first, last, arithmetic);
+    failure = logits.status();
+    return logits.ok() ? *logits : Floats();
   }
   // Other bytes, and then the right ones on their way.
   Result<std::uint64_t> load_again() {

@@ -34,14 +34,9 @@ struct LoadedRanks {
   std::span<const BlockId> block() const { return lease.block_table().first(1); }
   // Computes tokens [first, last) in one step. Empty: it failed.
   Floats compute(std::size_t first, std::size_t last, Arithmetic arithmetic) {
-    const SequenceChunk chunk{.tokens = std::span(tokens).subspan(first, last - first),
-                              .first_position = first,
-                              .block_table = lease.block_table(),
-                              .logits = Logits::Last,
-                              .arithmetic = arithmetic};
-    const auto rows = model->runner->step({&chunk, 1}, model->cache->block(0));
-    failure = rows.status();
-    return rows.ok() ? Floats(rows->begin(), rows->end()) : Floats();
+    const auto logits = model->step_of(lease, tokens, first, last, arithmetic);
+    failure = logits.status();
+    return logits.ok() ? *logits : Floats();
   }
   // Other bytes.
   void spoil() const {

@@ -72,6 +72,19 @@ struct DeviceModel {
     }
   }
 
+  // Computes tokens [first, last) in one step; the last one's logits. Nothing is committed.
+  Result<Floats> step_of(const Lease& lease, const Tokens& tokens, std::size_t first, std::size_t last,
+                         Arithmetic arithmetic) {
+    const SequenceChunk chunk{.tokens = std::span(tokens).subspan(first, last - first),
+                              .first_position = first,
+                              .block_table = lease.block_table(),
+                              .logits = Logits::Last,
+                              .arithmetic = arithmetic};
+    const auto rows = runner->step({&chunk, 1}, cache->block(0));
+    if (!rows.ok()) return rows.status();
+    return Floats(rows->begin(), rows->end());
+  }
+
   // What `lease` lacks of `tokens`, in chunks of at most so many; the last logits.
   Floats compute(Lease& lease, const Tokens& tokens, std::size_t chunk_tokens, Arithmetic arithmetic) {
     EXPECT_TRUE(lease.grow(tokens.size()).ok());
