@@ -150,11 +150,14 @@ void linear(benchmark::State& state, TensorType type, Products kind, const kerne
                          benchmark::Counter::kIsRate);
 }
 
-void attention(benchmark::State& state, DType dtype, bool bf16) {
+void attention(benchmark::State& state, DType dtype, const kernels::AttentionKernel& kernel) {
   const auto tokens = static_cast<std::size_t>(state.range(0)), context = static_cast<std::size_t>(state.range(1)),
              heads = static_cast<std::size_t>(state.range(2)), kv_heads = static_cast<std::size_t>(state.range(3)),
              dim = static_cast<std::size_t>(state.range(4));
-  if (bf16 && !kernels::has_bf16_products()) return state.SkipWithError("no AVX512-BF16");
+  if (&kernel == &kernels::kBf16Attention && !kernels::has_bf16_products())
+    return state.SkipWithError("no AVX512-BF16");
+  if (&kernel == &kernels::kInt8Attention && !kernels::has_int8_attention())
+    return state.SkipWithError("no AVX512-VNNI");
   const KvLayout layout{.layers = 30,
                         .kv_heads = static_cast<std::uint32_t>(kv_heads),
                         .head_dim = static_cast<std::uint32_t>(dim),
@@ -167,7 +170,7 @@ void attention(benchmark::State& state, DType dtype, bool bf16) {
   for (std::size_t i = 0; i < blocks; ++i) table[i] = static_cast<BlockId>(i);
   const auto q = normals(tokens * heads * dim);
   Buffer<float> out(tokens * heads * dim);
-  kernels::AttentionPlan plan(bf16 ? kernels::kBf16Attention : kernels::kAttention, layout, group, team().threads());
+  kernels::AttentionPlan plan(kernel, layout, group, team().threads());
   Buffer<float> workspace(plan.workspace_floats());
   plan.set_workspace(workspace.get());
   plan.add({.kv = {arena.get(), layout},
@@ -302,10 +305,22 @@ void attention_shapes(benchmark::internal::Benchmark* bench) {
       ->Args({512, 1500, 32, 8, 64});
   bench->UseRealTime();
 }
-BENCHMARK_CAPTURE(attention, bf16, DType::BF16, true)->Name("attention/bf16")->Apply(attention_shapes);
-BENCHMARK_CAPTURE(attention, int8, DType::Int8, true)->Name("attention/int8")->Apply(attention_shapes);
-BENCHMARK_CAPTURE(attention, f32, DType::BF16, false)->Name("attention/f32")->Apply(attention_shapes);
-BENCHMARK_CAPTURE(attention, f32_int8, DType::Int8, false)->Name("attention/f32_int8")->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, bf16, DType::BF16, kernels::kBf16Attention)
+    ->Name("attention/bf16")
+    ->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, int8, DType::Int8, kernels::kBf16Attention)
+    ->Name("attention/int8")
+    ->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, bytes, DType::BF16, kernels::kInt8Attention)
+    ->Name("attention/bytes")
+    ->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, bytes_int8, DType::Int8, kernels::kInt8Attention)
+    ->Name("attention/bytes_int8")
+    ->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, f32, DType::BF16, kernels::kAttention)->Name("attention/f32")->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, f32_int8, DType::Int8, kernels::kAttention)
+    ->Name("attention/f32_int8")
+    ->Apply(attention_shapes);
 BENCHMARK(shared_attention)
     ->Name("attention/shared")
     ->Args({32, 256, 0})

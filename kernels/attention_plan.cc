@@ -66,7 +66,8 @@ std::vector<const AttentionArgs*> AttentionPlan::put_together() {
   std::vector<const AttentionArgs*> few, others;
   const bool can_share = kernel_.attend_together != nullptr && kernel_.span_tokens % layout_.block_tokens == 0;
   for (const AttentionArgs& run : runs_) {
-    (can_share && run.tokens <= kFewTokens && spans_of(run) > 0 ? few : others).push_back(&run);
+    const bool is_few = run.style == AttentionStyle::Decode && run.tokens <= kFewTokens;
+    (can_share && is_few && spans_of(run) > 0 ? few : others).push_back(&run);
   }
   const std::size_t most = std::min(kMostTogether, few.size() * layout_.kv_heads / (threads_ * kSharedTasksPerThread));
   if (most < 2) {

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/product_peak.h"
 #include "tiercel/types.h"
 
 namespace tiercel::kernels {
@@ -64,7 +65,12 @@ struct AttentionKernel {
   // span_tokens, and all queries see these: they are read once for all. Null: nothing is gained.
   void (*attend_together)(std::span<const AttentionArgs> runs, std::size_t shared, float* scratch) = nullptr;
   std::size_t span_tokens = 0;
+  // What most of the work is done by.
+  Products prefill_products = Products::F32, decode_products = Products::F32;
 
+  Products products(AttentionStyle style) const {
+    return style == AttentionStyle::Prefill ? prefill_products : decode_products;
+  }
   // Of a context of so many positions.
   std::size_t sections(const KvLayout& layout, std::size_t positions) const {
     const std::size_t tokens = section_tokens(layout);
@@ -77,5 +83,9 @@ extern const AttentionKernel kAttention;
 // Over bf16 or int8 KV, with bf16 queries and softmax weights: for processors with has_bf16_products()
 // (group_linear.h). It has one style, whose result for a query is the same bits whatever others share the call.
 extern const AttentionKernel kBf16Attention;
+// Over bf16 or int8 KV: what is of the style Prefill by products of bytes, what is of the style Decode as above. For
+// processors with has_int8_attention().
+extern const AttentionKernel kInt8Attention;
+bool has_int8_attention();
 
 }  // namespace tiercel::kernels

@@ -36,6 +36,12 @@ constexpr std::size_t kPrefillAttentionTokens = 8;
 // Rows that one task normalises, rotates or activates.
 constexpr std::size_t kRowGrain = 8;
 
+const kernels::AttentionKernel& attention_for(Compute compute) {
+  if (compute == Compute::Turbo && kernels::has_int8_attention()) return kernels::kInt8Attention;
+  if (compute != Compute::Precise && kernels::has_bf16_products()) return kernels::kBf16Attention;
+  return kernels::kAttention;
+}
+
 // Consecutive rows of a micro-batch that share one arithmetic.
 struct RowGroup {
   std::size_t begin = 0, end = 0;
@@ -54,9 +60,8 @@ class LlamaModel final : public ModelRunner {
         options_(options),
         ranks_(std::move(ranks)),
         layout_(llama_kv_layout(shape_, options)),
-        bf16_attention_(options.compute != Compute::Precise && kernels::has_bf16_products()),
-        attention_(bf16_attention_ ? kernels::kBf16Attention : kernels::kAttention, layout_, config_.group(),
-                   options.threads),
+        attention_kernel_(attention_for(options.compute)),
+        attention_(attention_kernel_, layout_, config_.group(), options.threads),
         team_(options.threads, use_one_libtorch_thread),
         draws_(shape_.vocabulary),
         memory_(parameters_->memory) {
@@ -123,7 +128,7 @@ class LlamaModel final : public ModelRunner {
   LlamaOptions options_;
   std::optional<LlamaRanks> ranks_;
   KvLayout layout_;
-  bool bf16_attention_;
+  const kernels::AttentionKernel& attention_kernel_;
   kernels::AttentionPlan attention_;  // of the current micro-batch
   ThreadTeam team_;
   RowDraws draws_;
@@ -310,13 +315,15 @@ double LlamaModel::linear_bound_s(const Linear& layer, std::size_t rows) const {
 
 double LlamaModel::attention_bound_s() const {
   if (!profile_) return 0;
-  double multiplications = 0, bytes = 0;
+  double seconds = 0, bytes = 0;
   for (const kernels::AttentionArgs& run : attention_.runs()) {
     const auto before = static_cast<double>(run.first_position), tokens = static_cast<double>(run.tokens);
-    multiplications += 2 * tokens * (before + (tokens + 1) / 2) * static_cast<double>(config_.query_width());
+    seconds +=
+        speed_->least_s(attention_kernel_.products(run.style),
+                        2 * tokens * (before + (tokens + 1) / 2) * static_cast<double>(config_.query_width()), 0);
     bytes += (before + tokens) * static_cast<double>(layout_.token_bytes()) / layout_.layers;
   }
-  return speed_->least_s(bf16_attention_ ? kernels::Products::Bf16 : kernels::Products::F32, multiplications, bytes);
+  return std::max(seconds, speed_->least_s(bytes));
 }
 
 double LlamaModel::rows_bound_s(std::size_t floats_each) const {

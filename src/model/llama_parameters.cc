@@ -10,13 +10,14 @@
 
 #include "base/logging.h"
 #include "kernels/group_linear.h"
+#include "kernels/paged_attention.h"
 #include "model/model_fingerprint.h"
 
 namespace tiercel {
 namespace {
 
 // Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
-constexpr std::uint32_t kArithmeticVersion = 5;
+constexpr std::uint32_t kArithmeticVersion = 6;
 
 KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
   return {.layers = shape.layers,
@@ -33,7 +34,8 @@ Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, cons
   const KvLayout layout = whole_layout(config.shape, options);
   return model_fingerprint(file, config, layout,
                            {{kArithmeticVersion, static_cast<std::uint32_t>(options.compute), options.deterministic,
-                             kernels::has_bf16_products(), kernels::has_int8_products()}});
+                             kernels::has_bf16_products(), kernels::has_int8_products(),
+                             kernels::has_int8_attention()}});
 }
 
 // Nothing measured, so that every process computes alike.
