@@ -195,7 +195,7 @@ HWY_INLINE void QuantiseGroup(const float* x, std::int8_t* values, float& scale_
   const float most = Largest(largest);
   // The inverse of something smaller would not be finite.
   const float scale = most < 1e-35f ? 0 : most / 127;
-  const __m256 inverse = _mm256_set1_ps(scale > 0 ? 1 / scale : 0);
+  const __m256 inverse = _mm256_set1_ps(most < 1e-35f ? 0 : 127 / most);
   // kColumnOrder, of the four columns that each half of a vector has of two eights.
   const __m256i order = _mm256_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15, 0, 4, 1, 5, 2, 6, 3, 7,
                                          8, 12, 9, 13, 10, 14, 11, 15);

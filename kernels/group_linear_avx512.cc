@@ -309,25 +309,82 @@ bool has_vnni() {
   return has;
 }
 
+// Over all lanes of each of four vectors, in the four lanes of its own.
+HWY_INLINE __m512 LargestOfFour(const __m512 (&v)[4]) {
+  const __m512 first = _mm512_max_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44), _mm512_shuffle_f32x4(v[0], v[1], 0xee)),
+               second = _mm512_max_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44), _mm512_shuffle_f32x4(v[2], v[3], 0xee));
+  __m512 all = _mm512_max_ps(_mm512_shuffle_f32x4(first, second, 0x88), _mm512_shuffle_f32x4(first, second, 0xdd));
+  all = _mm512_max_ps(all, _mm512_permute_ps(all, 0x4e));
+  return _mm512_max_ps(all, _mm512_permute_ps(all, 0xb1));
+}
+
+// The bytes of two groups are in a vector: the sum of each.
+HWY_INLINE __m128i SumsOfFour(__m512i first_two, __m512i last_two) {
+  const __m512i ones = _mm512_set1_epi8(1), zero = _mm512_setzero_si512();
+  const __m512i first = _mm512_dpbusd_epi32(zero, ones, first_two), last = _mm512_dpbusd_epi32(zero, ones, last_two);
+  __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(first, last, 0x88), _mm512_shuffle_i32x4(first, last, 0xdd));
+  all = _mm512_add_epi32(all, _mm512_shuffle_epi32(all, _MM_PERM_BADC));
+  all = _mm512_add_epi32(all, _mm512_shuffle_epi32(all, _MM_PERM_CDAB));
+  return _mm512_castsi512_si128(
+      _mm512_permutexvar_epi32(_mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0), all));
+}
+
+// A group of `count` rows, up to four, from x on, to the places from `place` on.
+HWY_INLINE void QuantiseRows(const float* x, std::size_t columns, std::size_t count, std::size_t place,
+                             std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
+  __m512 low[4], high[4], largest[4];
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < 4; ++i) {
+    const float* row = x + std::min(i, count - 1) * columns;
+    low[i] = _mm512_loadu_ps(row);
+    high[i] = _mm512_loadu_ps(row + 16);
+    largest[i] = _mm512_max_ps(_mm512_abs_ps(low[i]), _mm512_abs_ps(high[i]));
+  }
+  const __m512i lane_of_row = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m128 most = _mm512_castps512_ps128(_mm512_permutexvar_ps(lane_of_row, LargestOfFour(largest)));
+  // The inverse of something smaller would not be finite.
+  const __mmask8 some = _mm_cmp_ps_mask(most, _mm_set1_ps(1e-35f), _CMP_NLT_UQ);
+  const __m128 scale = _mm_maskz_div_ps(some, most, _mm_set1_ps(127)),
+               inverse = _mm_maskz_div_ps(some, _mm_set1_ps(127), most);
+  __m512i words[4];
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < 4; ++i) {
+    const __m512 by = _mm512_permutexvar_ps(_mm512_set1_epi32(static_cast<int>(i)), _mm512_castps128_ps512(inverse));
+    words[i] = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(low[i], by)),
+                                  _mm512_cvtps_epi32(_mm512_mul_ps(high[i], by)));
+  }
+  // Packing works on quarters, whose fours are put back in order; then kColumnOrder, twice in each.
+  const __m512i fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+  __m512i bytes[2];
+#pragma GCC unroll 2
+  for (std::size_t i = 0; i < 2; ++i) {
+    const __m512i packed = _mm512_packs_epi16(words[2 * i], words[2 * i + 1]);
+    bytes[i] = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(fours, packed), order);
+  }
+  const __m128i sum = SumsOfFour(bytes[0], bytes[1]);
+  const auto rows = static_cast<__mmask8>((1u << count) - 1);
+  std::int8_t* to = values + place * kGroupColumns;
+  _mm512_mask_storeu_epi64(to, static_cast<__mmask8>((1u << 4 * std::min<std::size_t>(count, 2)) - 1), bytes[0]);
+  if (count > 2) _mm512_mask_storeu_epi64(to + 64, count == 4 ? 0xff : 0x0f, bytes[1]);
+  _mm_mask_storeu_ps(scales + place, rows, scale);
+  _mm_mask_storeu_ps(sums + place, rows, _mm_mul_ps(scale, _mm_cvtepi32_ps(sum)));
+  _mm_mask_storeu_epi32(offsets + place, rows, _mm_mullo_epi32(sum, _mm_set1_epi32(-128)));
+}
+
 void quantise(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
               std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
-  // kColumnOrder, twice in each half of 256 bits.
-  const __m256i order =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
-  ForEachGroup(x, rows, columns, first_panel, last_panel, [&](__m512 low, __m512 high, std::size_t place) {
-    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-    // The inverse of something smaller would not be finite.
-    const float scale = largest < 1e-35f ? 0 : largest / 127;
-    const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0);
-    const __m512i low_values = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)),
-                  high_values = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-    const __m256i bytes = _mm256_set_m128i(_mm512_cvtsepi32_epi8(high_values), _mm512_cvtsepi32_epi8(low_values));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + place * kGroupColumns), _mm256_shuffle_epi8(bytes, order));
-    const std::int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_values, high_values));
-    scales[place] = scale;
-    sums[place] = scale * static_cast<float>(sum);
-    offsets[place] = -128 * sum;
-  });
+  const std::size_t groups = columns / kGroupColumns;
+  for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
+    const std::size_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
+    for (std::size_t r = 0; r < count; r += 4) {
+      const float* from = x + (begin + r) * columns;
+      for (std::size_t g = 0; g < groups; ++g) {
+        QuantiseRows(from + g * kGroupColumns, columns, std::min<std::size_t>(4, count - r),
+                     begin * groups + g * count + r, values, scales, sums, offsets);
+      }
+    }
+  }
 }
 
 void multiply_int8(const GroupWeights& w, const Int8Rows& x, std::size_t rows, float* y, std::size_t y_stride,
