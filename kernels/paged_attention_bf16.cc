@@ -285,6 +285,8 @@ struct Bf16Products {
     for (; column < s.padded_dim; column += 2 * kLanes) AccumulateStrip<kRows, 2>(s, state, row, column, padded, keep);
   }
 
+  static std::size_t attend_whole(const Scratch&, const AttentionState&, std::size_t, std::size_t) { return 0; }
+
   // Out of the order that InterleaveValues() leaves: of every 8 dims, the first four are in the one vector.
   static void store_result(const float* sums, float total, std::size_t dim, float* out) {
     const __m512 inverse = _mm512_set1_ps(1.0f / total);

@@ -29,6 +29,12 @@ constexpr std::size_t kBytes = 64;  // of a vector
 
 std::size_t int8_padded_dim(const KvLayout& layout) { return round_up(layout.head_dim, kBytes); }
 
+// What becomes of a few rows in a span.
+struct FewRows {
+  float* scores;          // [row][token]
+  std::uint8_t* weights;  // [row][token]
+};
+
 struct Scratch {
   Scratch(float* base, const KvLayout& layout, std::size_t row_count)
       : rows(row_count), padded_dim(int8_padded_dim(layout)) {
@@ -39,8 +45,10 @@ struct Scratch {
     query_scales = take(rows);
     query_offsets = reinterpret_cast<std::int32_t*>(take(rows));
     for (float*& state : states) state = take(AttentionState::floats(rows, padded_dim));
-    scores = take(kRowsAtOnce * kSpanTokens);
-    weights = reinterpret_cast<std::uint8_t*>(take(kRowsAtOnce * kSpanTokens / 4));
+    for (std::size_t i = 0; i < 2; ++i) {
+      few[i].scores = take(kRowsAtOnce * kSpanTokens);
+      few[i].weights = reinterpret_cast<std::uint8_t*>(take(kRowsAtOnce * kSpanTokens / 4));
+    }
     key_scales = take(kSpanTokens);
     value_logs = take(kSpanTokens);
     value_inverses = take(kSpanTokens);
@@ -56,8 +64,7 @@ struct Scratch {
   float* query_scales;          // [row], with that of scores
   std::int32_t* query_offsets;  // [row]: what sums begin with, as keys are 128 larger
   float* states[2];             // AttentionState: of the sections so far, and of the next
-  float* scores;                // [row of a few][token]
-  std::uint8_t* weights;        // [row of a few][token]
+  FewRows few[2];               // of which two may be under way
   float* key_scales;            // [token], 0 beyond the last
   float* value_logs;            // [token]: log2 of the value's scale; masked beyond the last
   float* value_inverses;        // [token]: 1 / that scale, 0 beyond the last
@@ -219,8 +226,10 @@ HWY_INLINE void TakeValues(const Scratch& s, const TokenRows<Element>& values, s
 }
 
 // scores[r][t] = queries[row + r] . key[t] + log2 of value[t]'s scale, for 16 * kVectors tokens from `first` on.
-template <std::size_t kRows, std::size_t kVectors>
-HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t first, __m512 (&largest)[kRows]) {
+// Between products there is time for some other work.
+template <std::size_t kRows, std::size_t kVectors, class OtherWork>
+HWY_INLINE void ScoresOfRows(const Scratch& s, const FewRows& few, std::size_t row, std::size_t first,
+                             __m512 (&largest)[kRows], OtherWork& other) {
   Sums sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -230,16 +239,20 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t firs
   const std::size_t stride = s.padded_dim;
   const float* all_keys = s.keys + first;
   const std::int8_t *queries = s.queries + row * stride, *const end = queries + stride;
-  for (; queries < end; queries += 4, all_keys += kSpanTokens) {
-    __m512i keys[kVectors];
+  while (queries < end) {
 #pragma GCC unroll 4
-    for (std::size_t v = 0; v < kVectors; ++v) keys[v] = _mm512_load_si512(all_keys + v * kLanes);
+    for (int i = 0; i < 4; ++i, queries += 4, all_keys += kSpanTokens) {
+      __m512i keys[kVectors];
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) keys[v] = _mm512_load_si512(all_keys + v * kLanes);
 #pragma GCC unroll 6
-    for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i query = SetFour(queries + r * stride);
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const __m512i query = SetFour(queries + r * stride);
 #pragma GCC unroll 4
-      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = MultiplyAdd(sums[r][v], keys[v], query);
+        for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = MultiplyAdd(sums[r][v], keys[v], query);
+      }
     }
+    other.do_piece();
   }
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
@@ -249,7 +262,7 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t firs
     for (std::size_t r = 0; r < kRows; ++r) {
       const __m512 scaled = _mm512_mul_ps(ToFloats(sums[r][v]), scales);
       const __m512 score = _mm512_fmadd_ps(scaled, _mm512_set1_ps(s.query_scales[row + r]), logs);
-      _mm512_store_ps(s.scores + r * kSpanTokens + t, score);
+      _mm512_store_ps(few.scores + r * kSpanTokens + t, score);
       largest[r] = _mm512_max_ps(largest[r], score);
     }
   }
@@ -270,56 +283,124 @@ HWY_INLINE __m512 WeightOf(__m512 x) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(power), whole));
 }
 
+struct NoOtherWork {
+  HWY_INLINE void do_piece() {}
+};
+
 // What earlier sums, and those of a span, are multiplied with, a lane for each row.
 struct Factors {
   __m512 earlier, span;
 };
 
-// Turns the scores of kRows rows into weights relative to each row's largest in the span, up to `padded` tokens, a
-// multiple of 64. kWholeSpan: all rows see all of its tokens. Else those at and after visible(r) get weight 0.
-template <std::size_t kRows, bool kWholeSpan, class Visible>
-HWY_INLINE Factors Softmax(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t padded,
-                           const Visible& visible, const __m512 (&largest_seen)[kRows]) {
-  constexpr auto kLanesOfRows = static_cast<__mmask16>((1u << kRows) - 1);
-  const __m512 maxima = LargestScores<kRows, kWholeSpan>(s.scores, kSpanTokens, padded, visible, largest_seen);
-  const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows, state.maxima + row), now = _mm512_max_ps(before, maxima);
-  const __m512 least = _mm512_set1_ps(-200.0f);
-  const Factors factors{PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(before, now), least)),
-                        PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(maxima, now), least))};
-  _mm512_mask_storeu_ps(state.maxima + row, kLanesOfRows, now);
+template <std::size_t kRows>
+constexpr auto kLanesOfRows = static_cast<__mmask16>((1u << kRows) - 1);
+
+// The span's largest scores into the state.
+template <std::size_t kRows>
+HWY_INLINE Factors TakeMaxima(const AttentionState& state, std::size_t row, __m512 maxima) {
+  const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows<kRows>, state.maxima + row),
+               now = _mm512_max_ps(before, maxima), least = _mm512_set1_ps(-200.0f);
+  _mm512_mask_storeu_ps(state.maxima + row, kLanesOfRows<kRows>, now);
+  return {PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(before, now), least)),
+          PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(maxima, now), least))};
+}
+
+// And the sums of its weights.
+template <std::size_t kRows>
+HWY_INLINE void TakeTotals(const AttentionState& state, std::size_t row, const __m512 (&totals)[kRows],
+                           const Factors& factors) {
+  const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows<kRows>, state.totals + row);
+  _mm512_mask_storeu_ps(state.totals + row, kLanesOfRows<kRows>,
+                        _mm512_fmadd_ps(before, factors.earlier, _mm512_mul_ps(FoldRows<Sum>(totals), factors.span)));
+}
+
+constexpr std::size_t kPieceTokens = 4 * kLanes;
+
+// A piece of a row's scores, from token `first` on, into weights relative to the row's largest, which are added to the
+// total.
+HWY_INLINE void WeighPiece(const Scratch& s, const FewRows& few, std::size_t row, std::size_t first, __m512 maximum,
+                           __m512& total) {
+  __m512i codes[4];
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < 4; ++v) {
+    const std::size_t at = first + v * kLanes;
+    const __m512 weight = WeightOf(_mm512_sub_ps(_mm512_load_ps(few.scores + row * kSpanTokens + at), maximum));
+    codes[v] = _mm512_cvtps_epi32(weight);
+    total = _mm512_fmadd_ps(weight, _mm512_load_ps(s.value_inverses + at), total);
+  }
+  // In each quarter now four of each vector.
+  const __m512i bytes =
+      _mm512_packus_epi16(_mm512_packus_epi32(codes[0], codes[1]), _mm512_packus_epi32(codes[2], codes[3]));
   const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_store_si512(few.weights + row * kSpanTokens + first, _mm512_permutexvar_epi32(in_order, bytes));
+}
+
+// Turns the scores of kRows rows into weights, up to `padded` tokens, a multiple of kPieceTokens. kWholeSpan: all rows
+// see all of its tokens. Else those at and after visible(r) get weight 0.
+template <std::size_t kRows, bool kWholeSpan, class Visible>
+HWY_INLINE Factors Softmax(const Scratch& s, const FewRows& few, const AttentionState& state, std::size_t row,
+                           std::size_t padded, const Visible& visible, const __m512 (&largest_seen)[kRows]) {
+  const __m512 maxima = LargestScores<kRows, kWholeSpan>(few.scores, kSpanTokens, padded, visible, largest_seen);
+  const Factors factors = TakeMaxima<kRows>(state, row, maxima);
   __m512 totals[kRows];
 #pragma GCC unroll 6
   for (std::size_t r = 0; r < kRows; ++r) {
-    const float* scores = s.scores + r * kSpanTokens;
-    std::uint8_t* weights = s.weights + r * kSpanTokens;
-    const __m512 maximum = SpreadLane(maxima, r);
     totals[r] = _mm512_setzero_ps();
-    for (std::size_t t = 0; t < padded; t += 4 * kLanes) {
-      __m512i codes[4];
-#pragma GCC unroll 4
-      for (std::size_t v = 0; v < 4; ++v) {
-        const std::size_t at = t + v * kLanes;
-        const __m512 weight = WeightOf(_mm512_sub_ps(_mm512_load_ps(scores + at), maximum));
-        codes[v] = _mm512_cvtps_epi32(weight);
-        totals[r] = _mm512_fmadd_ps(weight, _mm512_load_ps(s.value_inverses + at), totals[r]);
-      }
-      // In each lane now four of each vector.
-      const __m512i bytes =
-          _mm512_packus_epi16(_mm512_packus_epi32(codes[0], codes[1]), _mm512_packus_epi32(codes[2], codes[3]));
-      _mm512_store_si512(weights + t, _mm512_permutexvar_epi32(in_order, bytes));
-    }
+    const __m512 maximum = SpreadLane(maxima, r);
+    for (std::size_t t = 0; t < padded; t += kPieceTokens) WeighPiece(s, few, r, t, maximum, totals[r]);
   }
-  const __m512 sums = _mm512_maskz_loadu_ps(kLanesOfRows, state.totals + row);
-  _mm512_mask_storeu_ps(state.totals + row, kLanesOfRows,
-                        _mm512_fmadd_ps(sums, factors.earlier, _mm512_mul_ps(FoldRows<Sum>(totals), factors.span)));
+  TakeTotals<kRows>(state, row, totals, factors);
   return factors;
 }
 
+// The softmax of rows that see a whole span, piece by piece. (Sums are in memory: what products are summed up in takes
+// all registers.)
+template <std::size_t kRows>
+class WholeSoftmax {
+ public:
+  WholeSoftmax(const Scratch& s, const FewRows& few) : s_(s), few_(few) {}
+
+  HWY_INLINE void begin(const AttentionState& state, std::size_t row, const __m512 (&largest)[kRows]) {
+    const __m512 maxima = FoldRows<Largest>(largest);
+    factors_ = TakeMaxima<kRows>(state, row, maxima);
+#pragma GCC unroll 6
+    for (std::size_t r = 0; r < kRows; ++r) {
+      _mm512_store_ps(maxima_[r], SpreadLane(maxima, r));
+      _mm512_store_ps(totals_[r], _mm512_setzero_ps());
+    }
+    next_ = 0;
+  }
+  HWY_INLINE void do_piece() {
+    if (next_ == kPieces) return;
+    const std::size_t r = next_ / kPiecesOfRow;
+    __m512 total = _mm512_load_ps(totals_[r]);
+    WeighPiece(s_, few_, r, next_ % kPiecesOfRow * kPieceTokens, _mm512_load_ps(maxima_[r]), total);
+    _mm512_store_ps(totals_[r], total);
+    ++next_;
+  }
+  HWY_INLINE Factors end(const AttentionState& state, std::size_t row) {
+    while (next_ < kPieces) do_piece();
+    __m512 totals[kRows];
+#pragma GCC unroll 6
+    for (std::size_t r = 0; r < kRows; ++r) totals[r] = _mm512_load_ps(totals_[r]);
+    TakeTotals<kRows>(state, row, totals, factors_);
+    return factors_;
+  }
+
+ private:
+  static constexpr std::size_t kPiecesOfRow = kSpanTokens / kPieceTokens, kPieces = kRows * kPiecesOfRow;
+  const Scratch& s_;
+  const FewRows& few_;
+  Factors factors_;
+  alignas(64) float maxima_[kRows][kLanes];
+  alignas(64) float totals_[kRows][kLanes];
+  std::size_t next_ = kPieces;
+};
+
 // sums[row + r] = sums[row + r] * earlier + span * sum over tokens of weight * value, 64 dims from `column` on.
 template <std::size_t kRows>
-HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t column,
-                                std::size_t tokens, const Factors& factors) {
+HWY_INLINE void AccumulateStrip(const Scratch& s, const FewRows& few, const AttentionState& state, std::size_t row,
+                                std::size_t column, std::size_t tokens, const Factors& factors) {
   constexpr std::size_t kVectors = 4;
   Sums sums[kRows][kVectors];
 #pragma GCC unroll 6
@@ -335,7 +416,7 @@ HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, s
     }
 #pragma GCC unroll 6
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i weight = SetFour(s.weights + r * kSpanTokens + t);
+      const __m512i weight = SetFour(few.weights + r * kSpanTokens + t);
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = MultiplyAdd(sums[r][v], weight, values[v]);
     }
@@ -428,19 +509,50 @@ struct Int8Products {
     const std::size_t most = visible(row + kRows - 1);
     if (most == 0) return;
     const Scratch s = scratch;  // which no store can change
+    const FewRows few = s.few[0];
     __m512 largest[kRows];
     for (std::size_t r = 0; r < kRows; ++r) largest[r] = _mm512_set1_ps(kMasked);
+    NoOtherWork none;
     std::size_t t = 0;
-    for (; t + 2 * kLanes < most; t += 4 * kLanes) ScoresOfRows<kRows, 4>(s, row, t, largest);
-    if (t < most) ScoresOfRows<kRows, 2>(s, row, t, largest);
-    const std::size_t padded = round_up(most, 4 * kLanes);
+    for (; t + 2 * kLanes < most; t += 4 * kLanes) ScoresOfRows<kRows, 4>(s, few, row, t, largest, none);
+    if (t < most) ScoresOfRows<kRows, 2>(s, few, row, t, largest, none);
+    const std::size_t padded = round_up(most, kPieceTokens);
     const auto visible_of = [&](std::size_t r) { return visible(row + r); };
     const Factors factors = visible(row) == kSpanTokens
-                                ? Softmax<kRows, true>(s, state, row, padded, visible_of, largest)
-                                : Softmax<kRows, false>(s, state, row, padded, visible_of, largest);
+                                ? Softmax<kRows, true>(s, few, state, row, padded, visible_of, largest)
+                                : Softmax<kRows, false>(s, few, state, row, padded, visible_of, largest);
     for (std::size_t column = 0; column < s.padded_dim; column += kBytes) {
-      AccumulateStrip<kRows>(s, state, row, column, round_up(most, 4), factors);
+      AccumulateStrip<kRows>(s, few, state, row, column, round_up(most, 4), factors);
     }
+  }
+
+  // Of rows that all see the whole span, those that fill fours, with the same bits. The softmax of four is computed
+  // between the products of the next: by itself it would leave the units that multiply idle.
+  static std::size_t attend_whole(const Scratch& scratch, const AttentionState& state, std::size_t row,
+                                  std::size_t rows) {
+    constexpr std::size_t kRows = 4;
+    const std::size_t count = rows / kRows;
+    if (count < 2) return 0;
+    const Scratch s = scratch;
+    WholeSoftmax<kRows> softmax[2] = {{s, s.few[0]}, {s, s.few[1]}};
+    for (std::size_t i = 0; i <= count; ++i) {
+      WholeSoftmax<kRows>& before = softmax[(i + 1) % 2];
+      const std::size_t here = row + i * kRows;
+      if (i < count) {
+        __m512 largest[kRows];
+        for (std::size_t r = 0; r < kRows; ++r) largest[r] = _mm512_set1_ps(kMasked);
+        for (std::size_t t = 0; t < kSpanTokens; t += 4 * kLanes) {
+          ScoresOfRows<kRows, 4>(s, s.few[i % 2], here, t, largest, before);
+        }
+        softmax[i % 2].begin(state, here, largest);
+      }
+      if (i == 0) continue;
+      const Factors factors = before.end(state, here - kRows);
+      for (std::size_t column = 0; column < s.padded_dim; column += kBytes) {
+        AccumulateStrip<kRows>(s, s.few[(i + 1) % 2], state, here - kRows, column, kSpanTokens, factors);
+      }
+    }
+    return count * kRows;
   }
 
   // Out of the order that TakeValues() leaves: a vector has 4 dims of each 16.

@@ -9,6 +9,7 @@
 //   take_query(scratch, row, q, scale, dim)
 //   take_span<Element>(args, scratch, begin, tokens, end)         `end`: of what will be asked for
 //   attend_rows<Element, kRows>(scratch, state, row, visible)     visible(row): tokens of the span that a row sees
+//   attend_whole(scratch, state, row, rows)                       rows that all see all of it: of how many it took care
 //   store_result(sums, total, dim, out)
 #pragma once
 
@@ -63,6 +64,8 @@ class SpanAttention {
                           const Visible& visible) {
     std::size_t r = first_row;
     const std::size_t end = first_row + rows;
+    // As many see all of it as the first, or more.
+    if (visible(r) == kSpanTokens) r += Products::attend_whole(s, state, r, rows);
     for (; r + 6 <= end; r += 6) Products::template attend_rows<Element, 6>(s, state, r, visible);
     for (; r + 3 <= end; r += 3) Products::template attend_rows<Element, 3>(s, state, r, visible);
     for (; r < end; ++r) Products::template attend_rows<Element, 1>(s, state, r, visible);
