@@ -18,13 +18,20 @@ void RmsNorm(float* HWY_RESTRICT x, const float* HWY_RESTRICT residual, const fl
   const std::size_t lanes = hn::Lanes(d);
   const std::size_t whole = width / lanes * lanes;
   for (std::size_t r = 0; r < rows; ++r, x += width, out += width) {
-    auto squares = hn::Zero(d);
+    auto squares = hn::Zero(d), more = squares;  // two sums, that wait less for each other
     float tail = 0;
-    for (std::size_t i = 0; i < whole; i += lanes) {
+    const auto take = [&](std::size_t i, auto& sum) HWY_ATTR {
       auto v = hn::LoadU(d, x + i);
       if (residual) hn::StoreU(v = hn::Add(v, hn::LoadU(d, residual + i)), d, x + i);
-      squares = hn::MulAdd(v, v, squares);
+      sum = hn::MulAdd(v, v, sum);
+    };
+    std::size_t first = 0;
+    for (; first + 2 * lanes <= whole; first += 2 * lanes) {
+      take(first, squares);
+      take(first + lanes, more);
     }
+    if (first < whole) take(first, squares);
+    squares = hn::Add(squares, more);
     for (std::size_t i = whole; i < width; ++i) {
       if (residual) x[i] += residual[i];
       tail += x[i] * x[i];

@@ -82,6 +82,26 @@ TEST(Swiglu, GatesEachRowByItsOwnHalf) {
   });
 }
 
+TEST(Rope, RotatesEveryPairOfEveryHead) {
+  for_every_target([] {
+    for (const std::size_t pairs : {1u, 2u, 5u, 8u, 16u, 21u, 32u}) {
+      const std::size_t heads = 3, dim = 2 * pairs + 3;
+      const auto x = normals(heads * dim, 7), angles = normals(2 * pairs, 8);
+      auto turned = x;
+      kernels::rope(turned.data(), heads, dim, angles.data(), pairs);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const std::size_t at = i % dim, even = at / 2 * 2, first = i - at + even;
+        double expected = x[i];
+        if (at < 2 * pairs) {
+          const double c = angles[even], s = angles[even + 1];
+          expected = at % 2 == 0 ? x[first] * c - x[first + 1] * s : x[first] * s + x[first + 1] * c;
+        }
+        ASSERT_NEAR(turned[i], expected, 1e-5) << pairs << " pairs, element " << i;
+      }
+    }
+  });
+}
+
 TEST(Rope, RotatesPairsByTheirAngleAndKeepsTheRest) {
   const double frequencies[] = {1.0, 0.01};
   float angles[4];
