@@ -26,7 +26,7 @@ struct ChunkHead {
   std::uint32_t tokens, blocks;
   Logits logits;
   Arithmetic arithmetic;
-  bool is_drawn;
+  bool any_attention, is_drawn;
 };
 
 }  // namespace
@@ -97,6 +97,7 @@ void write_step(std::span<const BlockCopy> copies, std::span<const SequenceChunk
                          .blocks = static_cast<std::uint32_t>(chunk.block_table.size()),
                          .logits = chunk.logits,
                          .arithmetic = chunk.arithmetic,
+                         .any_attention = chunk.any_attention,
                          .is_drawn = !chunk.draws.empty()};
     append(bytes, &head, 1);
   }
@@ -134,7 +135,8 @@ Status read_step(std::span<const std::byte> bytes, std::size_t blocks, std::size
                            .first_position = static_cast<std::size_t>(head.first_position),
                            .block_table = {next_block, head.blocks},
                            .logits = head.logits,
-                           .arithmetic = head.arithmetic});
+                           .arithmetic = head.arithmetic,
+                           .any_attention = head.any_attention});
     SequenceChunk& chunk = step.chunks.back();
     if (head.is_drawn) chunk.draws = std::span(step.draws).first(chunk.logit_rows());
     next_token += head.tokens;

@@ -147,7 +147,8 @@ void Scheduler::settle_arithmetic() {
     for (BatchPart& part : step_.parts) {
       if (part.arithmetic == Arithmetic::Decode && !few) part.arithmetic = Arithmetic::Any;
       // Beside prompts the weights are read once for all: streams cost little more then.
-      if (part.arithmetic == Arithmetic::Any && prefill) part.arithmetic = Arithmetic::Prefill;
+      part.any_attention = part.arithmetic == Arithmetic::Any;
+      if (part.any_attention && prefill) part.arithmetic = Arithmetic::Prefill;
     }
   }
   // One group of rows for each arithmetic: a few matrix products a layer instead of one for each part.

@@ -55,6 +55,7 @@ struct BatchPart {
   std::size_t drafted = 0;  // behind a stream's token: the first of Sequence::draft
   Logits logits = Logits::None;
   Arithmetic arithmetic = Arithmetic::Any;
+  bool any_attention = false;  // SequenceChunk has it
   bool share = true;  // blocks that these tokens fill may be found by other prompts
 };
 

@@ -143,6 +143,7 @@ void StepLoop::make_chunks(const std::vector<BatchPart>& parts) {
                        .block_table = part.sequence->lease.block_table(),
                        .logits = part.logits,
                        .arithmetic = part.arithmetic,
+                       .any_attention = part.any_attention,
                        .draws = std::span(draws_).subspan(first_draw)});
   }
 }
@@ -188,7 +189,8 @@ void StepLoop::advance(const BatchPart& part, const Positions& positions) {
   const auto computed = std::span<const TokenId>(sequence.tokens).subspan(part.first_token, part.tokens);
   {
     const PartTimer timer(profile_, StepPart::Cache);
-    sequence.lease.commit(computed, part.share, /*copyable=*/part.arithmetic == Arithmetic::Prefill);
+    const bool copyable = part.arithmetic == Arithmetic::Prefill && !part.any_attention;
+    sequence.lease.commit(computed, part.share, copyable);
   }
   sequence.computed += part.tokens;
   account(sequence);

@@ -217,8 +217,9 @@ void LlamaModel::plan_rows(const SequenceChunk& chunk, std::byte* arena, std::si
   if (groups_.empty() || groups_.back().arithmetic != chunk.arithmetic)
     groups_.push_back({rows_, rows_, chunk.arithmetic});
   groups_.back().end = rows_ + count;
-  const bool prefill = chunk.arithmetic == Arithmetic::Any ? chunk.tokens.size() >= kPrefillAttentionTokens
-                                                           : chunk.arithmetic == Arithmetic::Prefill;
+  const bool prefill = chunk.arithmetic == Arithmetic::Any || chunk.any_attention
+                           ? chunk.tokens.size() >= kPrefillAttentionTokens
+                           : chunk.arithmetic == Arithmetic::Prefill;
   attention_.add({.kv = {arena, layout_},
                   .block_table = chunk.block_table.data(),
                   .first_position = chunk.first_position + first_token,

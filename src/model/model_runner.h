@@ -31,6 +31,8 @@ struct SequenceChunk {
   std::span<const BlockId> block_table;  // covers first_position + tokens.size() tokens
   Logits logits = Logits::None;
   Arithmetic arithmetic = Arithmetic::Any;
+  // Only its products need that arithmetic, so that the step's rows share them: attention is the runner's choice.
+  bool any_attention = false;
   // How to draw a token from each of its rows of logits, which are not returned then; empty: they are returned. Only
   // where the runner draws_tokens().
   std::span<const kernels::SamplingRow> draws = {};

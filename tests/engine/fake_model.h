@@ -119,7 +119,8 @@ class FakeModel final : public ModelRunner {
       if (chunk.first_position > 0) std::memcpy(&digest, place(chunk.first_position - 1), sizeof digest);
       for (std::size_t i = 0; i < chunk.tokens.size(); ++i) {
         const std::size_t position = chunk.first_position + i;
-        digest = digest_of(digest, chunk.tokens[i], position, arithmetic_matters_ ? chunk.arithmetic : Arithmetic::Any);
+        digest = digest_of(digest, chunk.tokens[i], position,
+                           arithmetic_matters_ && !chunk.any_attention ? chunk.arithmetic : Arithmetic::Any);
         std::memcpy(place(position), &digest, sizeof digest);
         if (chunk.logits == Logits::All || (chunk.logits == Logits::Last && i + 1 == chunk.tokens.size())) {
           logits_.resize(logits_.size() + kFakeVocabulary, 0.0f);

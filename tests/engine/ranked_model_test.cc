@@ -124,7 +124,8 @@ TEST(RankMessages, AStepComesBackAsItWas) {
        .first_position = 0,
        .block_table = second_blocks,
        .logits = Logits::All,
-       .arithmetic = Arithmetic::Decode},
+       .arithmetic = Arithmetic::Decode,
+       .any_attention = true},
       {.tokens = second_tokens,
        .block_table = second_blocks,
        .logits = Logits::Last,
@@ -146,6 +147,7 @@ TEST(RankMessages, AStepComesBackAsItWas) {
     EXPECT_EQ(step.chunks[i].first_position, chunks[i].first_position);
     EXPECT_EQ(step.chunks[i].logits, chunks[i].logits);
     EXPECT_EQ(step.chunks[i].arithmetic, chunks[i].arithmetic);
+    EXPECT_EQ(step.chunks[i].any_attention, chunks[i].any_attention);
     EXPECT_EQ(step.chunks[i].draws.size(), chunks[i].draws.size());
   }
   EXPECT_FALSE(read_step(bytes, 7, 5, step).ok()) << "block 7 of 7";

@@ -72,6 +72,9 @@ TEST(Scheduler, RandomHistoriesKeepEveryLimitAndEndEveryRequest) {
         const bool is_prefill = part.first_token < (part.sequence->prompt_tokens - 1) / 8 * 8;
         if (is_prefill || limits.deterministic) {
           ASSERT_EQ(part.arithmetic == Arithmetic::Prefill, is_prefill);
+          ASSERT_FALSE(part.any_attention);
+        } else if (part.arithmetic == Arithmetic::Prefill) {
+          ASSERT_TRUE(part.any_attention) << "a stream beside prompts pays for a prompt's attention";
         }
         if (part.arithmetic != Arithmetic::Prefill) decode_seen = true;
         ASSERT_FALSE(decode_seen && part.arithmetic == Arithmetic::Prefill) << "prefill rows must come first";
