@@ -130,8 +130,10 @@ class SpanAttention {
     std::size_t row = 0;
     for (const AttentionArgs& a : runs) {
       for (std::size_t r = 0; r < rows_of(a); ++r, ++row) {
-        Products::take_query(s, row, a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim,
-                             a.scale, dim);
+        const float* q = a.q + r / a.group * a.q_stride + (a.kv_head * a.group + r % a.group) * dim;
+        // Queries of a head lie far apart.
+        for (std::size_t i = 0; i < dim; i += kLanes) _mm_prefetch(q + 4 * a.q_stride + i, _MM_HINT_T0);
+        Products::take_query(s, row, q, a.scale, dim);
       }
     }
     if (float* states = runs.front().states) {

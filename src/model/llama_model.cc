@@ -107,6 +107,9 @@ class LlamaModel final : public ModelRunner {
   // `count` tokens of a chunk, from one that is in row `from` of qkv, as the next rows.
   void plan_rows(const SequenceChunk& chunk, std::byte* arena, std::size_t first_token, std::size_t count,
                  std::size_t from);
+  // Calls do_row(chunk, token of it, row) for all rows, by all threads.
+  template <class DoRow>
+  void for_each_row(Chunks chunks, const DoRow& do_row);
   // The angles of positions, and in the first stage the embedding of tokens.
   void begin(Chunks chunks);
   void add_residual();
@@ -234,21 +237,28 @@ void LlamaModel::plan_rows(const SequenceChunk& chunk, std::byte* arena, std::si
   rows_ += count;
 }
 
+template <class DoRow>
+void LlamaModel::for_each_row(Chunks chunks, const DoRow& do_row) {
+  team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
+    auto c = static_cast<std::size_t>(std::ranges::upper_bound(chunk_rows_, begin) - chunk_rows_.begin() - 1);
+    for (std::size_t row = begin; row < end; ++row) {
+      while (c + 1 < chunks.size() && chunk_rows_[c + 1] <= row) ++c;
+      do_row(chunks[c], row - chunk_rows_[c], row);
+    }
+  });
+}
+
 void LlamaModel::begin(Chunks chunks) {
   const PartTimer timer(profile_.get(), StepPart::Embed, rows_bound_s(config_.shape.hidden));
   const std::size_t hidden = config_.shape.hidden, pairs = config_.rope_frequencies.size();
   const GgufTensor& table = weights_.embedding;
   const bool embeds = options_.shard.is_first_stage();
-  team_.run(chunks.size(), [&](std::size_t c, std::size_t) {
-    for (std::size_t t = 0; t < chunks[c].tokens.size(); ++t) {
-      const std::size_t row = chunk_rows_[c] + t;
-      kernels::rope_angles(config_.rope_frequencies.data(), pairs, chunks[c].first_position + t,
-                           angles_ + row * 2 * pairs);
-      if (!embeds) continue;
-      const auto token = static_cast<std::size_t>(chunks[c].tokens[t]);
-      dequantize(table.type, table.data.subspan(token * table.row_bytes(), table.row_bytes()),
-                 {x_ + row * hidden, hidden});
-    }
+  for_each_row(chunks, [&](const SequenceChunk& chunk, std::size_t t, std::size_t row) {
+    kernels::rope_angles(config_.rope_frequencies.data(), pairs, chunk.first_position + t, angles_ + row * 2 * pairs);
+    if (!embeds) return;
+    const auto token = static_cast<std::size_t>(chunk.tokens[t]);
+    dequantize(table.type, table.data.subspan(token * table.row_bytes(), table.row_bytes()),
+               {x_ + row * hidden, hidden});
   });
 }
 
@@ -261,20 +271,13 @@ void LlamaModel::rotate_and_append(Chunks chunks, std::byte* arena, std::size_t 
   const std::size_t query_width = config_.query_width(), kv_width = config_.kv_width(),
                     stride = query_width + 2 * kv_width;
   const kernels::PagedKv kv{arena, layout_, layer};
-  const auto rotate_token = [&](const SequenceChunk& chunk, std::size_t token, std::size_t row) {
+  for_each_row(chunks, [&](const SequenceChunk& chunk, std::size_t token, std::size_t row) {
     float* q = qkv_ + row * stride;
     const float* angles = angles_ + row * 2 * pairs;
     kernels::rope(q, shape.heads + shape.kv_heads, shape.head_dim, angles, pairs);  // keys follow queries
     const std::size_t position = chunk.first_position + token;
     kernels::append_kv(kv, chunk.block_table[position / layout_.block_tokens], position % layout_.block_tokens,
                        q + query_width, q + query_width + kv_width);
-  };
-  team_.run_parts(rows_, kRowGrain, [&](std::size_t begin, std::size_t end) {
-    auto c = static_cast<std::size_t>(std::ranges::upper_bound(chunk_rows_, begin) - chunk_rows_.begin() - 1);
-    for (std::size_t row = begin; row < end; ++row) {
-      while (c + 1 < chunks.size() && chunk_rows_[c + 1] <= row) ++c;
-      rotate_token(chunks[c], row - chunk_rows_[c], row);
-    }
   });
 }
 
