@@ -60,8 +60,8 @@ struct AttentionKernel {
   std::size_t (*scratch_floats)(const KvLayout& layout, std::size_t tokens, std::size_t group);
   std::size_t (*state_floats)(const KvLayout& layout, std::size_t tokens, std::size_t group);
   std::size_t (*section_tokens)(const KvLayout& layout);
-  // attend() of several runs, with the same bits: of one layer, KV head and group, none cut into sections, with scratch
-  // for the queries of all. Their contexts begin with the same blocks, `shared` tokens of them, a multiple of
+  // attend() of several runs, with the same bits: of one layer, KV head, group and style, none cut into sections, with
+  // scratch for the queries of all. Their contexts begin with the same blocks, `shared` tokens of them, a multiple of
   // span_tokens, and all queries see these: they are read once for all. Null: nothing is gained.
   void (*attend_together)(std::span<const AttentionArgs> runs, std::size_t shared, float* scratch) = nullptr;
   std::size_t span_tokens = 0;

@@ -13,9 +13,10 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#include <cstring>
 #include <utility>
 
+#include "kernels/int8_softmax_avx512.h"
+#include "kernels/kv_codes_avx512.h"
 #include "kernels/span_attention.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
@@ -24,16 +25,9 @@ namespace {
 
 using namespace avx512;
 
-constexpr std::size_t kSpanTokens = 128;
-constexpr std::size_t kBytes = 64;  // of a vector
+constexpr std::size_t kSpanTokens = kInt8SpanTokens;
 
-std::size_t int8_padded_dim(const KvLayout& layout) { return round_up(layout.head_dim, kBytes); }
-
-// What becomes of a few rows in a span.
-struct FewRows {
-  float* scores;          // [row][token]
-  std::uint8_t* weights;  // [row][token]
-};
+std::size_t int8_padded_dim(const KvLayout& layout) { return round_up(layout.head_dim, kCodes); }
 
 struct Scratch {
   Scratch(float* base, const KvLayout& layout, std::size_t row_count)
@@ -45,13 +39,13 @@ struct Scratch {
     query_scales = take(rows);
     query_offsets = reinterpret_cast<std::int32_t*>(take(rows));
     for (float*& state : states) state = take(AttentionState::floats(rows, padded_dim));
-    for (std::size_t i = 0; i < 2; ++i) {
-      few[i].scores = take(kRowsAtOnce * kSpanTokens);
-      few[i].weights = reinterpret_cast<std::uint8_t*>(take(kRowsAtOnce * kSpanTokens / 4));
-    }
     key_scales = take(kSpanTokens);
     value_logs = take(kSpanTokens);
     value_inverses = take(kSpanTokens);
+    for (FewRows& rows_here : few) {
+      float* scores = take(kRowsAtOnce * kSpanTokens);
+      rows_here = {scores, reinterpret_cast<std::uint8_t*>(take(kRowsAtOnce * kSpanTokens / 4)), value_inverses};
+    }
     filled_keys = take(kLanes * padded_dim / 2);
     filled_values = take(kLanes * padded_dim / 2);
     end = base;
@@ -102,94 +96,13 @@ HWY_INLINE __m512 Logarithm(__m512 x) {
   return _mm512_fmadd_ps(power, t, e);
 }
 
-// Rows of 16 tokens, whose dims fill vectors, as codes, and their scales, 0 of tokens that are not there.
-template <class Element>
-class Codes;
-
-template <>
-class Codes<std::int8_t> {
- public:
-  HWY_INLINE Codes(const TokenRows<std::int8_t>& rows) : rows_(rows) {
-    alignas(64) float scales[kLanes];
-    rows.StoreScales(scales);
-    scales_ = _mm512_load_ps(scales);
-  }
-  HWY_INLINE __m512 scales() const { return scales_; }
-  HWY_INLINE __m512i row(std::size_t token, std::size_t first_dim) const {
-    return _mm512_loadu_si512(rows_.row(token) + first_dim);
-  }
-
- private:
-  const TokenRows<std::int8_t>& rows_;
-  __m512 scales_;
-};
-
-template <>
-class Codes<std::uint16_t> {
- public:
-  HWY_INLINE Codes(const TokenRows<std::uint16_t>& rows) : rows_(rows) {
-    const __m512 magnitudes = Magnitudes();
-    scales_ = _mm512_mul_ps(magnitudes, _mm512_set1_ps(1.0f / 127));
-    // The inverse of something smaller would not be finite.
-    const __mmask16 some = _mm512_cmp_ps_mask(magnitudes, _mm512_set1_ps(1e-30f), _CMP_GE_OQ);
-    _mm512_store_ps(inverses_, _mm512_maskz_div_ps(some, _mm512_set1_ps(127), magnitudes));
-  }
-  HWY_INLINE __m512 scales() const { return scales_; }
-  HWY_INLINE __m512i row(std::size_t token, std::size_t first_dim) const {
-    const std::uint16_t* row = rows_.row(token) + first_dim;
-    const __m512 inverse = _mm512_set1_ps(inverses_[token]);
-    const __m512i words = Words(_mm512_loadu_si512(row), inverse), more = Words(_mm512_loadu_si512(row + 32), inverse);
-    // In each lane now the even and the odd dims of 8 of the first half, and of 8 of the second.
-    const __m512i side_by_side =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
-    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7),
-                                    _mm512_shuffle_epi8(_mm512_packs_epi16(words, more), side_by_side));
-  }
-
- private:
-  // Of two elements each, the largest magnitudes of a row.
-  HWY_INLINE __m512 Largest(std::size_t token) const {
-    const __m512i magnitude = _mm512_set1_epi16(0x7fff);
-    __m512i largest = _mm512_setzero_si512();
-    const std::uint16_t* row = rows_.row(token);
-    for (std::size_t d = 0; d < rows_.dim; d += 32) {
-      largest = _mm512_max_epu16(largest, _mm512_and_si512(_mm512_loadu_si512(row + d), magnitude));
-    }
-    return _mm512_castsi512_ps(largest);
-  }
-  // The largest magnitude of each row.
-  HWY_INLINE __m512 Magnitudes() const {
-    __m512i all = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (std::size_t t = 0; t < kLanes; t += 4) {
-      const __m512 four = FoldFour<LargestWord>(Largest(t), Largest(t + 1), Largest(t + 2), Largest(t + 3));
-      all = _mm512_mask_mov_epi32(all, static_cast<__mmask16>(0x1111u << (t / 4)), _mm512_castps_si512(four));
-    }
-    all = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), all);
-    all = _mm512_max_epu16(all, _mm512_srli_epi32(all, 16));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(all, 16));
-  }
-  // Of 32 elements, in each lane four even ones before four odd ones.
-  static HWY_INLINE __m512i Words(__m512i elements, __m512 inverse) {
-    const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(elements, 16)),
-                 odd =
-                     _mm512_castsi512_ps(_mm512_and_si512(elements, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
-    return _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(even, inverse)),
-                              _mm512_cvtps_epi32(_mm512_mul_ps(odd, inverse)));
-  }
-
-  const TokenRows<std::uint16_t>& rows_;
-  __m512 scales_;
-  alignas(64) float inverses_[kLanes];
-};
-
 // Keys into the token columns first .. first + 15.
 template <class Element>
 HWY_INLINE void TakeKeys(const Scratch& s, const TokenRows<Element>& keys, std::size_t first) {
   const Codes<Element> codes(keys);
   _mm512_store_ps(s.key_scales + first, codes.scales());
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
-  for (std::size_t d = 0; d < keys.dim; d += kBytes) {
+  for (std::size_t d = 0; d < keys.dim; d += kCodes) {
     __m512i rows[kLanes];
 #pragma GCC unroll 16
     for (std::size_t t = 0; t < kLanes; ++t) rows[t] = _mm512_xor_si512(codes.row(t, d), sign);
@@ -209,7 +122,7 @@ HWY_INLINE void TakeValues(const Scratch& s, const TokenRows<Element>& values, s
   _mm512_store_ps(s.value_logs + first, _mm512_mask_mov_ps(_mm512_set1_ps(kMasked), there, Logarithm(scales)));
   _mm512_store_ps(s.value_inverses + first, _mm512_maskz_div_ps(there, _mm512_set1_ps(1), scales));
   float* fours = s.values + first / 4 * s.padded_dim;
-  for (std::size_t d = 0; d < values.dim; d += kBytes) {
+  for (std::size_t d = 0; d < values.dim; d += kCodes) {
 #pragma GCC unroll 4
     for (std::size_t t = 0; t < kLanes; t += 4) {
       const __m512i row0 = codes.row(t, d), row1 = codes.row(t + 1, d), row2 = codes.row(t + 2, d),
@@ -224,6 +137,10 @@ HWY_INLINE void TakeValues(const Scratch& s, const TokenRows<Element>& values, s
     }
   }
 }
+
+struct NoOtherWork {
+  HWY_INLINE void do_piece() {}
+};
 
 // scores[r][t] = queries[row + r] . key[t] + log2 of value[t]'s scale, for 16 * kVectors tokens from `first` on.
 // Between products there is time for some other work.
@@ -268,135 +185,6 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, const FewRows& few, std::size_t r
   }
 }
 
-// 255 * 2^x for x <= 0, within 1e-4 of it; no code where it is far below. As in PowerOfTwo(), but for the whole part,
-// which is added to the exponent: by other units of the processor than multiply.
-HWY_INLINE __m512 WeightOf(__m512 x) {
-  const __m512 shift = _mm512_set1_ps(0x1.8p23f);  // a sum with it has the whole part in its lowest bits
-  x = _mm512_max_ps(x, _mm512_set1_ps(-120.0f));
-  const __m512 shifted = _mm512_add_ps(x, shift);
-  const __m512 part = _mm512_sub_ps(x, _mm512_sub_ps(shifted, shift));
-  __m512 power = _mm512_set1_ps(255 * 0.05500893f);
-  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(255 * 0.24221096f));
-  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(255 * 0.69328293f));
-  power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(255.0f));
-  const __m512i whole = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(power), whole));
-}
-
-struct NoOtherWork {
-  HWY_INLINE void do_piece() {}
-};
-
-// What earlier sums, and those of a span, are multiplied with, a lane for each row.
-struct Factors {
-  __m512 earlier, span;
-};
-
-template <std::size_t kRows>
-constexpr auto kLanesOfRows = static_cast<__mmask16>((1u << kRows) - 1);
-
-// The span's largest scores into the state.
-template <std::size_t kRows>
-HWY_INLINE Factors TakeMaxima(const AttentionState& state, std::size_t row, __m512 maxima) {
-  const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows<kRows>, state.maxima + row),
-               now = _mm512_max_ps(before, maxima), least = _mm512_set1_ps(-200.0f);
-  _mm512_mask_storeu_ps(state.maxima + row, kLanesOfRows<kRows>, now);
-  return {PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(before, now), least)),
-          PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(maxima, now), least))};
-}
-
-// And the sums of its weights.
-template <std::size_t kRows>
-HWY_INLINE void TakeTotals(const AttentionState& state, std::size_t row, const __m512 (&totals)[kRows],
-                           const Factors& factors) {
-  const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows<kRows>, state.totals + row);
-  _mm512_mask_storeu_ps(state.totals + row, kLanesOfRows<kRows>,
-                        _mm512_fmadd_ps(before, factors.earlier, _mm512_mul_ps(FoldRows<Sum>(totals), factors.span)));
-}
-
-constexpr std::size_t kPieceTokens = 4 * kLanes;
-
-// A piece of a row's scores, from token `first` on, into weights relative to the row's largest, which are added to the
-// total.
-HWY_INLINE void WeighPiece(const Scratch& s, const FewRows& few, std::size_t row, std::size_t first, __m512 maximum,
-                           __m512& total) {
-  __m512i codes[4];
-#pragma GCC unroll 4
-  for (std::size_t v = 0; v < 4; ++v) {
-    const std::size_t at = first + v * kLanes;
-    const __m512 weight = WeightOf(_mm512_sub_ps(_mm512_load_ps(few.scores + row * kSpanTokens + at), maximum));
-    codes[v] = _mm512_cvtps_epi32(weight);
-    total = _mm512_fmadd_ps(weight, _mm512_load_ps(s.value_inverses + at), total);
-  }
-  // In each quarter now four of each vector.
-  const __m512i bytes =
-      _mm512_packus_epi16(_mm512_packus_epi32(codes[0], codes[1]), _mm512_packus_epi32(codes[2], codes[3]));
-  const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  _mm512_store_si512(few.weights + row * kSpanTokens + first, _mm512_permutexvar_epi32(in_order, bytes));
-}
-
-// Turns the scores of kRows rows into weights, up to `padded` tokens, a multiple of kPieceTokens. kWholeSpan: all rows
-// see all of its tokens. Else those at and after visible(r) get weight 0.
-template <std::size_t kRows, bool kWholeSpan, class Visible>
-HWY_INLINE Factors Softmax(const Scratch& s, const FewRows& few, const AttentionState& state, std::size_t row,
-                           std::size_t padded, const Visible& visible, const __m512 (&largest_seen)[kRows]) {
-  const __m512 maxima = LargestScores<kRows, kWholeSpan>(few.scores, kSpanTokens, padded, visible, largest_seen);
-  const Factors factors = TakeMaxima<kRows>(state, row, maxima);
-  __m512 totals[kRows];
-#pragma GCC unroll 6
-  for (std::size_t r = 0; r < kRows; ++r) {
-    totals[r] = _mm512_setzero_ps();
-    const __m512 maximum = SpreadLane(maxima, r);
-    for (std::size_t t = 0; t < padded; t += kPieceTokens) WeighPiece(s, few, r, t, maximum, totals[r]);
-  }
-  TakeTotals<kRows>(state, row, totals, factors);
-  return factors;
-}
-
-// The softmax of rows that see a whole span, piece by piece. (Sums are in memory: what products are summed up in takes
-// all registers.)
-template <std::size_t kRows>
-class WholeSoftmax {
- public:
-  WholeSoftmax(const Scratch& s, const FewRows& few) : s_(s), few_(few) {}
-
-  HWY_INLINE void begin(const AttentionState& state, std::size_t row, const __m512 (&largest)[kRows]) {
-    const __m512 maxima = FoldRows<Largest>(largest);
-    factors_ = TakeMaxima<kRows>(state, row, maxima);
-#pragma GCC unroll 6
-    for (std::size_t r = 0; r < kRows; ++r) {
-      _mm512_store_ps(maxima_[r], SpreadLane(maxima, r));
-      _mm512_store_ps(totals_[r], _mm512_setzero_ps());
-    }
-    next_ = 0;
-  }
-  HWY_INLINE void do_piece() {
-    if (next_ == kPieces) return;
-    const std::size_t r = next_ / kPiecesOfRow;
-    __m512 total = _mm512_load_ps(totals_[r]);
-    WeighPiece(s_, few_, r, next_ % kPiecesOfRow * kPieceTokens, _mm512_load_ps(maxima_[r]), total);
-    _mm512_store_ps(totals_[r], total);
-    ++next_;
-  }
-  HWY_INLINE Factors end(const AttentionState& state, std::size_t row) {
-    while (next_ < kPieces) do_piece();
-    __m512 totals[kRows];
-#pragma GCC unroll 6
-    for (std::size_t r = 0; r < kRows; ++r) totals[r] = _mm512_load_ps(totals_[r]);
-    TakeTotals<kRows>(state, row, totals, factors_);
-    return factors_;
-  }
-
- private:
-  static constexpr std::size_t kPiecesOfRow = kSpanTokens / kPieceTokens, kPieces = kRows * kPiecesOfRow;
-  const Scratch& s_;
-  const FewRows& few_;
-  Factors factors_;
-  alignas(64) float maxima_[kRows][kLanes];
-  alignas(64) float totals_[kRows][kLanes];
-  std::size_t next_ = kPieces;
-};
-
 // sums[row + r] = sums[row + r] * earlier + span * sum over tokens of weight * value, 64 dims from `column` on.
 template <std::size_t kRows>
 HWY_INLINE void AccumulateStrip(const Scratch& s, const FewRows& few, const AttentionState& state, std::size_t row,
@@ -440,21 +228,6 @@ HWY_INLINE void ForgetTokens(const Scratch& s, std::size_t first) {
   _mm512_store_ps(s.value_inverses + first, _mm512_setzero_ps());
 }
 
-// The same rows with zeros for what is missing of 16, and of the dims of whole vectors.
-template <class Element>
-TokenRows<Element> FillUp(const TokenRows<Element>& rows, std::size_t padded_dim, float* memory) {
-  auto* filled = reinterpret_cast<Element*>(memory);
-  std::memset(filled, 0, kLanes * padded_dim * sizeof(Element));
-  for (std::size_t t = 0; t < rows.tokens; ++t) {
-    std::memcpy(filled + t * padded_dim, rows.row(t), rows.dim * sizeof(Element));
-  }
-  TokenRows<Element> whole = rows;
-  whole.dim = padded_dim;
-  whole.halves[0] = filled;
-  whole.halves[1] = filled + kLanes / 2 * padded_dim;
-  return whole;
-}
-
 struct Int8Products {
   using Scratch = kernels::Scratch;
   static constexpr std::size_t kSpanTokens = kernels::kSpanTokens;
@@ -493,7 +266,7 @@ struct Int8Products {
       }
       auto [keys, values] = RowsFrom<Element>(a, begin + first, count);
       Prefetch<Element>(a, begin + first + kTokensAhead, end);
-      if (!keys.whole(kBytes)) {
+      if (!keys.whole(kCodes)) {
         keys = FillUp(keys, s.padded_dim, s.filled_keys);
         values = FillUp(values, s.padded_dim, s.filled_values);
       }
@@ -519,9 +292,9 @@ struct Int8Products {
     const std::size_t padded = round_up(most, kPieceTokens);
     const auto visible_of = [&](std::size_t r) { return visible(row + r); };
     const Factors factors = visible(row) == kSpanTokens
-                                ? Softmax<kRows, true>(s, few, state, row, padded, visible_of, largest)
-                                : Softmax<kRows, false>(s, few, state, row, padded, visible_of, largest);
-    for (std::size_t column = 0; column < s.padded_dim; column += kBytes) {
+                                ? Softmax<kRows, true>(few, state, row, padded, visible_of, largest)
+                                : Softmax<kRows, false>(few, state, row, padded, visible_of, largest);
+    for (std::size_t column = 0; column < s.padded_dim; column += kCodes) {
       AccumulateStrip<kRows>(s, few, state, row, column, round_up(most, 4), factors);
     }
   }
@@ -534,7 +307,7 @@ struct Int8Products {
     const std::size_t count = rows / kRows;
     if (count < 2) return 0;
     const Scratch s = scratch;
-    WholeSoftmax<kRows> softmax[2] = {{s, s.few[0]}, {s, s.few[1]}};
+    WholeSoftmax<kRows> softmax[2] = {WholeSoftmax<kRows>(s.few[0]), WholeSoftmax<kRows>(s.few[1])};
     for (std::size_t i = 0; i <= count; ++i) {
       WholeSoftmax<kRows>& before = softmax[(i + 1) % 2];
       const std::size_t here = row + i * kRows;
@@ -548,7 +321,7 @@ struct Int8Products {
       }
       if (i == 0) continue;
       const Factors factors = before.end(state, here - kRows);
-      for (std::size_t column = 0; column < s.padded_dim; column += kBytes) {
+      for (std::size_t column = 0; column < s.padded_dim; column += kCodes) {
         AccumulateStrip<kRows>(s, s.few[(i + 1) % 2], state, here - kRows, column, kSpanTokens, factors);
       }
     }
@@ -558,7 +331,7 @@ struct Int8Products {
   // Out of the order that TakeValues() leaves: a vector has 4 dims of each 16.
   static void store_result(const float* sums, float total, std::size_t dim, float* out) {
     const __m512 inverse = _mm512_set1_ps(1.0f / total);
-    for (std::size_t i = 0; i < dim; i += kBytes) {
+    for (std::size_t i = 0; i < dim; i += kCodes) {
       __m512 v[4];
       for (std::size_t j = 0; j < 4; ++j) v[j] = _mm512_mul_ps(_mm512_load_ps(sums + i + j * kLanes), inverse);
       const __m512 t0 = _mm512_shuffle_f32x4(v[0], v[1], 0x44), t1 = _mm512_shuffle_f32x4(v[0], v[1], 0xee),
@@ -574,10 +347,6 @@ struct Int8Products {
     }
   }
 };
-
-}  // namespace
-
-namespace {
 
 using Bytes = SpanAttention<Int8Products>;
 

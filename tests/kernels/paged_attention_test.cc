@@ -370,10 +370,12 @@ TEST(AttentionPlan, GivesWhatOneCallGives) {
 // those of each alone, and there are fewer tasks than sequences have heads.
 TEST(AttentionPlan, ReadsSharedBlocksOnceAndChangesNoBit) {
   if (!kernels::has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
-  const AttentionKernel& kernel = kernels::kBf16Attention;
   std::mt19937 random(14);
   std::size_t together = 0;
-  for (int round = 0; round < 12; ++round) {
+  for (int round = 0; round < 16; ++round) {
+    // Styles that give different bits are not put together.
+    const bool has_styles = round % 4 == 3 && kernels::has_int8_attention();
+    const AttentionKernel& kernel = has_styles ? kernels::kInt8Attention : kernels::kBf16Attention;
     Case c(round % 2 ? DType::Int8 : DType::BF16, random() % 2 ? 64 : 80, 1 + random() % 3, 1 + random() % 4, 32, 1216,
            20 + random());
     const std::size_t threads = 1 + random() % 2, prefixes = 1 + random() % 3, sequences = 16 + random() % 20;
@@ -399,7 +401,8 @@ TEST(AttentionPlan, ReadsSharedBlocksOnceAndChangesNoBit) {
       one.out.assign(c.length * c.q_stride, 77.0f);
       one.alone = one.out;
       const AlignedFloats scratch(kernel.scratch_floats(c.layout, one.tokens, c.group));
-      kernels::AttentionArgs call = c.args(one.first, one.tokens, AttentionStyle::Decode, one.alone.data());
+      const AttentionStyle style = has_styles && random() % 3 == 0 ? AttentionStyle::Prefill : AttentionStyle::Decode;
+      kernels::AttentionArgs call = c.args(one.first, one.tokens, style, one.alone.data());
       call.block_table = one.table.data();
       for (call.kv_head = 0; call.kv_head < c.layout.kv_heads; ++call.kv_head) kernel.attend(call, scratch.start);
       call.out = one.out.data() + one.first * c.q_stride;
@@ -541,6 +544,7 @@ TEST(Int8Attention, AgreesWithADoubleReferenceForRandomShapes) {
       check(kernels::kAttention, AttentionStyle::Prefill, 2e-5);
     });
     if (kernels::has_bf16_products()) check(kernels::kBf16Attention, AttentionStyle::Decode, 0.03);
+    if (kernels::has_int8_attention()) check(kernels::kInt8Attention, AttentionStyle::Prefill, 0.03);
   }
 }
 
