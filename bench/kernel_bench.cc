@@ -96,11 +96,13 @@ struct RoundedInput {
         bytes(rows * columns),
         scales(rows * columns / 32),
         sums(rows * columns / 32),
-        offsets(rows * columns / 32) {
+        offsets(rows * columns / 32),
+        paired_offsets(rows * columns / 32) {
     const std::size_t panels = kernels::panels_of(rows);
     if (kind == Products::Bf16) kernels::round_rows(x.get(), rows, columns, 0, panels, values.get(), sums.get());
     if (kind == Products::Int8) {
-      int8->quantise(x.get(), rows, columns, 0, panels, bytes.get(), scales.get(), sums.get(), offsets.get());
+      int8->quantise(x.get(), rows, columns, 0, panels, bytes.get(), scales.get(), sums.get(), offsets.get(),
+                     decoded ? paired_offsets.get() : nullptr);
     }
   }
 
@@ -111,8 +113,9 @@ struct RoundedInput {
         return (decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(w, {values.get(), sums.get()},
                                                                                       rows, y, w.outputs, begin, end);
       case Products::Int8:
-        return int8->multiply(w, {bytes.get(), scales.get(), sums.get(), offsets.get()}, rows, y, w.outputs, begin,
-                              end);
+        return int8->multiply(
+            w, {bytes.get(), scales.get(), sums.get(), offsets.get(), decoded ? paired_offsets.get() : nullptr}, rows,
+            y, w.outputs, begin, end);
     }
   }
 
@@ -124,7 +127,7 @@ struct RoundedInput {
   const Buffer<std::uint16_t> values;
   const Buffer<std::int8_t> bytes;
   const Buffer<float> scales, sums;
-  const Buffer<std::int32_t> offsets;
+  const Buffer<std::int32_t> offsets, paired_offsets;
 };
 
 void linear(benchmark::State& state, TensorType type, Products kind, const kernels::Int8Kernel* int8 = nullptr,
@@ -272,7 +275,7 @@ BENCHMARK_CAPTURE(peak, bf16, Products::Bf16)->Name("peak/bf16")->UseRealTime();
 BENCHMARK_CAPTURE(peak, int8, Products::Int8)->Name("peak/int8")->UseRealTime();
 
 void linear_shapes(benchmark::internal::Benchmark* bench) {
-  for (const std::int64_t rows : {1, 2, 4, 8, 16, 24, 32, 48, 64, 256, 1024}) bench->Args({rows, 3072, 576});
+  for (const std::int64_t rows : {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 256, 1024}) bench->Args({rows, 3072, 576});
   for (const std::int64_t rows : {1, 8, 32, 48, 256, 1024}) bench->Args({rows, 576, 1536});
   for (const std::int64_t rows : {1, 8, 32, 256}) bench->Args({rows, 8192, 2048});
   bench->UseRealTime();
@@ -290,6 +293,9 @@ BENCHMARK_CAPTURE(linear, avx2_Q4, TensorType::Q4_1, Products::Int8, &kernels::k
 BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, Products::Bf16)->Name("linear/bf16/Q4")->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, decoded_Q4, TensorType::Q4_1, Products::Bf16, nullptr, true)
     ->Name("linear/decoded/Q4")
+    ->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, int8_paired_Q4, TensorType::Q4_1, Products::Int8, &kernels::kAvx512Int8, true)
+    ->Name("linear/int8_paired/Q4")
     ->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, f32_Q4, TensorType::Q4_1, Products::F32)->Name("linear/f32/Q4")->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Products::Int8, &kernels::kAvx512Int8)

@@ -62,24 +62,31 @@ inline constexpr std::size_t kDecodedRows = 36;
 
 // Rows as bytes, each group of 32 columns with a scale of its own, in the order in which weights have their columns
 // (kColumnOrder), and its sum (of the rounded values). A group's largest value is 127: what is rounded away is at most
-// a 254th of it, as in llama.cpp's Q8_1.
+// a 254th of it, as in llama.cpp's Q8_1. In paired rows it is kPairedLargest, and a 240th.
+inline constexpr std::int32_t kPairedLargest = 120;
 struct Int8Rows {
   const std::int8_t* values = nullptr;
   const float* scales = nullptr;
   const float* sums = nullptr;
   const std::int32_t* offsets = nullptr;  // -128 times a group's sum of bytes
+  // Not null: rows quantised for many of them, up to kPairedLargest instead of 127. Then 4-bit weights are multiplied
+  // with half as many multiplications where that is faster (paired_linear_avx512.cc): the offsets are for that.
+  const std::int32_t* paired_offsets = nullptr;
 
   // From the first row of a panel on.
   Int8Rows from(std::size_t row, std::size_t columns) const {
     const std::size_t groups = row * (columns / kGroupColumns);
-    return {values + row * columns, scales + groups, sums + groups, offsets + groups};
+    return {values + row * columns, scales + groups, sums + groups, offsets + groups,
+            paired_offsets ? paired_offsets + groups : nullptr};
   }
 };
 
 // Whether this processor multiplies bytes (AVX512-VNNI, or AVX2). Without it the two below must not be called.
 bool has_int8_products();
+// `paired_offsets`: null, or the rows become paired ones. (Only kernels that use the offsets set them.)
 void quantise_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
-                   std::size_t last_panel, std::int8_t* values, float* scales, float* sums, std::int32_t* offsets);
+                   std::size_t last_panel, std::int8_t* values, float* scales, float* sums, std::int32_t* offsets,
+                   std::int32_t* paired_offsets = nullptr);
 // As group_linear(), with weights exact.
 void group_linear_int8(const GroupWeights& w, const Int8Rows& x, std::size_t rows, float* y, std::size_t y_stride,
                        std::size_t first_output, std::size_t last_output);

@@ -185,7 +185,7 @@ HWY_INLINE std::int32_t Sum(__m256i values) {
 
 // One group of a row.
 HWY_INLINE void QuantiseGroup(const float* x, std::int8_t* values, float& scale_out, float& sum_out,
-                              std::int32_t& offset) {
+                              std::int32_t& offset, float largest_byte) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   __m256 columns[4], largest = _mm256_setzero_ps();
   for (std::size_t i = 0; i < 4; ++i) {
@@ -194,8 +194,8 @@ HWY_INLINE void QuantiseGroup(const float* x, std::int8_t* values, float& scale_
   }
   const float most = Largest(largest);
   // The inverse of something smaller would not be finite.
-  const float scale = most < 1e-35f ? 0 : most / 127;
-  const __m256 inverse = _mm256_set1_ps(most < 1e-35f ? 0 : 127 / most);
+  const float scale = most < 1e-35f ? 0 : most / largest_byte;
+  const __m256 inverse = _mm256_set1_ps(most < 1e-35f ? 0 : largest_byte / most);
   // kColumnOrder, of the four columns that each half of a vector has of two eights.
   const __m256i order = _mm256_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15, 0, 4, 1, 5, 2, 6, 3, 7,
                                          8, 12, 9, 13, 10, 14, 11, 15);
@@ -216,7 +216,8 @@ HWY_INLINE void QuantiseGroup(const float* x, std::int8_t* values, float& scale_
 }
 
 void quantise(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
-              std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
+              std::int8_t* values, float* scales, float* sums, std::int32_t* offsets, std::int32_t* paired_offsets) {
+  const float largest = paired_offsets ? kPairedLargest : 127;
   const std::size_t groups = columns / kGroupColumns;
   for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
     const std::size_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
@@ -224,7 +225,7 @@ void quantise(const float* x, std::size_t rows, std::size_t columns, std::size_t
       for (std::size_t g = 0; g < groups; ++g) {
         const std::size_t place = begin * groups + g * count + r;
         QuantiseGroup(x + (begin + r) * columns + g * kGroupColumns, values + place * kGroupColumns, scales[place],
-                      sums[place], offsets[place]);
+                      sums[place], offsets[place], largest);
       }
     }
   }

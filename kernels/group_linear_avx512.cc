@@ -318,10 +318,10 @@ HWY_INLINE __m512 LargestOfFour(const __m512 (&v)[4]) {
   return _mm512_max_ps(all, _mm512_permute_ps(all, 0xb1));
 }
 
-// The bytes of two groups are in a vector: the sum of each.
-HWY_INLINE __m128i SumsOfFour(__m512i first_two, __m512i last_two) {
-  const __m512i ones = _mm512_set1_epi8(1), zero = _mm512_setzero_si512();
-  const __m512i first = _mm512_dpbusd_epi32(zero, ones, first_two), last = _mm512_dpbusd_epi32(zero, ones, last_two);
+// Of four groups, two in each vector, of which sum(bytes) adds up every four bytes.
+template <class Sum>
+HWY_INLINE __m128i SumsOfFour(const __m512i (&bytes)[2], const Sum& sum) {
+  const __m512i first = sum(bytes[0]), last = sum(bytes[1]);
   __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(first, last, 0x88), _mm512_shuffle_i32x4(first, last, 0xdd));
   all = _mm512_add_epi32(all, _mm512_shuffle_epi32(all, _MM_PERM_BADC));
   all = _mm512_add_epi32(all, _mm512_shuffle_epi32(all, _MM_PERM_CDAB));
@@ -331,7 +331,8 @@ HWY_INLINE __m128i SumsOfFour(__m512i first_two, __m512i last_two) {
 
 // A group of `count` rows, up to four, from x on, to the places from `place` on.
 HWY_INLINE void QuantiseRows(const float* x, std::size_t columns, std::size_t count, std::size_t place,
-                             std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
+                             std::int8_t* values, float* scales, float* sums, std::int32_t* offsets,
+                             std::int32_t* paired_offsets) {
   __m512 low[4], high[4], largest[4];
 #pragma GCC unroll 4
   for (std::size_t i = 0; i < 4; ++i) {
@@ -344,8 +345,8 @@ HWY_INLINE void QuantiseRows(const float* x, std::size_t columns, std::size_t co
   const __m128 most = _mm512_castps512_ps128(_mm512_permutexvar_ps(lane_of_row, LargestOfFour(largest)));
   // The inverse of something smaller would not be finite.
   const __mmask8 some = _mm_cmp_ps_mask(most, _mm_set1_ps(1e-35f), _CMP_NLT_UQ);
-  const __m128 scale = _mm_maskz_div_ps(some, most, _mm_set1_ps(127)),
-               inverse = _mm_maskz_div_ps(some, _mm_set1_ps(127), most);
+  const __m128 largest_byte = _mm_set1_ps(paired_offsets ? kPairedLargest : 127),
+               scale = _mm_maskz_div_ps(some, most, largest_byte), inverse = _mm_maskz_div_ps(some, largest_byte, most);
   __m512i words[4];
 #pragma GCC unroll 4
   for (std::size_t i = 0; i < 4; ++i) {
@@ -362,7 +363,8 @@ HWY_INLINE void QuantiseRows(const float* x, std::size_t columns, std::size_t co
     const __m512i packed = _mm512_packs_epi16(words[2 * i], words[2 * i + 1]);
     bytes[i] = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(fours, packed), order);
   }
-  const __m128i sum = SumsOfFour(bytes[0], bytes[1]);
+  const __m128i sum = SumsOfFour(
+      bytes, [&](__m512i four) { return _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), four); });
   const auto rows = static_cast<__mmask8>((1u << count) - 1);
   std::int8_t* to = values + place * kGroupColumns;
   _mm512_mask_storeu_epi64(to, static_cast<__mmask8>((1u << 4 * std::min<std::size_t>(count, 2)) - 1), bytes[0]);
@@ -370,10 +372,19 @@ HWY_INLINE void QuantiseRows(const float* x, std::size_t columns, std::size_t co
   _mm_mask_storeu_ps(scales + place, rows, scale);
   _mm_mask_storeu_ps(sums + place, rows, _mm_mul_ps(scale, _mm_cvtepi32_ps(sum)));
   _mm_mask_storeu_epi32(offsets + place, rows, _mm_mullo_epi32(sum, _mm_set1_epi32(-128)));
+  if (!paired_offsets) return;
+  const __m128i products = SumsOfFour(bytes, [&](__m512i four) {
+    const __m512i second = _mm512_srli_epi64(four, 32);  // of a pair, beside the first
+    return _mm512_maskz_dpbusd_epi32(0x5555, _mm512_setzero_si512(),
+                                     _mm512_add_epi8(four, _mm512_set1_epi8(kPairedUnsigned)),
+                                     _mm512_add_epi8(second, _mm512_set1_epi8(kPairedSigned)));
+  });
+  constexpr int kOfConstants = kPairedUnsigned * kPairedSigned * static_cast<int>(kGroupColumns / 2);
+  _mm_mask_storeu_epi32(paired_offsets + place, rows, _mm_sub_epi32(_mm_set1_epi32(kOfConstants), products));
 }
 
 void quantise(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
-              std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
+              std::int8_t* values, float* scales, float* sums, std::int32_t* offsets, std::int32_t* paired_offsets) {
   const std::size_t groups = columns / kGroupColumns;
   for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
     const std::size_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
@@ -381,7 +392,7 @@ void quantise(const float* x, std::size_t rows, std::size_t columns, std::size_t
       const float* from = x + (begin + r) * columns;
       for (std::size_t g = 0; g < groups; ++g) {
         QuantiseRows(from + g * kGroupColumns, columns, std::min<std::size_t>(4, count - r),
-                     begin * groups + g * count + r, values, scales, sums, offsets);
+                     begin * groups + g * count + r, values, scales, sums, offsets, paired_offsets);
       }
     }
   }
@@ -389,6 +400,9 @@ void quantise(const float* x, std::size_t rows, std::size_t columns, std::size_t
 
 void multiply_int8(const GroupWeights& w, const Int8Rows& x, std::size_t rows, float* y, std::size_t y_stride,
                    std::size_t first_output, std::size_t last_output) {
+  if (x.paired_offsets && w.format == GroupFormat::Q4 && rows >= kPairedRows) {
+    return multiply_paired_avx512(w, x, rows, y, y_stride, first_output, last_output);
+  }
   const std::size_t first_tile = first_output / kTileOutputs, last_tile = tiles_of(last_output);
   w.format == GroupFormat::Q8 ? Linear<Int8Q8>(w, x, rows, y, y_stride, first_tile, last_tile)
                               : Linear<Int8Q4>(w, x, rows, y, y_stride, first_tile, last_tile);

@@ -20,9 +20,10 @@ const Int8Kernel* int8_kernel() {
 bool has_int8_products() { return int8_kernel() != nullptr; }
 
 void quantise_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
-                   std::size_t last_panel, std::int8_t* values, float* scales, float* sums, std::int32_t* offsets) {
+                   std::size_t last_panel, std::int8_t* values, float* scales, float* sums, std::int32_t* offsets,
+                   std::int32_t* paired_offsets) {
   assert(has_int8_products());
-  int8_kernel()->quantise(x, rows, columns, first_panel, last_panel, values, scales, sums, offsets);
+  int8_kernel()->quantise(x, rows, columns, first_panel, last_panel, values, scales, sums, offsets, paired_offsets);
 }
 
 void group_linear_int8(const GroupWeights& w, const Int8Rows& x, std::size_t rows, float* y, std::size_t y_stride,

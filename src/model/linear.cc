@@ -85,7 +85,7 @@ bool has_matrix_units() {
 }  // namespace
 
 kernels::Products group_products(Rounding rounding) {
-  if (rounding == Rounding::Int8 && kernels::has_int8_products()) return kernels::Products::Int8;
+  if (rounding >= Rounding::Int8 && kernels::has_int8_products()) return kernels::Products::Int8;
   if (rounding != Rounding::None && kernels::has_bf16_products()) return kernels::Products::Bf16;
   return kernels::Products::F32;
 }
@@ -126,15 +126,17 @@ kernels::Bf16Rows RoundedRows::round(ThreadTeam& team, const float* x, std::size
   return {values, sums};
 }
 
-kernels::Int8Rows RoundedRows::quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns) {
+kernels::Int8Rows RoundedRows::quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns,
+                                        bool paired) {
   const std::size_t groups = rows * columns / kernels::kGroupColumns;
   std::int8_t* values = at_least(bytes_, rows * columns);
   float *scales = at_least(scales_, groups), *sums = at_least(sums_, groups);
   std::int32_t* offsets = at_least(offsets_, groups);
+  std::int32_t* paired_offsets = paired ? at_least(paired_offsets_, groups) : nullptr;
   round_panels(team, rows, [&](std::size_t first, std::size_t last) {
-    kernels::quantise_rows(x, rows, columns, first, last, values, scales, sums, offsets);
+    kernels::quantise_rows(x, rows, columns, first, last, values, scales, sums, offsets, paired_offsets);
   });
-  return {values, scales, sums, offsets};
+  return {values, scales, sums, offsets, paired_offsets};
 }
 
 Linear::Linear(std::span<const GgufTensor> parts, Rounding rounding)
@@ -313,7 +315,9 @@ Linear::GroupInput Linear::round(ThreadTeam& team, const float* x, std::size_t r
   GroupInput input{
       .products = group_products(rounding_), .decoded = means == Means::DecodedGroups, .x = x, .bf16 = {}, .int8 = {}};
   if (input.products == kernels::Products::Bf16) input.bf16 = rounded.round(team, x, rows, columns_);
-  if (input.products == kernels::Products::Int8) input.int8 = rounded.quantise(team, x, rows, columns_);
+  if (input.products == kernels::Products::Int8) {
+    input.int8 = rounded.quantise(team, x, rows, columns_, input.decoded && rounding_ == Rounding::CoarseInt8);
+  }
   return input;
 }
 

@@ -33,7 +33,8 @@ enum class Product : std::uint8_t { None, Bf16, F32 };
 inline constexpr std::size_t kPrefillRows = 64;
 
 // What a layer's activations may be rounded to; where the processor has no products for it, to less, or not at all.
-enum class Rounding : std::uint8_t { None, Bf16, Int8 };
+// CoarseInt8: for many rows bytes are up to kernels::kPairedLargest, and faster.
+enum class Rounding : std::uint8_t { None, Bf16, Int8, CoarseInt8 };
 
 // What they are multiplied as, over groups, on this processor.
 kernels::Products group_products(Rounding rounding);
@@ -53,13 +54,14 @@ struct LinearPlan {
 class RoundedRows {
  public:
   kernels::Bf16Rows round(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
-  kernels::Int8Rows quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
+  // Paired: for the products of many rows (kernels/group_linear.h).
+  kernels::Int8Rows quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns, bool paired);
 
  private:
   std::vector<std::uint16_t> values_;
   std::vector<std::int8_t> bytes_;
   std::vector<float> scales_, sums_;
-  std::vector<std::int32_t> offsets_;
+  std::vector<std::int32_t> offsets_, paired_offsets_;
 };
 
 class Linear {
@@ -94,7 +96,7 @@ class Linear {
 
   // y[rows][outputs] = x[rows][columns] W^T, both dense. Any: the fastest way for so many rows. The other two give a
   // row the same bits in every batch, each fast for its purpose. Prefill: products of a fixed shape (where the plan has
-  // no product, groups, those of bf16 decoded, as for many rows). Decode: groups (products where the type has none).
+  // no product, groups, decoded or paired as for many rows). Decode: groups (products where the type has none).
   // LibTorch must be set to one thread on each of the team's.
   void forward(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* y,
                RoundedRows& rounded) const;
@@ -113,7 +115,8 @@ class Linear {
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
-  // Groups, of bf16 as they are or decoded (group_linear_decoded); the product, of the shape at hand or a fixed one.
+  // Groups as they are, or decoded (group_linear_decoded; bytes: with paired rows); the product, of the shape at hand
+  // or a fixed one.
   enum class Means : std::uint8_t { Groups, DecodedGroups, Product, FixedProduct };
   static Means means_over_groups(std::size_t rows);  // the fastest
   Means means(Arithmetic arithmetic, std::size_t rows) const;

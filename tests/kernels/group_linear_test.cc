@@ -41,9 +41,10 @@ enum class Rounding { None, Bf16, Int8, Decoded };  // the last: weights as well
 
 // One way to compute, with float32 rows.
 struct Way {
-  const char* name;
+  std::string name;
   Rounding rounding;
   const Int8Kernel* int8 = nullptr;  // where rounding is Int8
+  bool paired = false;               // its rows
 
   bool rounds_to_bf16() const { return rounding == Rounding::Bf16 || rounding == Rounding::Decoded; }
   float weight(float exact) const { return rounding == Rounding::Decoded ? nearest_bf16(exact) : exact; }
@@ -55,7 +56,7 @@ struct Way {
     for (std::size_t c = 0; c < columns && rounding == Rounding::Int8; c += kGroupColumns) {
       float largest = 0;
       for (std::size_t i = 0; i < kGroupColumns; ++i) largest = std::max(largest, std::abs(row[c + i]));
-      const float scale = largest / 127;
+      const float scale = largest / (paired ? kPairedLargest : 127);
       for (std::size_t i = 0; i < kGroupColumns && scale > 0; ++i) {
         row[c + i] = std::nearbyint(row[c + i] * (1 / scale)) * scale;
       }
@@ -70,7 +71,8 @@ struct Way {
     for (std::size_t r = 0; r < rows; ++r) dense.insert(dense.end(), x + r * x_stride, x + r * x_stride + w.columns);
     const std::size_t groups = rows * w.columns / kGroupColumns, middle = panels_of(rows) / 2;
     std::vector<float> scales(groups), sums(groups);
-    std::vector<std::int32_t> offsets(groups);
+    std::vector<std::int32_t> offsets(groups), paired_offsets(groups);
+    std::int32_t* const pairs = paired ? paired_offsets.data() : nullptr;
     std::vector<std::uint16_t> values(dense.size());
     std::vector<std::int8_t> bytes(dense.size());
     // Rounded in two parts, as threads do.
@@ -79,14 +81,15 @@ struct Way {
         round_rows(dense.data(), rows, w.columns, begin, end, values.data(), sums.data());
       } else {
         int8->quantise(dense.data(), rows, w.columns, begin, end, bytes.data(), scales.data(), sums.data(),
-                       offsets.data());
+                       offsets.data(), pairs);
       }
     }
     if (rounds_to_bf16()) {
       (rounding == Rounding::Bf16 ? group_linear_bf16 : group_linear_decoded)(w, {values.data(), sums.data()}, rows, y,
                                                                               y_stride, first, last);
     } else {
-      int8->multiply(w, {bytes.data(), scales.data(), sums.data(), offsets.data()}, rows, y, y_stride, first, last);
+      int8->multiply(w, {bytes.data(), scales.data(), sums.data(), offsets.data(), pairs}, rows, y, y_stride, first,
+                     last);
     }
   }
 };
@@ -97,7 +100,9 @@ void for_every_way(const Check& check) {
   if (has_bf16_products()) check(Way{"bf16", Rounding::Bf16});
   if (has_bf16_products()) check(Way{"bf16 decoded", Rounding::Decoded});
   for (const Int8Kernel* int8 : int8_kernels()) {
-    if (int8->is_supported()) check(Way{int8->name, Rounding::Int8, int8});
+    if (!int8->is_supported()) continue;
+    check(Way{int8->name, Rounding::Int8, int8});
+    check(Way{std::string(int8->name) + " paired", Rounding::Int8, int8, true});
   }
 }
 
@@ -109,14 +114,14 @@ TEST_P(GroupLinear, AgreesWithADoubleReferenceForEveryRowCount) {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
   // More columns than kernels take at once.
-  const std::size_t outputs = 16 * 9 + 5, columns = 32 * 26, most_rows = 37, x_stride = columns + 3,
+  const std::size_t outputs = 16 * 9 + 5, columns = 32 * 26, most_rows = 103, x_stride = columns + 3,
                     y_stride = outputs + 2;
   const RandomWeights weights(GetParam(), outputs, columns, random);
   std::vector<float> x(most_rows * x_stride);
   for (float& value : x) value = normal(random);
   for_every_way([&](const Way& way) {
     const testing::ScopedTrace trace(__FILE__, __LINE__, way.name);
-    for (std::size_t rows = 1; rows <= most_rows; rows += rows < 26 ? 1 : 11) {
+    for (std::size_t rows = 1; rows <= most_rows; rows += rows < 26 ? 1 : rows < 37 ? 11 : 66) {
       std::vector<float> y(rows * y_stride, 99.0f);
       way(weights.view, x.data(), x_stride, rows, y.data(), y_stride, 0, outputs);
       for (std::size_t r = 0; r < rows; ++r) {
@@ -145,7 +150,7 @@ TEST_P(GroupLinear, ARowHasTheSameBitsInEveryBatchAndSplit) {
   const RandomWeights weights(GetParam(), outputs, columns, random);
   for_every_way([&](const Way& way) {
     const testing::ScopedTrace trace(__FILE__, __LINE__, way.name);
-    for (const std::size_t rows : {2u, 7u, 12u, 13u, 33u}) {
+    for (const std::size_t rows : {2u, 7u, 12u, 13u, 33u, 101u}) {
       std::vector<float> x(rows * columns);
       for (float& value : x) value = normal(random);
       std::vector<float> whole(rows * outputs), alone(rows * outputs), split(rows * outputs);
@@ -184,13 +189,13 @@ TEST_P(GroupLinear, OneColumnAloneGivesTheWeightItself) {
 TEST_P(GroupLinear, BytesHaveTheSameBitsOnEveryInstructionSet) {
   std::mt19937 random(12);
   std::normal_distribution<float> normal;
-  const std::size_t outputs = 16 * 7 + 3, columns = 1600, rows = 29;
+  const std::size_t outputs = 16 * 7 + 3, columns = 1600, rows = 101;
   const RandomWeights weights(GetParam(), outputs, columns, random);
-  std::vector<float> x(rows * columns), first;
+  std::vector<float> x(rows * columns), firsts[2];
   for (float& value : x) value = normal(random);
   for_every_way([&](const Way& way) {
     if (way.rounding != Rounding::Int8) return;
-    std::vector<float> y(rows * outputs);
+    std::vector<float> y(rows * outputs), &first = firsts[way.paired];
     way(weights.view, x.data(), columns, rows, y.data(), outputs, 0, outputs);
     if (first.empty()) first = y;
     EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(float)), 0) << way.name;
@@ -234,8 +239,9 @@ TEST(Int8Rows, RoundToTheNearestByteOfTheirGroup) {
       std::vector<float> x(32), scale(1), sum(1);
       for (float& value : x) value = std::clamp(normal(random), -1.0f, 1.0f) * size;
       std::vector<std::int8_t> values(32);
-      std::vector<std::int32_t> offset(1);
-      way.int8->quantise(x.data(), 1, 32, 0, 1, values.data(), scale.data(), sum.data(), offset.data());
+      std::vector<std::int32_t> offset(1), paired_offset(1);
+      way.int8->quantise(x.data(), 1, 32, 0, 1, values.data(), scale.data(), sum.data(), offset.data(),
+                         way.paired ? paired_offset.data() : nullptr);
       std::int32_t bytes = 0;
       for (std::size_t c = 0; c < 32; ++c) {
         const std::size_t half = c % 8 / 2 % 2;  // kColumnOrder
@@ -243,6 +249,7 @@ TEST(Int8Rows, RoundToTheNearestByteOfTheirGroup) {
         ASSERT_NE(place, std::end(kColumnOrder[half])) << c;
         const std::int8_t value = values[c / 8 * 8 + half * 4 + static_cast<std::size_t>(place - kColumnOrder[half])];
         EXPECT_NEAR(value * scale[0], x[c], std::max(0.501f * scale[0], 1e-35f)) << size << ", column " << c;
+        EXPECT_LE(std::abs(value), way.paired ? kPairedLargest : 127);
         bytes += value;
       }
       EXPECT_EQ(offset[0], -128 * bytes);

@@ -71,7 +71,7 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
     const GgufTensor parts[] = {first.tensor, second.tensor};
     auto values = first.values;
     values.insert(values.end(), second.values.begin(), second.values.end());
-    for (const Rounding rounding : {Rounding::None, Rounding::Bf16, Rounding::Int8}) {
+    for (const Rounding rounding : {Rounding::None, Rounding::Bf16, Rounding::Int8, Rounding::CoarseInt8}) {
       Linear linear(parts, rounding);
       const Memory memory(linear.groups_bytes());
       linear.pack_groups(team, memory.get());
@@ -98,7 +98,7 @@ TEST(Linear, EveryWayAgreesWithADoubleReference) {
                 }
                 // A rounded weight is off by up to 2^-9 of itself, a rounded result likewise; a byte by a 254th of the
                 // largest of its group.
-                const double error = rounding == Rounding::Int8 ? 1.0 / 64 : rounds ? 1.0 / 256 : 2e-6;
+                const double error = rounding >= Rounding::Int8 ? 1.0 / 64 : rounds ? 1.0 / 256 : 2e-6;
                 ASSERT_NEAR(y[r * linear.outputs() + o], sum, size * error)
                     << to_string(type) << " rows " << rows << " row " << r << " output " << o;
               }
@@ -149,7 +149,7 @@ TEST(Linear, AGatedLayerIsItsPartsJoined) {
   const RandomTensor gate(TensorType::Q4_1, width, columns, 12), up(TensorType::Q4_1, width, columns, 13);
   const GgufTensor parts[] = {gate.tensor, up.tensor};
   const auto x = random_rows(most_rows * columns, true, 14);
-  for (const Rounding rounding : {Rounding::None, Rounding::Bf16, Rounding::Int8}) {
+  for (const Rounding rounding : {Rounding::None, Rounding::Bf16, Rounding::Int8, Rounding::CoarseInt8}) {
     Linear linear(parts, rounding);
     const Memory memory(linear.groups_bytes());
     linear.pack_groups(team, memory.get());
