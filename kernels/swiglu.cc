@@ -29,26 +29,26 @@ HWY_INLINE V ExpOfNegative(D d, V x) {
   return hn::BitCast(d, hn::Add(hn::BitCast(di, power), hn::ShiftLeft<23>(hn::ConvertTo(di, whole))));
 }
 
-void Swiglu(const float* HWY_RESTRICT gate_up, std::size_t rows, std::size_t width, std::size_t begin, std::size_t end,
-            float* HWY_RESTRICT out) {
+void Swiglu(const float* HWY_RESTRICT gate_up, std::size_t rows, std::size_t width, float* HWY_RESTRICT out,
+            std::size_t out_stride) {
   const hn::ScalableTag<float> d;
   const std::size_t lanes = hn::Lanes(d);
   const auto one = hn::Set(d, 1.0f);
   const auto activate = [&](auto gate, auto up)
                             HWY_ATTR { return hn::Mul(hn::Div(gate, hn::Add(one, ExpOfNegative(d, gate))), up); };
   HWY_ALIGN float tail[3 * hn::MaxLanes(hn::ScalableTag<float>())];
-  for (std::size_t r = 0; r < rows; ++r, gate_up += 2 * width, out += width) {
-    std::size_t i = begin;
-    for (; i + lanes <= end; i += lanes) {
+  for (std::size_t r = 0; r < rows; ++r, gate_up += 2 * width, out += out_stride) {
+    std::size_t i = 0;
+    for (; i + lanes <= width; i += lanes) {
       hn::StoreU(activate(hn::LoadU(d, gate_up + i), hn::LoadU(d, gate_up + width + i)), d, out + i);
     }
-    if (i == end) continue;
+    if (i == width) continue;
     for (std::size_t j = 0; j < lanes; ++j) {
-      tail[j] = i + j < end ? gate_up[i + j] : 0;
-      tail[lanes + j] = i + j < end ? gate_up[width + i + j] : 0;
+      tail[j] = i + j < width ? gate_up[i + j] : 0;
+      tail[lanes + j] = i + j < width ? gate_up[width + i + j] : 0;
     }
     hn::StoreU(activate(hn::LoadU(d, tail), hn::LoadU(d, tail + lanes)), d, tail + 2 * lanes);
-    for (std::size_t j = 0; i + j < end; ++j) out[i + j] = tail[2 * lanes + j];
+    for (std::size_t j = 0; i + j < width; ++j) out[i + j] = tail[2 * lanes + j];
   }
 }
 
@@ -58,8 +58,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tiercel::kernels {
 HWY_EXPORT(Swiglu);
-void swiglu(const float* gate_up, std::size_t rows, std::size_t width, std::size_t begin, std::size_t end, float* out) {
-  HWY_DYNAMIC_DISPATCH(Swiglu)(gate_up, rows, width, begin, end, out);
+void swiglu(const float* gate_up, std::size_t rows, std::size_t width, float* out, std::size_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(Swiglu)(gate_up, rows, width, out, out_stride);
 }
 }  // namespace tiercel::kernels
 #endif

@@ -5,8 +5,7 @@
 
 namespace tiercel::kernels {
 
-// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i], for begin <= i < end.
-// gate_up: [rows][2 * width]; out: [rows][width]; both dense.
-void swiglu(const float* gate_up, std::size_t rows, std::size_t width, std::size_t begin, std::size_t end, float* out);
+// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i]. gate_up: [rows][2 * width], dense; out: [rows][out_stride].
+void swiglu(const float* gate_up, std::size_t rows, std::size_t width, float* out, std::size_t out_stride);
 
 }  // namespace tiercel::kernels

@@ -241,8 +241,19 @@ void Linear::forward(Arithmetic arithmetic, ThreadTeam& team, const float* x, st
   }
 }
 
-std::size_t Linear::gated_rows(std::size_t rows) const {
-  return packed_.defined() ? rows : std::min(rows, kernels::kBlockRows);
+// Outputs of each half that a thread computes at once: of many rows as many as stay near, of few what is a good part of
+// its share, since weights are read faster in long runs.
+std::size_t Linear::gated_outputs(std::size_t rows, std::size_t threads) const {
+  constexpr std::size_t kFewParts = 3, kOutputsOfMany = 4 * kOutputGrain;
+  if (rows > kernels::kBlockRows) return kOutputsOfMany;
+  const std::size_t part = (outputs_ / 2 + kFewParts * threads - 1) / (kFewParts * threads);
+  return (part + kOutputGrain - 1) / kOutputGrain * kOutputGrain;
+}
+
+std::size_t Linear::gated_floats(std::size_t rows, std::size_t threads) const {
+  if (packed_.defined()) return rows * outputs_;
+  const std::size_t few = std::min(rows, kernels::kBlockRows);
+  return threads * 2 * std::max(rows * gated_outputs(rows, threads), few * gated_outputs(few, threads));
 }
 
 void Linear::forward_gated(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* workspace,
@@ -253,18 +264,18 @@ void Linear::forward_gated(Arithmetic arithmetic, ThreadTeam& team, const float*
   if (by == Means::Product || by == Means::FixedProduct) {
     forward(arithmetic, team, x, rows, workspace, rounded);
     team.run_parts(rows, 1, [&](std::size_t begin, std::size_t end) {
-      kernels::swiglu(workspace + begin * outputs_, end - begin, width, 0, width, y + begin * width);
+      kernels::swiglu(workspace + begin * outputs_, end - begin, width, y + begin * width, width);
     });
     return;
   }
   const GroupInput input = round(team, x, rows, rounded, by);
-  team.run_parts(width, kOutputGrain, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t first = 0; first < rows; first += kernels::kBlockRows) {
-      const std::size_t count = std::min(kernels::kBlockRows, rows - first);
-      multiply_part(input, 0, first, count, begin, end, workspace);
-      multiply_part(input, 1, first, count, begin, end, workspace + width);
-      kernels::swiglu(workspace, count, width, begin, end, y + first * width);
-    }
+  const std::size_t at_once = gated_outputs(rows, team.threads());
+  team.run((width + at_once - 1) / at_once, [&](std::size_t i, std::size_t thread) {
+    const std::size_t begin = i * at_once, end = std::min(width, begin + at_once), count = end - begin;
+    float* const both = workspace + thread * 2 * rows * at_once;  // [rows][gate, up]
+    multiply_part(input, 0, rows, begin, end, both - begin, 2 * count);
+    multiply_part(input, 1, rows, begin, end, both + count - begin, 2 * count);
+    kernels::swiglu(both, rows, count, y + begin, width);
   });
 }
 
@@ -321,8 +332,8 @@ Linear::GroupInput Linear::round(ThreadTeam& team, const float* x, std::size_t r
   return input;
 }
 
-void Linear::multiply_part(const GroupInput& input, std::size_t part, std::size_t first_row, std::size_t rows,
-                           std::size_t begin, std::size_t end, float* y) const {
+void Linear::multiply_part(const GroupInput& input, std::size_t part, std::size_t rows, std::size_t begin,
+                           std::size_t end, float* y, std::size_t y_stride) const {
   assert(groups_.size() == parts_.size());
   const kernels::GroupWeights weights{.format = kernels::group_format(parts_[part].type),
                                       .tiles = groups_[part],
@@ -330,12 +341,11 @@ void Linear::multiply_part(const GroupInput& input, std::size_t part, std::size_
                                       .columns = columns_};
   switch (input.products) {
     case kernels::Products::F32:
-      return kernels::group_linear(weights, input.x + first_row * columns_, columns_, rows, y, outputs_, begin, end);
+      return kernels::group_linear(weights, input.x, columns_, rows, y, y_stride, begin, end);
     case kernels::Products::Bf16:
-      return (input.decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(
-          weights, input.bf16.from(first_row, columns_), rows, y, outputs_, begin, end);
-    case kernels::Products::Int8:
-      return kernels::group_linear_int8(weights, input.int8.from(first_row, columns_), rows, y, outputs_, begin, end);
+      return (input.decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(weights, input.bf16, rows, y,
+                                                                                          y_stride, begin, end);
+    case kernels::Products::Int8: return kernels::group_linear_int8(weights, input.int8, rows, y, y_stride, begin, end);
   }
 }
 
@@ -349,8 +359,8 @@ void Linear::multiply_groups(ThreadTeam& team, const GroupInput& input, std::siz
       const std::size_t outputs = parts_[p].rows(), here = kernels::tiles_of(outputs);
       const std::size_t from = std::max(begin, first_tile), to = std::min(end, first_tile + here);
       if (from < to) {
-        multiply_part(input, p, 0, rows, (from - first_tile) * kOutputGrain,
-                      std::min(outputs, (to - first_tile) * kOutputGrain), y + first_output);
+        multiply_part(input, p, rows, (from - first_tile) * kOutputGrain,
+                      std::min(outputs, (to - first_tile) * kOutputGrain), y + first_output, outputs_);
       }
       first_tile += here;
       first_output += outputs;

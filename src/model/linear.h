@@ -101,11 +101,11 @@ class Linear {
   void forward(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* y,
                RoundedRows& rounded) const;
   // Of a layer whose two parts are a gate and what it lets through, each with half of the outputs:
-  // y[rows][outputs / 2] = silu(gate) * other (kernels/swiglu.h). `workspace` has gated_rows(rows) * outputs() floats:
-  // over groups it takes some rows at a time, which stay near.
+  // y[rows][outputs / 2] = silu(gate) * other (kernels/swiglu.h). `workspace` has gated_floats() of the most
+  // rows: over groups each thread takes some outputs of both at a time, which stay near.
   void forward_gated(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* workspace,
                      float* y, RoundedRows& rounded) const;
-  std::size_t gated_rows(std::size_t rows) const;
+  std::size_t gated_floats(std::size_t rows, std::size_t threads) const;
 
   // Whether products of fewer rows, and of a part of the outputs, have the same bits on this machine: tried out.
   bool product_keeps_bits(ThreadTeam& team) const;
@@ -129,10 +129,11 @@ class Linear {
     kernels::Bf16Rows bf16;
     kernels::Int8Rows int8;
   };
+  std::size_t gated_outputs(std::size_t rows, std::size_t threads) const;
   GroupInput round(ThreadTeam& team, const float* x, std::size_t rows, RoundedRows& rounded, Means means) const;
-  // Outputs begin .. end - 1 of a part, into y[row][outputs()], for rows from the first of a block on.
-  void multiply_part(const GroupInput& input, std::size_t part, std::size_t first_row, std::size_t rows,
-                     std::size_t begin, std::size_t end, float* y) const;
+  // Outputs begin .. end - 1 of a part, into these of y[row][y_stride].
+  void multiply_part(const GroupInput& input, std::size_t part, std::size_t rows, std::size_t begin, std::size_t end,
+                     float* y, std::size_t y_stride) const;
   void multiply_groups(ThreadTeam& team, const GroupInput& input, std::size_t rows, float* y) const;
   // Fixed-shape products.
   void multiply_fixed(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;

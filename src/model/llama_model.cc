@@ -176,7 +176,7 @@ void LlamaModel::allocate_workspace() {
   qkv_ = allocate(rows * (config_.query_width() + 2 * config_.kv_width()));
   attended_ = allocate(rows * config_.query_width());
   delta_ = allocate(rows * shape.hidden);
-  gate_up_ = allocate(weights_.layers.front().gate_up.gated_rows(rows) * 2 * shape.feed_forward);
+  gate_up_ = allocate(weights_.layers.front().gate_up.gated_floats(rows, options_.threads));
   active_ = allocate(rows * shape.feed_forward);
   angles_ = allocate(rows * 2 * config_.rope_frequencies.size());
   const std::size_t part = is_first_rank() ? shape.vocabulary : options_.shard.vocabulary.count;

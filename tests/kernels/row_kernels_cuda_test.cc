@@ -68,7 +68,7 @@ TEST(CudaSwiglu, GatesEachRowByItsOwnHalf) {
       const DeviceMemory<std::byte> device_gate_up(to_elements(gate_up, dtype)), out(rows * width * size_of(dtype));
       ASSERT_EQ(kernels::cuda::swiglu({dtype, device_gate_up.data(), out.data(), rows, width}, nullptr), cudaSuccess);
       std::vector<float> expected(rows * width);
-      kernels::swiglu(gate_up.data(), rows, width, 0, width, expected.data());
+      kernels::swiglu(gate_up.data(), rows, width, expected.data(), width);
       const auto got = to_floats(out.read(), dtype);
       for (std::size_t i = 0; i < got.size(); ++i) {
         ASSERT_NEAR(got[i], expected[i], std::abs(expected[i]) * (1e-5 + 1.01 * rounding_of(dtype)) + 1e-7)

@@ -160,8 +160,8 @@ TEST(Linear, AGatedLayerIsItsPartsJoined) {
         for (const std::size_t rows : {1u, 30u, 96u, 97u, 300u}) {
           std::vector<float> both(rows * 2 * width), expected(rows * width), y(rows * width);
           linear.forward(arithmetic, team, x.data(), rows, both.data(), rounded);
-          kernels::swiglu(both.data(), rows, width, 0, width, expected.data());
-          std::vector<float> workspace(linear.gated_rows(rows) * linear.outputs());
+          kernels::swiglu(both.data(), rows, width, expected.data(), width);
+          std::vector<float> workspace(linear.gated_floats(rows, team.threads()));
           linear.forward_gated(arithmetic, team, x.data(), rows, workspace.data(), y.data(), rounded);
           EXPECT_EQ(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)), 0) << rows << " rows";
         }
