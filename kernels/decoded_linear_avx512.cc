@@ -9,13 +9,13 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#include <immintrin.h>
-
-#include <hwy/base.h>
+#include "kernels/vectors_avx512.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")
 namespace tiercel::kernels {
 namespace {
+
+using avx512::LoadHalves;
 
 // So many columns are decoded at once: a panel's rows of them stay in the nearest cache. Results wait in y between
 // them.
@@ -30,10 +30,6 @@ static_assert(kPanelRows == 12 && kTilesAtOnce % kTilesTogether == 0);
 // A decoded group: of each output two columns, side by side, in each of 16 vectors.
 constexpr std::size_t kVectors = kGroupColumns / 2;
 constexpr std::size_t kTileElements = kVectors * 2 * kTileOutputs;
-
-HWY_INLINE __m512 LoadHalves(const std::byte* halves) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
-}
 
 // Rounds to bf16 and stores `first` and `second` of each output beside each other.
 class StorePairs {

@@ -10,13 +10,13 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#include <immintrin.h>
-
-#include <hwy/base.h>
+#include "kernels/vectors_avx512.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c")
 namespace tiercel::kernels {
 namespace {
+
+using avx512::Broadcast, avx512::LoadHalves;
 
 // A panel's rows each have a sum of the group and one of all, in 24 of 32 registers.
 static_assert(kPanelRows == 12);
@@ -24,18 +24,6 @@ static_assert(kPanelRows == 12);
 constexpr std::size_t kTilesAtOnce = 24;
 // Groups of columns between which a result waits in y: the rows of x that a tile takes then stay in the nearest cache.
 constexpr std::size_t kGroupsAtOnce = 24;
-
-HWY_INLINE __m512 LoadHalves(const std::byte* halves) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
-}
-
-// 32 bits of a row, for all lanes.
-template <class Value>
-HWY_INLINE __m512i Broadcast(const Value* x) {
-  std::int32_t bits;
-  __builtin_memcpy(&bits, x, 4);
-  return _mm512_set1_epi32(bits);
-}
 
 HWY_INLINE __m512i LoadBytes(const std::byte* bytes) { return _mm512_loadu_si512(bytes); }
 
@@ -309,15 +297,6 @@ bool has_vnni() {
   return has;
 }
 
-// Over all lanes of each of four vectors, in the four lanes of its own.
-HWY_INLINE __m512 LargestOfFour(const __m512 (&v)[4]) {
-  const __m512 first = _mm512_max_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44), _mm512_shuffle_f32x4(v[0], v[1], 0xee)),
-               second = _mm512_max_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44), _mm512_shuffle_f32x4(v[2], v[3], 0xee));
-  __m512 all = _mm512_max_ps(_mm512_shuffle_f32x4(first, second, 0x88), _mm512_shuffle_f32x4(first, second, 0xdd));
-  all = _mm512_max_ps(all, _mm512_permute_ps(all, 0x4e));
-  return _mm512_max_ps(all, _mm512_permute_ps(all, 0xb1));
-}
-
 // Of four groups, two in each vector, of which sum(bytes) adds up every four bytes.
 template <class Sum>
 HWY_INLINE __m128i SumsOfFour(const __m512i (&bytes)[2], const Sum& sum) {
@@ -342,7 +321,8 @@ HWY_INLINE void QuantiseRows(const float* x, std::size_t columns, std::size_t co
     largest[i] = _mm512_max_ps(_mm512_abs_ps(low[i]), _mm512_abs_ps(high[i]));
   }
   const __m512i lane_of_row = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-  const __m128 most = _mm512_castps512_ps128(_mm512_permutexvar_ps(lane_of_row, LargestOfFour(largest)));
+  const __m128 most = _mm512_castps512_ps128(_mm512_permutexvar_ps(
+      lane_of_row, avx512::FoldFour<avx512::Largest>(largest[0], largest[1], largest[2], largest[3])));
   // The inverse of something smaller would not be finite.
   const __mmask8 some = _mm_cmp_ps_mask(most, _mm_set1_ps(1e-35f), _CMP_NLT_UQ);
   const __m128 largest_byte = _mm_set1_ps(paired_offsets ? kPairedLargest : 127),

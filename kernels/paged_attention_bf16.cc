@@ -49,13 +49,6 @@ struct Scratch {
 
 HWY_INLINE __m512bh LoadPairs(const float* pairs) { return (__m512bh)_mm512_load_ps(pairs); }
 
-// One pair of bf16 for all lanes.
-HWY_INLINE __m512bh SetPair(const std::uint16_t* pair) {
-  std::int32_t bits;
-  __builtin_memcpy(&bits, pair, 4);
-  return (__m512bh)_mm512_set1_epi32(bits);
-}
-
 HWY_INLINE __m512i ToBf16(__m512i elements) { return elements; }
 HWY_INLINE __m512i ToBf16(__m256i codes) {  // exact: codes have 7 bits and a sign
   const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
@@ -124,7 +117,7 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t toke
       for (std::size_t v = 0; v < kVectors; ++v) keys[v] = LoadPairs(s.keys + pair * kSpanTokens + t + v * kLanes);
 #pragma GCC unroll 6
       for (std::size_t r = 0; r < kRows; ++r) {
-        const __m512bh query = SetPair(s.queries + (row + r) * s.padded_dim + 2 * pair);
+        const __m512bh query = (__m512bh)Broadcast(s.queries + (row + r) * s.padded_dim + 2 * pair);
 #pragma GCC unroll 4
         for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], keys[v], query);
       }
@@ -205,7 +198,7 @@ HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, s
     }
 #pragma GCC unroll 6
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512bh weight = SetPair(s.weights + r * kSpanTokens + t);
+      const __m512bh weight = (__m512bh)Broadcast(s.weights + r * kSpanTokens + t);
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], values[v], weight);
     }

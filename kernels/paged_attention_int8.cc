@@ -67,14 +67,6 @@ struct Scratch {
   float* end;
 };
 
-// Four bytes, for all lanes.
-template <class Byte>
-HWY_INLINE __m512i SetFour(const Byte* bytes) {
-  std::int32_t bits;
-  __builtin_memcpy(&bits, bytes, 4);
-  return _mm512_set1_epi32(bits);
-}
-
 // Sums of products of bytes. (As __m512i, vectors of 64 bits to GCC 12, each would have two registers in a loop.)
 using Sums = __v16si;
 HWY_INLINE Sums MultiplyAdd(Sums sums, __m512i unsigned_bytes, __m512i bytes) {
@@ -164,7 +156,7 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, const FewRows& few, std::size_t r
       for (std::size_t v = 0; v < kVectors; ++v) keys[v] = _mm512_load_si512(all_keys + v * kLanes);
 #pragma GCC unroll 6
       for (std::size_t r = 0; r < kRows; ++r) {
-        const __m512i query = SetFour(queries + r * stride);
+        const __m512i query = Broadcast(queries + r * stride);
 #pragma GCC unroll 4
         for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = MultiplyAdd(sums[r][v], keys[v], query);
       }
@@ -204,7 +196,7 @@ HWY_INLINE void AccumulateStrip(const Scratch& s, const FewRows& few, const Atte
     }
 #pragma GCC unroll 6
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512i weight = SetFour(few.weights + r * kSpanTokens + t);
+      const __m512i weight = Broadcast(few.weights + r * kSpanTokens + t);
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = MultiplyAdd(sums[r][v], weight, values[v]);
     }

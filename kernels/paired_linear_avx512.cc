@@ -11,13 +11,13 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#include <immintrin.h>
-
-#include <hwy/base.h>
+#include "kernels/vectors_avx512.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 namespace tiercel::kernels {
 namespace {
+
+using avx512::Broadcast, avx512::LoadHalves;
 
 // So many columns are decoded at once, for tiles that a value of x serves together: with a panel's rows of these
 // columns they stay in the nearest cache while all rows pass. Results wait in y between them.
@@ -27,16 +27,6 @@ constexpr std::size_t kTilesTogether = 2;
 constexpr std::size_t kRowsAtOnce = 6;
 constexpr std::size_t kBytes = 320;  // of a packed group
 constexpr std::size_t kPairs = kGroupColumns / 8;
-
-HWY_INLINE __m512 LoadHalves(const std::byte* halves) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
-}
-
-HWY_INLINE __m512i Broadcast(const std::int8_t* x) {
-  std::int32_t bits;
-  __builtin_memcpy(&bits, x, 4);
-  return _mm512_set1_epi32(bits);
-}
 
 // A decoded group of a tile: of each output four columns in each vector.
 struct Group {
