@@ -74,6 +74,8 @@ MUTANTS = [
     ("the KV of accepted drafts counts as not computed", COMPUTE, "    ++sequence.computed;\n", "", CASES),
     ("who was given room waits for a tier", SCHEDULER, "if (sequence.given_room || sequence.expected",
      "if (sequence.expected", CASES),
+    ("a prompt's attention is computed in any way", SCHEDULER, "part.any_attention = part.arithmetic == Arithmetic::Any;",
+     "part.any_attention = true;", HISTORIES),
     ("tokens are accounted twice", SCHEDULER, "  preempted->computed = 0;\n",
      "  preempted->computed = preempted->accounted = 0;\n", HISTORIES),
     ("who ends while it waits keeps its place in the queue", LOOP, "    --queued_;\n  }\n  // Blocks first",
