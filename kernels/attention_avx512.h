@@ -134,10 +134,8 @@ HWY_INLINE KeysAndValues<Element> RowsFrom(const AttentionArgs& a, std::size_t p
   return {keys, values};
 }
 
-// So far ahead KV is asked for: it lies in pieces of a block, which the processor does not foresee. Into the second
-// cache, which takes more requests at once than the first.
-inline constexpr std::size_t kTokensAhead = 128;
-
+// Asks for 16 tokens that will be read a span later: KV lies in pieces of a block, which the processor does not
+// foresee. Into the second cache, which takes more requests at once than the first.
 template <class Element>
 HWY_INLINE void Prefetch(const AttentionArgs& a, std::size_t position, std::size_t end) {
   if (position >= end) return;

@@ -231,14 +231,14 @@ struct Bf16Products {
   }
 
   template <class Element>
-  static void take_span(const AttentionArgs& a, const Scratch& s, std::size_t begin, std::size_t tokens,
-                        std::size_t end) {
+  static void take_span(const AttentionArgs& a, const Scratch& s, std::size_t begin, std::size_t from,
+                        std::size_t tokens, const NextTokens& next) {
     // As far as vectors reach beyond the last token, with zeros.
     const std::size_t padded = round_up(tokens, 4 * kLanes);
-    for (std::size_t first = 0; first < padded; first += kLanes) {
+    for (std::size_t first = from; first < padded; first += kLanes) {
       const std::size_t count = std::min(kLanes, tokens - std::min(tokens, first));
       const auto [keys, values] = RowsFrom<Element>(a, begin + first, count);
-      Prefetch<Element>(a, begin + first + kTokensAhead, end);
+      next.Prefetch16<Element>(first);
       if (keys.whole(2 * kLanes)) {
         TransposeKeys<true>(s, keys, first);
         InterleaveValues<true>(s, values, first);

@@ -246,18 +246,18 @@ struct Int8Products {
   }
 
   template <class Element>
-  static void take_span(const AttentionArgs& a, const Scratch& s, std::size_t begin, std::size_t tokens,
-                        std::size_t end) {
+  static void take_span(const AttentionArgs& a, const Scratch& s, std::size_t begin, std::size_t from,
+                        std::size_t tokens, const NextTokens& next) {
     // As far as vectors reach beyond the last token, with zeros.
     const std::size_t padded = round_up(tokens, 4 * kLanes);
-    for (std::size_t first = 0; first < padded; first += kLanes) {
+    for (std::size_t first = from; first < padded; first += kLanes) {
       const std::size_t count = std::min(kLanes, tokens - std::min(tokens, first));
       if (count == 0) {
         ForgetTokens(s, first);
         continue;
       }
       auto [keys, values] = RowsFrom<Element>(a, begin + first, count);
-      Prefetch<Element>(a, begin + first + kTokensAhead, end);
+      next.Prefetch16<Element>(first);
       if (!keys.whole(kCodes)) {
         keys = FillUp(keys, s.padded_dim, s.filled_keys);
         values = FillUp(values, s.padded_dim, s.filled_values);

@@ -7,7 +7,8 @@
 //   Scratch(base, layout, rows)     what a call needs: `rows`, `padded_dim`, `states`, where it ends
 //   padded_dim_of(layout)           floats of a row's sums
 //   take_query(scratch, row, q, scale, dim)
-//   take_span<Element>(args, scratch, begin, tokens, end)         `end`: of what will be asked for
+//   take_span<Element>(args, scratch, begin, from, tokens, next)  tokens before `from` are there already, from another
+//                                                                 run; `next` is asked for meanwhile
 //   attend_rows<Element, kRows>(scratch, state, row, visible)     visible(row): tokens of the span that a row sees
 //   attend_whole(scratch, state, row, rows)                       rows that all see all of it: of how many it took care
 //   store_result(sums, total, dim, out)
@@ -25,6 +26,17 @@ namespace tiercel::kernels::avx512 {
 
 inline constexpr std::size_t kSectionTokens = 512;
 inline constexpr std::size_t kRowsAtOnce = 6;
+
+// Tokens of a run that will be read next; no run: none.
+struct NextTokens {
+  const AttentionArgs* run = nullptr;
+  std::size_t begin = 0, end = 0;
+
+  template <class Element>
+  HWY_INLINE void Prefetch16(std::size_t from) const {
+    if (run != nullptr) Prefetch<Element>(*run, begin + from, end);
+  }
+};
 
 template <class Products>
 class SpanAttention {
@@ -71,9 +83,32 @@ class SpanAttention {
     for (; r < end; ++r) Products::template attend_rows<Element, 1>(s, state, r, visible);
   }
 
-  template <class Element>
-  static void prefetch_first(const AttentionArgs& a, std::size_t begin, std::size_t end) {
-    for (std::size_t ahead = 0; ahead < kTokensAhead; ahead += kLanes) Prefetch<Element>(a, begin + ahead, end);
+  // Where a run's tokens end in a section.
+  static std::size_t end_of(const AttentionArgs& a, std::size_t last_token) {
+    return std::min(a.first_position + a.tokens, last_token);
+  }
+
+  // What is read after the span at `span` of runs[i]: that of a following run, or the first one's next.
+  static NextTokens after(std::span<const AttentionArgs> runs, std::size_t i, std::size_t span,
+                          std::size_t last_token) {
+    for (std::size_t step = 1; step <= runs.size(); ++step) {
+      const AttentionArgs& next = runs[(i + step) % runs.size()];
+      const std::size_t begin = i + step < runs.size() ? span : span + kSpanTokens, end = end_of(next, last_token);
+      if (begin < end) return {&next, begin, end};
+    }
+    return {};
+  }
+
+  // Tokens from `span` on, up to `tokens`, that lie in the same blocks, in whole vectors.
+  static std::size_t common_tokens(const AttentionArgs& a, const AttentionArgs& b, std::size_t span,
+                                   std::size_t tokens) {
+    const std::size_t block_tokens = a.kv.layout.block_tokens;
+    std::size_t common = 0;
+    while (common < tokens &&
+           a.block_table[(span + common) / block_tokens] == b.block_table[(span + common) / block_tokens]) {
+      common += block_tokens;
+    }
+    return std::min(common, tokens) / kLanes * kLanes;
   }
 
   // Section `section` of the runs' contexts, which share so many tokens, for all rows.
@@ -84,24 +119,32 @@ class SpanAttention {
     const std::size_t first_token = section * kSectionTokens, last_token = first_token + kSectionTokens;
     std::size_t begin = first_token;
     const std::size_t shared_end = std::min(shared, last_token);
-    if (begin < shared_end) prefetch_first<Element>(runs.front(), begin, shared_end);
+    const NextTokens first{&runs.front(), begin, end_of(runs.front(), last_token)};
+    for (std::size_t ahead = 0; ahead < kSpanTokens; ahead += kLanes) first.Prefetch16<Element>(ahead);
     for (; begin < shared_end; begin += kSpanTokens) {
-      Products::template take_span<Element>(runs.front(), s, begin, kSpanTokens, shared_end);
+      const NextTokens next{&runs.front(), begin + kSpanTokens, first.end};
+      Products::template take_span<Element>(runs.front(), s, begin, 0, kSpanTokens, next);
       attend_span<Element>(s, state, 0, s.rows, [](std::size_t) { return kSpanTokens; });
     }
-    std::size_t first_row = 0;
-    for (const AttentionArgs& a : runs) {
-      const std::size_t end = std::min(a.first_position + a.tokens, last_token);
-      prefetch_first<Element>(a, begin, end);
-      for (std::size_t span = begin; span < end; span += kSpanTokens) {
-        const std::size_t tokens = std::min(kSpanTokens, end - span);
-        Products::template take_span<Element>(a, s, span, tokens, end);
+    for (bool is_last = false; !is_last; begin += kSpanTokens) {
+      is_last = true;
+      std::size_t first_row = 0, tokens_before = 0;
+      const AttentionArgs* before = nullptr;  // the run whose tokens of this span are in scratch
+      for (std::size_t i = 0; i < runs.size(); first_row += rows_of(runs[i]), ++i) {
+        const AttentionArgs& a = runs[i];
+        const std::size_t end = end_of(a, last_token);
+        if (begin >= end) continue;
+        is_last = false;
+        const std::size_t tokens = std::min(kSpanTokens, end - begin),
+                          from = before ? common_tokens(*before, a, begin, std::min(tokens_before, tokens)) : 0;
+        Products::template take_span<Element>(a, s, begin, from, tokens, after(runs, i, begin, last_token));
         attend_span<Element>(s, state, first_row, rows_of(a), [&](std::size_t row) {
           const std::size_t position = a.first_position + (row - first_row) / a.group;  // the last one this row sees
-          return position < span ? 0 : std::min(tokens, position - span + 1);
+          return position < begin ? 0 : std::min(tokens, position - begin + 1);
         });
+        before = &a;
+        tokens_before = tokens;
       }
-      first_row += rows_of(a);
     }
   }
 
