@@ -52,6 +52,7 @@ void Drafter::add_drafts(Scheduler::Step& step) {
     if (part.drafted > 0) part.logits = Logits::All;
     // What gives a row the same bits beside others, and one for all, so that weights are read once.
     part.arithmetic = Arithmetic::Decode;
+    part.any_attention = false;
   }
 }
 

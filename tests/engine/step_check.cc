@@ -54,6 +54,7 @@ void StepCheck::check_parts(const Scheduler& scheduler, const Scheduler::Step& s
     const auto boundary =
         (part.sequence->prompt_tokens - 1) / cache_.layout().block_tokens * cache_.layout().block_tokens;
     demand(part.first_token >= boundary || part.arithmetic == Arithmetic::Prefill, "a prompt without its arithmetic");
+    demand(!part.any_attention || part.arithmetic != Arithmetic::Decode, "bits that depend on how many are drafted");
     demand(!part.any_attention || (part.first_token >= boundary && !rules_.limits.deterministic),
            "a prompt whose attention depends on the batch");
     demand(!part.share || !rules_.limits.deterministic || place->second <= boundary,
