@@ -290,6 +290,7 @@ TEST_P(NcclFailure, AbortOfAGroupIsThatOfAll) {
       2,
       [](NcclRank& self) {
         const auto group = self.communicator->group({self.rank}).value();
+        self.all_ranks.arrive_and_wait();  // all have theirs: opening it is work of all
         if (self.rank == 0) group->abort();
         self.all_ranks.arrive_and_wait();
         const DeviceMemory<float> values(std::vector<float>(kCount, 1));
