@@ -251,9 +251,10 @@ std::size_t Linear::gated_outputs(std::size_t rows, std::size_t threads) const {
 }
 
 std::size_t Linear::gated_floats(std::size_t rows, std::size_t threads) const {
-  if (packed_.defined()) return rows * outputs_;
   const std::size_t few = std::min(rows, kernels::kBlockRows);
-  return threads * 2 * std::max(rows * gated_outputs(rows, threads), few * gated_outputs(few, threads));
+  const std::size_t over_groups =
+      threads * 2 * std::max(rows * gated_outputs(rows, threads), few * gated_outputs(few, threads));
+  return std::max(over_groups, packed_.defined() ? rows * outputs_ : 0);  // some arithmetics take groups all the same
 }
 
 void Linear::forward_gated(Arithmetic arithmetic, ThreadTeam& team, const float* x, std::size_t rows, float* workspace,

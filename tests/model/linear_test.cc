@@ -143,7 +143,7 @@ TEST(Linear, PrefillAndDecodeGiveARowTheSameBitsInEveryBatch) {
 
 // Gate and up joined some rows at a time give the bits of both multiplied whole.
 TEST(Linear, AGatedLayerIsItsPartsJoined) {
-  ThreadTeam team(2, [] { at::set_num_threads(1); });
+  ThreadTeam team(8, [] { at::set_num_threads(1); });  // more than there are parts of many rows
   at::set_num_threads(1);
   const std::size_t columns = 96, width = 88, most_rows = 300;
   const RandomTensor gate(TensorType::Q4_1, width, columns, 12), up(TensorType::Q4_1, width, columns, 13);
@@ -161,8 +161,10 @@ TEST(Linear, AGatedLayerIsItsPartsJoined) {
           std::vector<float> both(rows * 2 * width), expected(rows * width), y(rows * width);
           linear.forward(arithmetic, team, x.data(), rows, both.data(), rounded);
           kernels::swiglu(both.data(), rows, width, expected.data(), width);
-          std::vector<float> workspace(linear.gated_floats(rows, team.threads()));
+          constexpr std::size_t kBehind = 1024;
+          std::vector<float> workspace(linear.gated_floats(rows, team.threads()) + kBehind, 77.0f);
           linear.forward_gated(arithmetic, team, x.data(), rows, workspace.data(), y.data(), rounded);
+          EXPECT_EQ(std::count(workspace.end() - kBehind, workspace.end(), 77.0f), kBehind) << rows << " rows";
           EXPECT_EQ(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)), 0) << rows << " rows";
         }
       }
