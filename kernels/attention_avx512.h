@@ -62,6 +62,9 @@ HWY_INLINE void Transpose(__m512i (&v)[16]) {
   }
 }
 
+template <std::size_t kRows>
+inline constexpr auto kLanesOfRows = static_cast<__mmask16>((1u << kRows) - 1);
+
 // The largest of each row's scores, [row][stride], a lane for each row. kWholeSpan: all rows see all of them, and
 // largest_seen has the largest of each lane. Else what row r does not see, from visible(r) on, is masked first. (In
 // registers: what is stored by lanes is late for a vector.)

@@ -36,9 +36,6 @@ struct Factors {
   __m512 earlier, span;
 };
 
-template <std::size_t kRows>
-inline constexpr auto kLanesOfRows = static_cast<__mmask16>((1u << kRows) - 1);
-
 // The span's largest scores into the state.
 template <std::size_t kRows>
 HWY_INLINE Factors TakeMaxima(const AttentionState& state, std::size_t row, __m512 maxima) {

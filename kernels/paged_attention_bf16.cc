@@ -142,12 +142,11 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t toke
 template <bool kScaledValues, std::size_t kRows, bool kWholeSpan, class Visible>
 HWY_INLINE __m512 Softmax(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t padded,
                           const Visible& visible, const __m512 (&largest_seen)[kRows]) {
-  constexpr auto kLanesOfRows = static_cast<__mmask16>((1u << kRows) - 1);
   const __m512 maxima = LargestScores<kRows, kWholeSpan>(s.scores, kSpanTokens, padded, visible, largest_seen);
-  const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows, state.maxima + row);
+  const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows<kRows>, state.maxima + row);
   const __m512 now = _mm512_max_ps(before, maxima);
   const __m512 kept = PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(before, now), _mm512_set1_ps(-200.0f)));
-  _mm512_mask_storeu_ps(state.maxima + row, kLanesOfRows, now);
+  _mm512_mask_storeu_ps(state.maxima + row, kLanesOfRows<kRows>, now);
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   __m512 totals[kRows];
 #pragma GCC unroll 6
@@ -171,8 +170,8 @@ HWY_INLINE __m512 Softmax(const Scratch& s, const AttentionState& state, std::si
       _mm512_storeu_si512(weights + t, (__m512i)both);
     }
   }
-  const __m512 sums = _mm512_maskz_loadu_ps(kLanesOfRows, state.totals + row);
-  _mm512_mask_storeu_ps(state.totals + row, kLanesOfRows, _mm512_fmadd_ps(sums, kept, FoldRows<Sum>(totals)));
+  const __m512 sums = _mm512_maskz_loadu_ps(kLanesOfRows<kRows>, state.totals + row);
+  _mm512_mask_storeu_ps(state.totals + row, kLanesOfRows<kRows>, _mm512_fmadd_ps(sums, kept, FoldRows<Sum>(totals)));
   return kept;
 }
 
