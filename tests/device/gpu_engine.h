@@ -52,6 +52,8 @@ class TinyModelFile {
   TemporaryDirectory directory_;
 };
 
+inline constexpr std::uint32_t kBlockTokens = 8;
+
 inline EngineOptions gpu_options(Compute compute = Compute::Precise) {
   static const TinyModelFile model;
   EngineOptions options{.model = model.path(),
@@ -63,7 +65,7 @@ inline EngineOptions gpu_options(Compute compute = Compute::Precise) {
                         .max_batch_tokens = 32,
                         .speculation = false};
   options.cache.capacity_bytes = std::size_t{1} << 20;
-  options.cache.block_tokens = 8;
+  options.cache.block_tokens = kBlockTokens;
   options.cache.tier_deadline_ms = 300'000;
   return options;
 }
