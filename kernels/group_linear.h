@@ -60,6 +60,10 @@ void group_linear_decoded(const GroupWeights& w, const Bf16Rows& x, std::size_t 
 // From so many rows on it is the faster of the two: weights are decoded once for all of them.
 inline constexpr std::size_t kDecodedRows = 36;
 
+// Whether this processor multiplies 16-bit integers (AVX512-VNNI), and faster than bf16: Intel's begin one VDPBF16PS in
+// two cycles, and four VPDPWSSD, which multiply as many pairs.
+bool prefers_int16_products();
+
 // Rows as bytes, each group of 32 columns with a scale of its own, in the order in which weights have their columns
 // (kColumnOrder), and its sum (of the rounded values). A group's largest value is 127: what is rounded away is at most
 // a 254th of it, as in llama.cpp's Q8_1. In paired rows it is kPairedLargest, and a 240th.

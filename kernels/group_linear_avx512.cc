@@ -396,6 +396,11 @@ bool has_bf16_products() {
   return has;
 }
 
+bool prefers_int16_products() {
+  static const bool prefers = has_vnni() && (!has_bf16_products() || __builtin_cpu_is("intel"));
+  return prefers;
+}
+
 void round_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
                 std::uint16_t* values, float* sums) {
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
@@ -423,6 +428,7 @@ HWY_POP_ATTRIBUTES
 namespace tiercel::kernels {
 
 bool has_bf16_products() { return false; }
+bool prefers_int16_products() { return false; }
 void round_rows(const float*, std::size_t, std::size_t, std::size_t, std::size_t, std::uint16_t*, float*) {
   assert(false);
 }
