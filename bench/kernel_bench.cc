@@ -93,6 +93,7 @@ struct RoundedInput {
         rows(count),
         x(normals(rows * columns)),
         values(rows * columns),
+        words(rows * columns),
         bytes(rows * columns),
         scales(rows * columns / 32),
         sums(rows * columns / 32),
@@ -100,6 +101,9 @@ struct RoundedInput {
         paired_offsets(rows * columns / 32) {
     const std::size_t panels = kernels::panels_of(rows);
     if (kind == Products::Bf16) kernels::round_rows(x.get(), rows, columns, 0, panels, values.get(), sums.get());
+    if (kind == Products::Int16) {
+      kernels::round_rows_int16(x.get(), rows, columns, 0, panels, words.get(), scales.get(), sums.get());
+    }
     if (kind == Products::Int8) {
       int8->quantise(x.get(), rows, columns, 0, panels, bytes.get(), scales.get(), sums.get(), offsets.get(),
                      decoded ? paired_offsets.get() : nullptr);
@@ -112,6 +116,8 @@ struct RoundedInput {
       case Products::Bf16:
         return (decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(w, {values.get(), sums.get()},
                                                                                       rows, y, w.outputs, begin, end);
+      case Products::Int16:
+        return kernels::group_linear_int16(w, {words.get(), scales.get(), sums.get()}, rows, y, w.outputs, begin, end);
       case Products::Int8:
         return int8->multiply(
             w, {bytes.get(), scales.get(), sums.get(), offsets.get(), decoded ? paired_offsets.get() : nullptr}, rows,
@@ -125,6 +131,7 @@ struct RoundedInput {
   const std::size_t rows;
   const Buffer<float> x;
   const Buffer<std::uint16_t> values;
+  const Buffer<std::int16_t> words;
   const Buffer<std::int8_t> bytes;
   const Buffer<float> scales, sums;
   const Buffer<std::int32_t> offsets, paired_offsets;
@@ -272,6 +279,7 @@ void shared_attention(benchmark::State& state) {
 BENCHMARK(read_memory)->Name("peak/read")->UseRealTime();
 BENCHMARK_CAPTURE(peak, f32, Products::F32)->Name("peak/f32")->UseRealTime();
 BENCHMARK_CAPTURE(peak, bf16, Products::Bf16)->Name("peak/bf16")->UseRealTime();
+BENCHMARK_CAPTURE(peak, int16, Products::Int16)->Name("peak/int16")->UseRealTime();
 BENCHMARK_CAPTURE(peak, int8, Products::Int8)->Name("peak/int8")->UseRealTime();
 
 void linear_shapes(benchmark::internal::Benchmark* bench) {
@@ -294,6 +302,7 @@ BENCHMARK_CAPTURE(linear, bf16_Q4, TensorType::Q4_1, Products::Bf16)->Name("line
 BENCHMARK_CAPTURE(linear, decoded_Q4, TensorType::Q4_1, Products::Bf16, nullptr, true)
     ->Name("linear/decoded/Q4")
     ->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, int16_Q4, TensorType::Q4_1, Products::Int16)->Name("linear/int16/Q4")->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, int8_paired_Q4, TensorType::Q4_1, Products::Int8, &kernels::kAvx512Int8, true)
     ->Name("linear/int8_paired/Q4")
     ->Apply(linear_shapes);
@@ -302,6 +311,7 @@ BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Products::Int8, &kernels::k
     ->Name("linear/int8/Q8")
     ->Apply(head_shapes);
 BENCHMARK_CAPTURE(linear, bf16_Q8, TensorType::Q8_0, Products::Bf16)->Name("linear/bf16/Q8")->Apply(head_shapes);
+BENCHMARK_CAPTURE(linear, int16_Q8, TensorType::Q8_0, Products::Int16)->Name("linear/int16/Q8")->Apply(head_shapes);
 
 void attention_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t context : {100, 2000, 8000}) bench->Args({1, context, 9, 3, 64});

@@ -60,9 +60,29 @@ void group_linear_decoded(const GroupWeights& w, const Bf16Rows& x, std::size_t 
 // From so many rows on it is the faster of the two: weights are decoded once for all of them.
 inline constexpr std::size_t kDecodedRows = 36;
 
-// Whether this processor multiplies 16-bit integers (AVX512-VNNI), and faster than bf16: Intel's begin one VDPBF16PS in
-// two cycles, and four VPDPWSSD, which multiply as many pairs.
+// Rows as integers of 16 bits, each group of 32 columns with a scale of its own, and its sum (of the rounded values).
+struct Int16Rows {
+  const std::int16_t* values = nullptr;
+  const float* scales = nullptr;
+  const float* sums = nullptr;
+
+  // From the first row of a panel on.
+  Int16Rows from(std::size_t row, std::size_t columns) const {
+    const std::size_t groups = row * (columns / kGroupColumns);
+    return {values + row * columns, scales + groups, sums + groups};
+  }
+};
+
+// Whether this processor multiplies these (AVX512-VNNI). Without it the two below must not be called.
+bool has_int16_products();
+// Whether it does so faster than bf16: Intel's begin one VDPBF16PS in two cycles, and four VPDPWSSD, which multiply as
+// many pairs each.
 bool prefers_int16_products();
+void round_rows_int16(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
+                      std::size_t last_panel, std::int16_t* values, float* scales, float* sums);
+// As group_linear(), with weights exact.
+void group_linear_int16(const GroupWeights& w, const Int16Rows& x, std::size_t rows, float* y, std::size_t y_stride,
+                        std::size_t first_output, std::size_t last_output);
 
 // Rows as bytes, each group of 32 columns with a scale of its own, in the order in which weights have their columns
 // (kColumnOrder), and its sum (of the rounded values). A group's largest value is 127: what is rounded away is at most

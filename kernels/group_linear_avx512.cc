@@ -1,31 +1,20 @@
 // The products of group_linear.h for processors with AVX-512, where VDPBF16PS multiplies 32 pairs of bf16 at once and
 // VPDPBUSD 64 pairs of bytes. Highway 1.0 has no names for them, so this file is written in the processor's own.
 #include <algorithm>
-#include <array>
 #include <cassert>
-#include <utility>
 
 #include "kernels/group_linear.h"
 #include "kernels/int8_kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-#include "kernels/vectors_avx512.h"
+#include "kernels/group_tiles_avx512.h"
 
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c")
 namespace tiercel::kernels {
 namespace {
 
-using avx512::Broadcast, avx512::LoadHalves;
-
-// A panel's rows each have a sum of the group and one of all, in 24 of 32 registers.
-static_assert(kPanelRows == 12);
-// Tiles of weights that stay near while all rows pass.
-constexpr std::size_t kTilesAtOnce = 24;
-// Groups of columns between which a result waits in y: the rows of x that a tile takes then stay in the nearest cache.
-constexpr std::size_t kGroupsAtOnce = 24;
-
-HWY_INLINE __m512i LoadBytes(const std::byte* bytes) { return _mm512_loadu_si512(bytes); }
+using namespace avx512;
 
 // An arithmetic multiplies vectors of weights, that hold some of 8 columns of each output, by these columns of a row.
 struct Bf16 {
@@ -89,24 +78,13 @@ class Bf16Q8 {
   using Arithmetic = Bf16;
   static constexpr std::size_t kBytes = 544;
   static constexpr bool kHasMinimum = false;
-  HWY_INLINE Bf16Q8() {
-    alignas(64) std::uint16_t first[32], second[32];
-    for (std::uint16_t o = 0; o < 16; ++o) {
-      for (std::uint16_t i = 0; i < 2; ++i) {
-        first[2 * o + i] = static_cast<std::uint16_t>(4 * o + 2 * i);
-        second[2 * o + i] = static_cast<std::uint16_t>(4 * o + 2 * i + 1);
-      }
-    }
-    first_ = _mm512_load_si512(first);
-    second_ = _mm512_load_si512(second);
-  }
+  HWY_INLINE Bf16Q8() {}  // with these instructions, as the one that it calls
   HWY_INLINE void Decode(const std::byte* group, std::size_t p, __m512bh (&vectors)[4]) const {
     for (std::size_t half = 0; half < 2; ++half) {
       const std::byte* bytes = group + 32 + 128 * p + 64 * half;
-      // Of each output the four columns of a half, in their order.
       const __m512i low = Widen(bytes), high = Widen(bytes + 32);
-      vectors[half] = (__m512bh)_mm512_permutex2var_epi16(low, first_, high);
-      vectors[half + 2] = (__m512bh)_mm512_permutex2var_epi16(low, second_, high);
+      vectors[half] = (__m512bh)pairs_.First(low, high);
+      vectors[half + 2] = (__m512bh)pairs_.Second(low, high);
     }
   }
   static HWY_INLINE __m512 Start(const Bf16Rows&, std::size_t) { return _mm512_setzero_ps(); }
@@ -118,7 +96,7 @@ class Bf16Q8 {
   static HWY_INLINE __m512i Widen(const std::byte* bytes) {
     return (__m512i)_mm512_cvtne2ps_pbh(WidenHalf(bytes + 16), WidenHalf(bytes));
   }
-  __m512i first_, second_;
+  QuadsToPairs pairs_;
 };
 
 struct Int8Q4 {
@@ -145,157 +123,6 @@ struct Int8Q8 {
   }
   static HWY_INLINE __m512i Start(const Int8Rows& x, std::size_t group) { return _mm512_set1_epi32(x.offsets[group]); }
 };
-
-struct Groups {
-  std::size_t first, last;
-  bool from_memory;  // nobody has read them yet
-};
-
-// kRows x kTiles * 16 results. Each has one sum for a group, over its columns in order, and one over groups in order,
-// whatever the shape.
-template <class Format, std::size_t kRows, std::size_t kTiles>
-void Tile(const Format& format, const std::byte* w, std::size_t tile_bytes, Groups groups,
-          const typename Format::Arithmetic::Rows& x, float* y, std::size_t y_stride, __mmask16 last_lanes) {
-  using Arithmetic = typename Format::Arithmetic;
-  const auto lanes_of = [&](std::size_t t) { return t + 1 == kTiles ? last_lanes : static_cast<__mmask16>(0xffff); };
-  __m512 totals[kRows][kTiles];
-#pragma GCC unroll 12
-  for (std::size_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (std::size_t t = 0; t < kTiles; ++t) {
-      totals[r][t] = groups.first == 0 ? _mm512_setzero_ps()
-                                       : _mm512_maskz_loadu_ps(lanes_of(t), y + r * y_stride + t * kTileOutputs);
-    }
-  }
-  w += groups.first * Format::kBytes;
-  for (std::size_t g = groups.first; g < groups.last; ++g, w += Format::kBytes) {
-    typename Arithmetic::Sum sums[kRows][kTiles];
-#pragma GCC unroll 12
-    for (std::size_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (std::size_t t = 0; t < kTiles; ++t) sums[r][t] = Format::Start(x, g * kRows + r);
-    }
-    // The same groups of the next tiles, in time: the processor itself fetches to the end of a page only, so that few
-    // rows would wait for memory and then compute, instead of doing both at once.
-    if (groups.from_memory && kRows >= Arithmetic::kLeastRowsToFetch) {
-#pragma GCC unroll 8
-      for (std::size_t t = 0; t < kTiles; ++t) {
-#pragma GCC unroll 9
-        for (std::size_t line = 0; line < Format::kBytes; line += 64) {
-          _mm_prefetch(reinterpret_cast<const char*>(w + (kTiles + t) * tile_bytes + line), _MM_HINT_T0);
-        }
-      }
-    }
-    const auto* columns = x.values + g * kRows * kGroupColumns;
-#pragma GCC unroll 4
-    for (std::size_t p = 0; p < kGroupColumns / 8; ++p) {
-#pragma GCC unroll 8
-      for (std::size_t t = 0; t < kTiles; ++t) {
-        typename Arithmetic::Vector vectors[Arithmetic::kVectors];
-        format.Decode(w + t * tile_bytes, p, vectors);
-#pragma GCC unroll 4
-        for (std::size_t v = 0; v < Arithmetic::kVectors; ++v) {
-#pragma GCC unroll 12
-          for (std::size_t r = 0; r < kRows; ++r) {
-            sums[r][t] = Arithmetic::Multiply(sums[r][t], vectors[v], columns + r * kGroupColumns + 8 * p, v);
-          }
-        }
-      }
-    }
-#pragma GCC unroll 8
-    for (std::size_t t = 0; t < kTiles; ++t) {
-      const __m512 scales = LoadHalves(w + t * tile_bytes);
-#pragma GCC unroll 12
-      for (std::size_t r = 0; r < kRows; ++r) {
-        totals[r][t] = _mm512_fmadd_ps(scales, Arithmetic::Result(sums[r][t], x, g * kRows + r), totals[r][t]);
-      }
-      if constexpr (Format::kHasMinimum) {
-        const __m512 minima = LoadHalves(w + t * tile_bytes + 32);
-#pragma GCC unroll 12
-        for (std::size_t r = 0; r < kRows; ++r) {
-          totals[r][t] = _mm512_fmadd_ps(minima, _mm512_set1_ps(x.sums[g * kRows + r]), totals[r][t]);
-        }
-      }
-    }
-  }
-#pragma GCC unroll 12
-  for (std::size_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (std::size_t t = 0; t < kTiles; ++t) {
-      _mm512_mask_storeu_ps(y + r * y_stride + t * kTileOutputs, lanes_of(t), totals[r][t]);
-    }
-  }
-}
-
-// Tiles beside each other for so many rows: enough independent sums to hide the latency of a product.
-constexpr std::size_t tiles_for(std::size_t rows) {
-  return rows == 1 ? 8 : rows == 2 ? 4 : rows == 3 ? 4 : rows == 4 ? 3 : rows <= 6 ? 2 : 1;
-}
-
-struct Outputs {
-  std::size_t first_tile, last_tile;
-  std::size_t end;  // of the matrix
-};
-
-template <class Format, std::size_t kRows, std::size_t kTiles = tiles_for(kRows)>
-void Rows(const Format& format, const GroupWeights& w, Groups groups, const typename Format::Arithmetic::Rows& x,
-          float* y, std::size_t y_stride, Outputs outputs) {
-  const std::size_t tile_bytes = w.columns / kGroupColumns * Format::kBytes;
-  for (; outputs.first_tile + kTiles <= outputs.last_tile; outputs.first_tile += kTiles) {
-    const std::size_t missing = std::max(outputs.end, (outputs.first_tile + kTiles) * kTileOutputs) - outputs.end;
-    Tile<Format, kRows, kTiles>(format, w.tiles + outputs.first_tile * tile_bytes, tile_bytes, groups, x,
-                                y + outputs.first_tile * kTileOutputs, y_stride,
-                                static_cast<__mmask16>(0xffff >> missing));
-  }
-  if constexpr (kTiles > 1) Rows<Format, kRows, kTiles / 2>(format, w, groups, x, y, y_stride, outputs);
-}
-
-template <class Format>
-void Linear(const GroupWeights& w, const typename Format::Arithmetic::Rows& x, std::size_t rows, float* y,
-            std::size_t y_stride, std::size_t first_tile, std::size_t last_tile) {
-  using Input = typename Format::Arithmetic::Rows;
-  using RunRows = void (*)(const Format&, const GroupWeights&, Groups, const Input&, float*, std::size_t, Outputs);
-  static constexpr auto kRun = []<std::size_t... kRows>(std::index_sequence<kRows...>) {
-    return std::array<RunRows, sizeof...(kRows)>{&Rows<Format, kRows + 1>...};
-  }
-  (std::make_index_sequence<kPanelRows>());
-  const Format format;
-  const std::size_t groups = w.columns / kGroupColumns, groups_at_once = rows < kPanelRows / 2 ? groups : kGroupsAtOnce;
-  for (std::size_t tile = first_tile; tile < last_tile; tile += kTilesAtOnce) {
-    const Outputs outputs{tile, std::min(last_tile, tile + kTilesAtOnce), w.outputs};
-    for (std::size_t panel = 0; panel < panels_of(rows); ++panel) {
-      const std::size_t first = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - first;
-      const Input here = x.from(first, w.columns);
-      for (std::size_t group = 0; group < groups; group += groups_at_once) {
-        kRun[count - 1](format, w, {group, std::min(groups, group + groups_at_once), panel == 0}, here,
-                        y + first * y_stride, y_stride, outputs);
-      }
-    }
-  }
-}
-
-// Calls round(columns 0 to 15, 16 to 31, place among all rows' groups) for each group of the panels' rows.
-template <class Round>
-HWY_INLINE void ForEachGroup(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,
-                             std::size_t last_panel, const Round& round) {
-  const std::size_t groups = columns / kGroupColumns;
-  for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
-    const std::size_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
-    for (std::size_t r = 0; r < count; ++r) {
-      const float* row = x + (begin + r) * columns;
-      for (std::size_t g = 0; g < groups; ++g) {
-        const float* from = row + g * kGroupColumns;
-        round(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16), begin * groups + g * count + r);
-      }
-    }
-  }
-}
-
-bool has_vnni() {
-  static const bool has = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return has;
-}
 
 // Of four groups, two in each vector, of which sum(bytes) adds up every four bytes.
 template <class Sum>
@@ -396,11 +223,6 @@ bool has_bf16_products() {
   return has;
 }
 
-bool prefers_int16_products() {
-  static const bool prefers = has_vnni() && (!has_bf16_products() || __builtin_cpu_is("intel"));
-  return prefers;
-}
-
 void round_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel, std::size_t last_panel,
                 std::uint16_t* values, float* sums) {
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
@@ -428,7 +250,6 @@ HWY_POP_ATTRIBUTES
 namespace tiercel::kernels {
 
 bool has_bf16_products() { return false; }
-bool prefers_int16_products() { return false; }
 void round_rows(const float*, std::size_t, std::size_t, std::size_t, std::size_t, std::uint16_t*, float*) {
   assert(false);
 }

@@ -69,6 +69,13 @@ std::uint64_t MultiplyBf16(std::uint64_t rounds) {
   return rounds * 10 * 32;
 }
 
+std::uint64_t MultiplyInt16(std::uint64_t rounds) {
+  const __m512i a = _mm512_setzero_si512(), b = a;
+  __m512i s0 = a, s1 = a, s2 = a, s3 = a, s4 = a, s5 = a, s6 = a, s7 = a, s8 = a, s9 = a;
+  TIERCEL_TEN_PRODUCTS("vpdpwssd")
+  return rounds * 10 * 32;
+}
+
 std::uint64_t MultiplyInt8(std::uint64_t rounds) {
   const __m512i a = _mm512_setzero_si512(), b = a;
   __m512i s0 = a, s1 = a, s2 = a, s3 = a, s4 = a, s5 = a, s6 = a, s7 = a, s8 = a, s9 = a;
@@ -108,6 +115,7 @@ HWY_POP_ATTRIBUTES
 namespace tiercel::kernels {
 namespace {
 std::uint64_t MultiplyBf16(std::uint64_t) { return 0; }
+std::uint64_t MultiplyInt16(std::uint64_t) { return 0; }
 std::uint64_t MultiplyInt8(std::uint64_t) { return 0; }
 std::uint64_t MultiplyInt8InPairs(std::uint64_t) { return 0; }
 }  // namespace
@@ -119,13 +127,20 @@ namespace tiercel::kernels {
 HWY_EXPORT(MultiplyF32);
 
 bool has_products(Products products) {
-  return products == Products::F32 || (products == Products::Bf16 ? has_bf16_products() : has_int8_products());
+  switch (products) {
+    case Products::F32: return true;
+    case Products::Bf16: return has_bf16_products();
+    case Products::Int16: return has_int16_products();
+    case Products::Int8: return has_int8_products();
+  }
+  return false;
 }
 
 std::uint64_t multiply_registers(Products products, std::uint64_t rounds) {
   switch (products) {
     case Products::F32: return HWY_DYNAMIC_DISPATCH(MultiplyF32)(rounds);
     case Products::Bf16: return MultiplyBf16(rounds);
+    case Products::Int16: return MultiplyInt16(rounds);
     case Products::Int8: return kAvx512Int8.is_supported() ? MultiplyInt8(rounds) : MultiplyInt8InPairs(rounds);
   }
   return 0;

@@ -7,7 +7,7 @@
 
 namespace tiercel::kernels {
 
-enum class Products : std::uint8_t { F32, Bf16, Int8 };
+enum class Products : std::uint8_t { F32, Bf16, Int16, Int8 };
 
 // Whether this processor has them.
 bool has_products(Products products);

@@ -86,12 +86,13 @@ bool has_matrix_units() {
 
 kernels::Products group_products(Rounding rounding) {
   if (rounding >= Rounding::Int8 && kernels::has_int8_products()) return kernels::Products::Int8;
+  if (rounding != Rounding::None && kernels::prefers_int16_products()) return kernels::Products::Int16;
   if (rounding != Rounding::None && kernels::has_bf16_products()) return kernels::Products::Bf16;
   return kernels::Products::F32;
 }
 
 std::string LinearPlan::describe(TensorType weights, kernels::Products products) const {
-  constexpr std::string_view kNames[] = {"f32", "bf16", "int8"};
+  constexpr std::string_view kNames[] = {"f32", "bf16", "int16", "int8"};
   const auto groups = fmt::format("{} groups by {}", to_string(weights), kNames[static_cast<std::size_t>(products)]);
   if (product == Product::None) return groups;
   const auto name = product == Product::Bf16 ? "bf16" : "f32";
@@ -124,6 +125,16 @@ kernels::Bf16Rows RoundedRows::round(ThreadTeam& team, const float* x, std::size
     kernels::round_rows(x, rows, columns, first, last, values, sums);
   });
   return {values, sums};
+}
+
+kernels::Int16Rows RoundedRows::round_int16(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns) {
+  const std::size_t groups = rows * columns / kernels::kGroupColumns;
+  std::int16_t* values = at_least(words_, rows * columns);
+  float *scales = at_least(scales_, groups), *sums = at_least(sums_, groups);
+  round_panels(team, rows, [&](std::size_t first, std::size_t last) {
+    kernels::round_rows_int16(x, rows, columns, first, last, values, scales, sums);
+  });
+  return {values, scales, sums};
 }
 
 kernels::Int8Rows RoundedRows::quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns,
@@ -324,9 +335,14 @@ void Linear::forward_groups(ThreadTeam& team, const float* x, std::size_t rows, 
 
 Linear::GroupInput Linear::round(ThreadTeam& team, const float* x, std::size_t rows, RoundedRows& rounded,
                                  Means means) const {
-  GroupInput input{
-      .products = group_products(rounding_), .decoded = means == Means::DecodedGroups, .x = x, .bf16 = {}, .int8 = {}};
+  GroupInput input{.products = group_products(rounding_),
+                   .decoded = means == Means::DecodedGroups,
+                   .x = x,
+                   .bf16 = {},
+                   .int16 = {},
+                   .int8 = {}};
   if (input.products == kernels::Products::Bf16) input.bf16 = rounded.round(team, x, rows, columns_);
+  if (input.products == kernels::Products::Int16) input.int16 = rounded.round_int16(team, x, rows, columns_);
   if (input.products == kernels::Products::Int8) {
     input.int8 = rounded.quantise(team, x, rows, columns_, input.decoded && rounding_ == Rounding::CoarseInt8);
   }
@@ -346,6 +362,8 @@ void Linear::multiply_part(const GroupInput& input, std::size_t part, std::size_
     case kernels::Products::Bf16:
       return (input.decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(weights, input.bf16, rows, y,
                                                                                           y_stride, begin, end);
+    case kernels::Products::Int16:
+      return kernels::group_linear_int16(weights, input.int16, rows, y, y_stride, begin, end);
     case kernels::Products::Int8: return kernels::group_linear_int8(weights, input.int8, rows, y, y_stride, begin, end);
   }
 }

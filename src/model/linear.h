@@ -54,11 +54,13 @@ struct LinearPlan {
 class RoundedRows {
  public:
   kernels::Bf16Rows round(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
+  kernels::Int16Rows round_int16(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
   // Paired: for the products of many rows (kernels/group_linear.h).
   kernels::Int8Rows quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns, bool paired);
 
  private:
   std::vector<std::uint16_t> values_;
+  std::vector<std::int16_t> words_;
   std::vector<std::int8_t> bytes_;
   std::vector<float> scales_, sums_;
   std::vector<std::int32_t> offsets_, paired_offsets_;
@@ -115,8 +117,8 @@ class Linear {
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
-  // Groups as they are, or decoded (group_linear_decoded; bytes: with paired rows); the product, of the shape at hand
-  // or a fixed one.
+  // Groups as they are, or decoded (group_linear_decoded; bytes: with paired rows; 16-bit integers: as they are); the
+  // product, of the shape at hand or a fixed one.
   enum class Means : std::uint8_t { Groups, DecodedGroups, Product, FixedProduct };
   static Means means_over_groups(std::size_t rows);  // the fastest
   Means means(Arithmetic arithmetic, std::size_t rows) const;
@@ -127,6 +129,7 @@ class Linear {
     bool decoded;
     const float* x;
     kernels::Bf16Rows bf16;
+    kernels::Int16Rows int16;
     kernels::Int8Rows int8;
   };
   std::size_t gated_outputs(std::size_t rows, std::size_t threads) const;

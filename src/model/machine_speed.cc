@@ -28,7 +28,8 @@ double fastest_s(const Run& run) {
 }  // namespace
 
 MachineSpeed::MachineSpeed(ThreadTeam& team) {
-  for (const auto products : {kernels::Products::F32, kernels::Products::Bf16, kernels::Products::Int8}) {
+  using kernels::Products;
+  for (const auto products : {Products::F32, Products::Bf16, Products::Int16, Products::Int8}) {
     double& speed = products_s_[static_cast<std::size_t>(products)];
     speed = std::numeric_limits<double>::infinity();
     if (!kernels::has_products(products)) continue;

@@ -21,7 +21,7 @@ class MachineSpeed {
   double least_s(double bytes) const { return bytes / read_bytes_s_; }
 
  private:
-  std::array<double, 3> products_s_ = {};  // a second; infinite where the processor has them not
+  std::array<double, 4> products_s_ = {};  // a second; infinite where the processor has them not
   double read_bytes_s_ = 0;
 };
 

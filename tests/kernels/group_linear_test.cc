@@ -37,7 +37,7 @@ struct RandomWeights {
 
 float nearest_bf16(float value) { return bf16_to_float(float_to_bf16(value)); }
 
-enum class Rounding { None, Bf16, Int8, Decoded };  // the last: weights as well as rows, to bf16
+enum class Rounding { None, Bf16, Int16, Int8, Decoded };  // the last: weights as well as rows, to bf16
 
 // One way to compute, with float32 rows.
 struct Way {
@@ -47,16 +47,21 @@ struct Way {
   bool paired = false;               // its rows
 
   bool rounds_to_bf16() const { return rounding == Rounding::Bf16 || rounding == Rounding::Decoded; }
+  bool rounds_to_integers() const { return rounding == Rounding::Int16 || rounding == Rounding::Int8; }
+  // What a group's largest value becomes.
+  float largest_integer() const {
+    return rounding == Rounding::Int16 ? 32767 : static_cast<float>(paired ? kPairedLargest : 127);
+  }
   float weight(float exact) const { return rounding == Rounding::Decoded ? nearest_bf16(exact) : exact; }
 
   // A row as the kernel multiplies it.
   std::vector<float> rounded(const float* x, std::size_t columns) const {
     std::vector<float> row(x, x + columns);
     for (std::size_t c = 0; c < columns && rounds_to_bf16(); ++c) row[c] = nearest_bf16(row[c]);
-    for (std::size_t c = 0; c < columns && rounding == Rounding::Int8; c += kGroupColumns) {
+    for (std::size_t c = 0; c < columns && rounds_to_integers(); c += kGroupColumns) {
       float largest = 0;
       for (std::size_t i = 0; i < kGroupColumns; ++i) largest = std::max(largest, std::abs(row[c + i]));
-      const float scale = largest / (paired ? kPairedLargest : 127);
+      const float scale = largest / largest_integer();
       for (std::size_t i = 0; i < kGroupColumns && scale > 0; ++i) {
         row[c + i] = std::nearbyint(row[c + i] * (1 / scale)) * scale;
       }
@@ -74,11 +79,14 @@ struct Way {
     std::vector<std::int32_t> offsets(groups), paired_offsets(groups);
     std::int32_t* const pairs = paired ? paired_offsets.data() : nullptr;
     std::vector<std::uint16_t> values(dense.size());
+    std::vector<std::int16_t> words(dense.size());
     std::vector<std::int8_t> bytes(dense.size());
     // Rounded in two parts, as threads do.
     for (const auto& [begin, end] : {std::pair{std::size_t{0}, middle}, {middle, panels_of(rows)}}) {
       if (rounds_to_bf16()) {
         round_rows(dense.data(), rows, w.columns, begin, end, values.data(), sums.data());
+      } else if (rounding == Rounding::Int16) {
+        round_rows_int16(dense.data(), rows, w.columns, begin, end, words.data(), scales.data(), sums.data());
       } else {
         int8->quantise(dense.data(), rows, w.columns, begin, end, bytes.data(), scales.data(), sums.data(),
                        offsets.data(), pairs);
@@ -87,6 +95,8 @@ struct Way {
     if (rounds_to_bf16()) {
       (rounding == Rounding::Bf16 ? group_linear_bf16 : group_linear_decoded)(w, {values.data(), sums.data()}, rows, y,
                                                                               y_stride, first, last);
+    } else if (rounding == Rounding::Int16) {
+      group_linear_int16(w, {words.data(), scales.data(), sums.data()}, rows, y, y_stride, first, last);
     } else {
       int8->multiply(w, {bytes.data(), scales.data(), sums.data(), offsets.data(), pairs}, rows, y, y_stride, first,
                      last);
@@ -99,6 +109,7 @@ void for_every_way(const Check& check) {
   for_every_target([&] { check(Way{"float32", Rounding::None}); });
   if (has_bf16_products()) check(Way{"bf16", Rounding::Bf16});
   if (has_bf16_products()) check(Way{"bf16 decoded", Rounding::Decoded});
+  if (has_int16_products()) check(Way{"int16", Rounding::Int16});
   for (const Int8Kernel* int8 : int8_kernels()) {
     if (!int8->is_supported()) continue;
     check(Way{int8->name, Rounding::Int8, int8});
@@ -227,15 +238,35 @@ TEST(Bf16Rows, RoundToNearestEvenAndSumTheRounded) {
 }
 
 // Numbers of any size, and those that a scale has no inverse for.
+constexpr float kSizes[] = {1, 1e-30f, 1e-37f, 1e-42f, 0, 1e30f, 3e38f};
+
+TEST(Int16Rows, RoundToTheNearestIntegerOfTheirGroup) {
+  if (!has_int16_products()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
+  std::mt19937 random(13);
+  std::normal_distribution<float> normal;
+  for (const float size : kSizes) {
+    std::vector<float> x(32), scale(1), sum(1);
+    for (float& value : x) value = std::clamp(normal(random), -1.0f, 1.0f) * size;
+    std::vector<std::int16_t> values(32);
+    round_rows_int16(x.data(), 1, 32, 0, 1, values.data(), scale.data(), sum.data());
+    std::int32_t words = 0;
+    for (std::size_t c = 0; c < 32; ++c) {
+      EXPECT_NEAR(static_cast<float>(values[c]) * scale[0], x[c], std::max(0.51f * scale[0], 1e-33f)) << size;
+      EXPECT_GE(values[c], -32767);
+      words += values[c];
+    }
+    EXPECT_EQ(sum[0], scale[0] * static_cast<float>(words)) << size;
+  }
+}
+
 TEST(Int8Rows, RoundToTheNearestByteOfTheirGroup) {
   if (!has_int8_products()) GTEST_SKIP() << "this processor multiplies no bytes";
   std::mt19937 random(11);
   std::normal_distribution<float> normal;
-  const float sizes[] = {1, 1e-30f, 1e-37f, 1e-42f, 0, 1e30f, 3e38f};
   for_every_way([&](const Way& way) {
     if (way.rounding != Rounding::Int8) return;
     const testing::ScopedTrace trace(__FILE__, __LINE__, way.name);
-    for (const float size : sizes) {
+    for (const float size : kSizes) {
       std::vector<float> x(32), scale(1), sum(1);
       for (float& value : x) value = std::clamp(normal(random), -1.0f, 1.0f) * size;
       std::vector<std::int8_t> values(32);
