@@ -105,6 +105,9 @@ struct Int8Rows {
   }
 };
 
+// Whether paired rows are the faster ones for many rows: where additions have units of their own beside those that
+// multiply, which they have not on Intel's processors.
+bool prefers_paired_products();
 // Whether this processor multiplies bytes (AVX512-VNNI, or AVX2). Without it the two below must not be called.
 bool has_int8_products();
 // `paired_offsets`: null, or the rows become paired ones. (Only kernels that use the offsets set them.)

@@ -17,6 +17,15 @@ const Int8Kernel* int8_kernel() {
   return kernel;
 }
 
+bool prefers_paired_products() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool prefers = kAvx512Int8.is_supported() && !__builtin_cpu_is("intel");
+  return prefers;
+#else
+  return false;
+#endif
+}
+
 bool has_int8_products() { return int8_kernel() != nullptr; }
 
 void quantise_rows(const float* x, std::size_t rows, std::size_t columns, std::size_t first_panel,

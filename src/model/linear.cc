@@ -344,7 +344,8 @@ Linear::GroupInput Linear::round(ThreadTeam& team, const float* x, std::size_t r
   if (input.products == kernels::Products::Bf16) input.bf16 = rounded.round(team, x, rows, columns_);
   if (input.products == kernels::Products::Int16) input.int16 = rounded.round_int16(team, x, rows, columns_);
   if (input.products == kernels::Products::Int8) {
-    input.int8 = rounded.quantise(team, x, rows, columns_, input.decoded && rounding_ == Rounding::CoarseInt8);
+    const bool paired = input.decoded && rounding_ == Rounding::CoarseInt8 && kernels::prefers_paired_products();
+    input.int8 = rounded.quantise(team, x, rows, columns_, paired);
   }
   return input;
 }

@@ -33,7 +33,7 @@ enum class Product : std::uint8_t { None, Bf16, F32 };
 inline constexpr std::size_t kPrefillRows = 64;
 
 // What a layer's activations may be rounded to; where the processor has no products for it, to less, or not at all.
-// CoarseInt8: for many rows bytes are up to kernels::kPairedLargest, and faster.
+// CoarseInt8: for many rows bytes are up to kernels::kPairedLargest, where that is faster.
 enum class Rounding : std::uint8_t { None, Bf16, Int8, CoarseInt8 };
 
 // What they are multiplied as, over groups, on this processor.
@@ -117,8 +117,8 @@ class Linear {
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
-  // Groups as they are, or decoded (group_linear_decoded; bytes: with paired rows; 16-bit integers: as they are); the
-  // product, of the shape at hand or a fixed one.
+  // Groups as they are, or decoded (group_linear_decoded; bytes: with paired rows, where they are faster; 16-bit
+  // integers: as they are); the product, of the shape at hand or a fixed one.
   enum class Means : std::uint8_t { Groups, DecodedGroups, Product, FixedProduct };
   static Means means_over_groups(std::size_t rows);  // the fastest
   Means means(Arithmetic arithmetic, std::size_t rows) const;

@@ -32,10 +32,10 @@ KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
 // Of the whole model as these options compute it: what all ranks have alike.
 Fingerprint fingerprint_of(const GgufFile& file, const LlamaConfig& config, const LlamaOptions& options) {
   const KvLayout layout = whole_layout(config.shape, options);
-  return model_fingerprint(
-      file, config, layout,
-      {{kArithmeticVersion, static_cast<std::uint32_t>(options.compute), options.deterministic,
-        kernels::has_bf16_products(), kernels::has_int8_products(), kernels::has_int8_attention()}});
+  return model_fingerprint(file, config, layout,
+                           {{kArithmeticVersion, static_cast<std::uint32_t>(options.compute), options.deterministic,
+                             kernels::has_bf16_products(), kernels::has_int8_products(), kernels::has_int8_attention(),
+                             kernels::prefers_int16_products(), kernels::prefers_paired_products()}});
 }
 
 // Nothing measured, so that every process computes alike.
