@@ -164,7 +164,7 @@ void attention(benchmark::State& state, DType dtype, const kernels::AttentionKer
   const auto tokens = static_cast<std::size_t>(state.range(0)), context = static_cast<std::size_t>(state.range(1)),
              heads = static_cast<std::size_t>(state.range(2)), kv_heads = static_cast<std::size_t>(state.range(3)),
              dim = static_cast<std::size_t>(state.range(4));
-  if (&kernel == &kernels::kBf16Attention && !kernels::has_bf16_products())
+  if ((&kernel == &kernels::kBf16Attention || &kernel == &kernels::kWidenedAttention) && !kernels::has_bf16_products())
     return state.SkipWithError("no AVX512-BF16");
   if (&kernel == &kernels::kInt8Attention && !kernels::has_int8_attention())
     return state.SkipWithError("no AVX512-VNNI");
@@ -323,6 +323,9 @@ void attention_shapes(benchmark::internal::Benchmark* bench) {
 }
 BENCHMARK_CAPTURE(attention, bf16, DType::BF16, kernels::kBf16Attention)
     ->Name("attention/bf16")
+    ->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, widened, DType::BF16, kernels::kWidenedAttention)
+    ->Name("attention/widened")
     ->Apply(attention_shapes);
 BENCHMARK_CAPTURE(attention, int8, DType::Int8, kernels::kBf16Attention)
     ->Name("attention/int8")

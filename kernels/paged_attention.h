@@ -83,6 +83,10 @@ extern const AttentionKernel kAttention;
 // Over bf16 or int8 KV, with bf16 queries and softmax weights: for processors with has_bf16_products()
 // (group_linear.h). It has one style, whose result for a query is the same bits whatever others share the call.
 extern const AttentionKernel kBf16Attention;
+// The same in float32, for those of these processors that prefer it (prefers_int16_products()).
+extern const AttentionKernel kWidenedAttention;
+// The faster of the two on this processor.
+const AttentionKernel& decode_attention();
 // Over bf16 or int8 KV: what is of the style Prefill by products of bytes, what is of the style Decode as above. For
 // processors with has_int8_attention().
 extern const AttentionKernel kInt8Attention;

@@ -2,6 +2,10 @@
 // rounded to bf16, so that both products run at the speed of VDPBF16PS; everything else is float32. Codes of int8 are
 // exact in bf16; the keys' scales are applied to scores, and the values' to weights before they are rounded. Keys are
 // transposed and values interleaved; what is done with a span: span_attention.h.
+//
+// Where VDPBF16PS is slower than products of float32 (prefers_int16_products()), nothing is rounded: pairs of keys and
+// values are widened as they are multiplied.
+#include "kernels/group_linear.h"
 #include "kernels/paged_attention.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -20,34 +24,76 @@ constexpr std::size_t kSpanTokens = 128;
 
 std::size_t bf16_padded_dim(const KvLayout& layout) { return round_up(layout.head_dim, 2 * kLanes); }
 
+// Two neighbours of 16 bits in each lane, and how they are multiplied by two of a row.
+struct Bf16Pairs {
+  using Element = std::uint16_t;  // of queries and weights
+  using Operand = __m512bh;
+  static constexpr Products kProducts = Products::Bf16;
+  static constexpr std::size_t kMostVectors = 4;  // beside each other, for six rows
+
+  static HWY_INLINE Operand Load(const float* pairs) { return (__m512bh)_mm512_load_ps(pairs); }
+  static HWY_INLINE __m512 Multiply(__m512 sum, Operand pairs, const Element* two) {
+    return _mm512_dpbf16_ps(sum, pairs, (__m512bh)Broadcast(two));
+  }
+  // Stores 32, and adds them to the total as they are stored.
+  static HWY_INLINE __m512 Store(__m512 low, __m512 high, Element* to, __m512 total = _mm512_setzero_ps()) {
+    const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+    _mm512_storeu_si512(to, (__m512i)both);
+    return _mm512_dpbf16_ps(total, both, (__m512bh)_mm512_set1_epi16(0x3f80));
+  }
+};
+
+struct WidenedPairs {
+  using Element = float;
+  struct Operand {
+    __m512 first, second;
+  };
+  static constexpr Products kProducts = Products::F32;
+  static constexpr std::size_t kMostVectors = 2;  // which take two registers each
+
+  static HWY_INLINE Operand Load(const float* pairs) {
+    const __m512i both = _mm512_load_si512(pairs), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), _mm512_castsi512_ps(_mm512_and_si512(both, upper))};
+  }
+  static HWY_INLINE __m512 Multiply(__m512 sum, const Operand& pairs, const Element* two) {
+    return _mm512_fmadd_ps(pairs.second, _mm512_set1_ps(two[1]),
+                           _mm512_fmadd_ps(pairs.first, _mm512_set1_ps(two[0]), sum));
+  }
+  static HWY_INLINE __m512 Store(__m512 low, __m512 high, Element* to, __m512 total = _mm512_setzero_ps()) {
+    _mm512_storeu_ps(to, low);
+    _mm512_storeu_ps(to + kLanes, high);
+    return _mm512_add_ps(total, _mm512_add_ps(low, high));
+  }
+};
+
+template <class Pairs>
 struct Scratch {
+  using Element = typename Pairs::Element;
   Scratch(float* base, const KvLayout& layout, std::size_t row_count)
       : rows(row_count), padded_dim(bf16_padded_dim(layout)) {
     const auto take = [&](std::size_t floats) { return std::exchange(base, base + round_up(floats, kLanes)); };
     keys = take(padded_dim / 2 * kSpanTokens);
     values = take(kSpanTokens / 2 * padded_dim);
-    queries = reinterpret_cast<std::uint16_t*>(take(rows * padded_dim / 2));
+    queries = reinterpret_cast<Element*>(take(rows * padded_dim * sizeof(Element) / 4));
     for (float*& state : states) state = take(AttentionState::floats(rows, padded_dim));
     scores = take(kRowsAtOnce * kSpanTokens);
-    weights = reinterpret_cast<std::uint16_t*>(take(kRowsAtOnce * kSpanTokens / 2));
+    weights = reinterpret_cast<Element*>(take(kRowsAtOnce * kSpanTokens * sizeof(Element) / 4));
     key_scales = take(kSpanTokens);
     value_scales = take(kSpanTokens);
     end = base;
   }
 
   std::size_t rows, padded_dim;
-  float* keys;             // [pair of dims][token]: two bf16
-  float* values;           // [pair of tokens][dim]: two bf16; dims of 32 in the order that unpacking leaves
-  std::uint16_t* queries;  // [row][dim], scaled, zero beyond head_dim
-  float* states[2];        // AttentionState: of the sections so far, and of the next
-  float* scores;           // [row of a few][token]
-  std::uint16_t* weights;  // [row of a few][token]
-  float* key_scales;       // [token], 0 beyond the last; of int8
+  float* keys;        // [pair of dims][token]: two bf16
+  float* values;      // [pair of tokens][dim]: two bf16; dims of 32 in the order that unpacking leaves
+  Element* queries;   // [row][dim], scaled, zero beyond head_dim
+  float* states[2];   // AttentionState: of the sections so far, and of the next
+  float* scores;      // [row of a few][token]
+  Element* weights;   // [row of a few][token]
+  float* key_scales;  // [token], 0 beyond the last; of int8
   float* value_scales;
   float* end;
 };
-
-HWY_INLINE __m512bh LoadPairs(const float* pairs) { return (__m512bh)_mm512_load_ps(pairs); }
 
 HWY_INLINE __m512i ToBf16(__m512i elements) { return elements; }
 HWY_INLINE __m512i ToBf16(__m256i codes) {  // exact: codes have 7 bits and a sign
@@ -75,8 +121,8 @@ HWY_INLINE __m512i Load(const TokenRows<Element>& rows, std::size_t token, std::
 }
 
 // Keys into the token columns first .. first + 15.
-template <bool kWhole, class Element>
-HWY_INLINE void TransposeKeys(const Scratch& s, const TokenRows<Element>& keys, std::size_t first) {
+template <bool kWhole, class Pairs, class Element>
+HWY_INLINE void TransposeKeys(const Scratch<Pairs>& s, const TokenRows<Element>& keys, std::size_t first) {
   for (std::size_t d = 0; d < keys.dim; d += 2 * kLanes) {
     __m512i rows[kLanes];
 #pragma GCC unroll 16
@@ -88,8 +134,8 @@ HWY_INLINE void TransposeKeys(const Scratch& s, const TokenRows<Element>& keys, 
 }
 
 // Values as pairs of tokens, from token `first` on.
-template <bool kWhole, class Element>
-HWY_INLINE void InterleaveValues(const Scratch& s, const TokenRows<Element>& values, std::size_t first) {
+template <bool kWhole, class Pairs, class Element>
+HWY_INLINE void InterleaveValues(const Scratch<Pairs>& s, const TokenRows<Element>& values, std::size_t first) {
   float* pairs = s.values + first / 2 * s.padded_dim;
   for (std::size_t d = 0; d < values.dim; d += 2 * kLanes) {
 #pragma GCC unroll 8
@@ -102,8 +148,8 @@ HWY_INLINE void InterleaveValues(const Scratch& s, const TokenRows<Element>& val
 }
 
 // scores[r][t] = queries[row + r] . key[t], for tokens in steps of 16 * kVectors.
-template <bool kScaledKeys, std::size_t kRows, std::size_t kVectors>
-HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t tokens, __m512 (&largest)[kRows]) {
+template <bool kScaledKeys, std::size_t kRows, std::size_t kVectors, class Pairs>
+HWY_INLINE void ScoresOfRows(const Scratch<Pairs>& s, std::size_t row, std::size_t tokens, __m512 (&largest)[kRows]) {
   for (std::size_t t = 0; t < tokens; t += kVectors * kLanes) {
     __m512 sums[kRows][kVectors];
 #pragma GCC unroll 6
@@ -112,14 +158,14 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t toke
       for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_setzero_ps();
     }
     for (std::size_t pair = 0; pair < s.padded_dim / 2; ++pair) {
-      __m512bh keys[kVectors];
+      typename Pairs::Operand keys[kVectors];
 #pragma GCC unroll 4
-      for (std::size_t v = 0; v < kVectors; ++v) keys[v] = LoadPairs(s.keys + pair * kSpanTokens + t + v * kLanes);
+      for (std::size_t v = 0; v < kVectors; ++v) keys[v] = Pairs::Load(s.keys + pair * kSpanTokens + t + v * kLanes);
 #pragma GCC unroll 6
       for (std::size_t r = 0; r < kRows; ++r) {
-        const __m512bh query = (__m512bh)Broadcast(s.queries + (row + r) * s.padded_dim + 2 * pair);
+        const auto* query = s.queries + (row + r) * s.padded_dim + 2 * pair;
 #pragma GCC unroll 4
-        for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], keys[v], query);
+        for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = Pairs::Multiply(sums[r][v], keys[v], query);
       }
     }
 #pragma GCC unroll 6
@@ -136,38 +182,34 @@ HWY_INLINE void ScoresOfRows(const Scratch& s, std::size_t row, std::size_t toke
   }
 }
 
-// Turns the scores of kRows rows into bf16 weights relative to each row's running maximum, up to `padded` tokens, a
+// Turns the scores of kRows rows into weights relative to each row's running maximum, up to `padded` tokens, a
 // multiple of 32. kWholeSpan: all rows see all of its tokens. Else those at and after visible(r) get weight 0. Returns
 // what earlier sums are multiplied with, a lane for each row.
-template <bool kScaledValues, std::size_t kRows, bool kWholeSpan, class Visible>
-HWY_INLINE __m512 Softmax(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t padded,
+template <bool kScaledValues, std::size_t kRows, bool kWholeSpan, class Pairs, class Visible>
+HWY_INLINE __m512 Softmax(const Scratch<Pairs>& s, const AttentionState& state, std::size_t row, std::size_t padded,
                           const Visible& visible, const __m512 (&largest_seen)[kRows]) {
   const __m512 maxima = LargestScores<kRows, kWholeSpan>(s.scores, kSpanTokens, padded, visible, largest_seen);
   const __m512 before = _mm512_maskz_loadu_ps(kLanesOfRows<kRows>, state.maxima + row);
   const __m512 now = _mm512_max_ps(before, maxima);
   const __m512 kept = PowerOfTwo(_mm512_max_ps(_mm512_sub_ps(before, now), _mm512_set1_ps(-200.0f)));
   _mm512_mask_storeu_ps(state.maxima + row, kLanesOfRows<kRows>, now);
-  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   __m512 totals[kRows];
 #pragma GCC unroll 6
   for (std::size_t r = 0; r < kRows; ++r) {
     const float* scores = s.scores + r * kSpanTokens;
-    std::uint16_t* weights = s.weights + r * kSpanTokens;
+    auto* weights = s.weights + r * kSpanTokens;
     const __m512 maximum = SpreadLane(now, r);
     totals[r] = _mm512_setzero_ps();
     for (std::size_t t = 0; t < padded; t += 2 * kLanes) {
       const __m512 low = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t), maximum));
       const __m512 high = PowerOfTwo(_mm512_sub_ps(_mm512_load_ps(scores + t + kLanes), maximum));
-      __m512bh both;
       if constexpr (kScaledValues) {
         totals[r] = _mm512_add_ps(totals[r], _mm512_add_ps(low, high));
-        both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, _mm512_load_ps(s.value_scales + t + kLanes)),
-                                   _mm512_mul_ps(low, _mm512_load_ps(s.value_scales + t)));
+        Pairs::Store(_mm512_mul_ps(low, _mm512_load_ps(s.value_scales + t)),
+                     _mm512_mul_ps(high, _mm512_load_ps(s.value_scales + t + kLanes)), weights + t);
       } else {
-        both = _mm512_cvtne2ps_pbh(high, low);
-        totals[r] = _mm512_dpbf16_ps(totals[r], both, ones);
+        totals[r] = Pairs::Store(low, high, weights + t, totals[r]);
       }
-      _mm512_storeu_si512(weights + t, (__m512i)both);
     }
   }
   const __m512 sums = _mm512_maskz_loadu_ps(kLanesOfRows<kRows>, state.totals + row);
@@ -177,9 +219,9 @@ HWY_INLINE __m512 Softmax(const Scratch& s, const AttentionState& state, std::si
 
 // sums[row + r] = sums[row + r] * lane r of `keep` + sum over tokens of weight * value, kVectors vectors of dims from
 // `column` on.
-template <std::size_t kRows, std::size_t kVectors>
-HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, std::size_t row, std::size_t column,
-                                std::size_t tokens, __m512 keep) {
+template <std::size_t kRows, std::size_t kVectors, class Pairs>
+HWY_INLINE void AccumulateStrip(const Scratch<Pairs>& s, const AttentionState& state, std::size_t row,
+                                std::size_t column, std::size_t tokens, __m512 keep) {
   __m512 sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -190,16 +232,16 @@ HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, s
     }
   }
   for (std::size_t t = 0; t < tokens; t += 2) {
-    __m512bh values[kVectors];
+    typename Pairs::Operand values[kVectors];
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kVectors; ++v) {
-      values[v] = LoadPairs(s.values + t / 2 * s.padded_dim + column + v * kLanes);
+      values[v] = Pairs::Load(s.values + t / 2 * s.padded_dim + column + v * kLanes);
     }
 #pragma GCC unroll 6
     for (std::size_t r = 0; r < kRows; ++r) {
-      const __m512bh weight = (__m512bh)Broadcast(s.weights + r * kSpanTokens + t);
+      const auto* weights = s.weights + r * kSpanTokens + t;
 #pragma GCC unroll 4
-      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], values[v], weight);
+      for (std::size_t v = 0; v < kVectors; ++v) sums[r][v] = Pairs::Multiply(sums[r][v], values[v], weights);
     }
   }
 #pragma GCC unroll 6
@@ -211,21 +253,21 @@ HWY_INLINE void AccumulateStrip(const Scratch& s, const AttentionState& state, s
   }
 }
 
-struct Bf16Products {
-  using Scratch = kernels::Scratch;
+template <class Pairs>
+struct PairProducts {
+  using Scratch = kernels::Scratch<Pairs>;
   static constexpr std::size_t kSpanTokens = kernels::kSpanTokens;
   static std::size_t padded_dim_of(const KvLayout& layout) { return bf16_padded_dim(layout); }
 
   // Scaled by 1 / sqrt(dim) and log2(e): scores are powers of two.
   static void take_query(const Scratch& s, std::size_t row, const float* q, float scale, std::size_t dim) {
-    std::uint16_t* out = s.queries + row * s.padded_dim;
+    auto* out = s.queries + row * s.padded_dim;
     const __m512 scales = _mm512_set1_ps(scale * 1.44269504f);
     for (std::size_t i = 0; i < s.padded_dim; i += 32) {
       const __mmask32 mask = DimMask(dim, i);
       const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), q + i);
       const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), q + i + 16);
-      const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, scales), _mm512_mul_ps(low, scales));
-      _mm512_storeu_si512(out + i, (__m512i)both);
+      Pairs::Store(_mm512_mul_ps(low, scales), _mm512_mul_ps(high, scales), out + i);
     }
   }
 
@@ -261,8 +303,9 @@ struct Bf16Products {
     const Scratch s = scratch;  // which no store can change
     __m512 largest[kRows];
     for (std::size_t r = 0; r < kRows; ++r) largest[r] = _mm512_set1_ps(kMasked);
+    constexpr std::size_t kVectors = kRows < 6 ? 4 : Pairs::kMostVectors;
     if (most > 2 * kLanes) {
-      ScoresOfRows<kScaled<Element>, kRows, 4>(s, row, most, largest);
+      ScoresOfRows<kScaled<Element>, kRows, kVectors>(s, row, most, largest);
     } else {
       ScoresOfRows<kScaled<Element>, kRows, 2>(s, row, most, largest);
     }
@@ -272,8 +315,8 @@ struct Bf16Products {
                             ? Softmax<kScaled<Element>, kRows, true>(s, state, row, padded, visible_of, largest)
                             : Softmax<kScaled<Element>, kRows, false>(s, state, row, padded, visible_of, largest);
     std::size_t column = 0;
-    for (; column + 4 * kLanes <= s.padded_dim; column += 4 * kLanes)
-      AccumulateStrip<kRows, 4>(s, state, row, column, padded, keep);
+    for (; column + kVectors * kLanes <= s.padded_dim; column += kVectors * kLanes)
+      AccumulateStrip<kRows, kVectors>(s, state, row, column, padded, keep);
     for (; column < s.padded_dim; column += 2 * kLanes) AccumulateStrip<kRows, 2>(s, state, row, column, padded, keep);
   }
 
@@ -297,10 +340,25 @@ struct Bf16Products {
 
 }  // namespace
 
-using Bf16 = SpanAttention<Bf16Products>;
-const AttentionKernel kBf16Attention{Bf16::attend,       Bf16::merge_sections, Bf16::scratch_floats,
-                                     Bf16::state_floats, Bf16::section_tokens, Bf16::attend_together,
-                                     kSpanTokens,        Products::Bf16,       Products::Bf16};
+namespace {
+template <class Pairs>
+constexpr AttentionKernel kernel_of() {
+  using Attention = SpanAttention<PairProducts<Pairs>>;
+  return {Attention::attend,
+          Attention::merge_sections,
+          Attention::scratch_floats,
+          Attention::state_floats,
+          Attention::section_tokens,
+          Attention::attend_together,
+          kSpanTokens,
+          Pairs::kProducts,
+          Pairs::kProducts};
+}
+}  // namespace
+
+const AttentionKernel kBf16Attention = kernel_of<Bf16Pairs>();
+const AttentionKernel kWidenedAttention = kernel_of<WidenedPairs>();
+const AttentionKernel& decode_attention() { return prefers_int16_products() ? kWidenedAttention : kBf16Attention; }
 
 }  // namespace tiercel::kernels
 HWY_POP_ATTRIBUTES
@@ -308,7 +366,8 @@ HWY_POP_ATTRIBUTES
 #else
 
 namespace tiercel::kernels {
-const AttentionKernel kBf16Attention{};
+const AttentionKernel kBf16Attention{}, kWidenedAttention{};
+const AttentionKernel& decode_attention() { return kBf16Attention; }
 }  // namespace tiercel::kernels
 
 #endif

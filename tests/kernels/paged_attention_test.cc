@@ -256,6 +256,7 @@ void expect_rounding(const AttentionKernel& kernel, AttentionStyle style, Attent
 TEST(Bf16Attention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCallIsCut) {
   if (!kernels::has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   expect_rounding(kernels::kBf16Attention, AttentionStyle::Prefill, AttentionStyle::Decode, 2e-3);
+  expect_rounding(kernels::kWidenedAttention, AttentionStyle::Prefill, AttentionStyle::Decode, 1e-4);
 }
 
 TEST(Int8ProductsAttention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCallIsCut) {
@@ -304,10 +305,12 @@ TEST(PagedAttention, SectionsOfAContextMergeToTheSameBits) {
 
 TEST(Bf16Attention, SectionsOfAContextMergeToTheSameBits) {
   if (!kernels::has_bf16_products()) GTEST_SKIP() << "this processor has no AVX512-BF16";
-  expect_sections_merge({DType::BF16, 64, 2, 3, 32, 1100}, kernels::kBf16Attention, 0.01);
-  expect_sections_merge({DType::BF16, 80, 1, 1, 8, 1200}, kernels::kBf16Attention, 0.01);
-  expect_sections_merge({DType::Int8, 64, 2, 3, 32, 1100}, kernels::kBf16Attention, 0.02);
-  expect_sections_merge({DType::Int8, 80, 1, 1, 8, 1200}, kernels::kBf16Attention, 0.02);
+  for (const AttentionKernel* kernel : {&kernels::kBf16Attention, &kernels::kWidenedAttention}) {
+    expect_sections_merge({DType::BF16, 64, 2, 3, 32, 1100}, *kernel, 0.01);
+    expect_sections_merge({DType::BF16, 80, 1, 1, 8, 1200}, *kernel, 0.01);
+    expect_sections_merge({DType::Int8, 64, 2, 3, 32, 1100}, *kernel, 0.02);
+    expect_sections_merge({DType::Int8, 80, 1, 1, 8, 1200}, *kernel, 0.02);
+  }
 }
 
 // Many small weights behind a large one are no less together than they are, nor is a weight whose value is zero.
@@ -543,7 +546,10 @@ TEST(Int8Attention, AgreesWithADoubleReferenceForRandomShapes) {
       check(kernels::kAttention, AttentionStyle::Decode, 2e-5);
       check(kernels::kAttention, AttentionStyle::Prefill, 2e-5);
     });
-    if (kernels::has_bf16_products()) check(kernels::kBf16Attention, AttentionStyle::Decode, 0.03);
+    if (kernels::has_bf16_products()) {
+      check(kernels::kBf16Attention, AttentionStyle::Decode, 0.03);
+      check(kernels::kWidenedAttention, AttentionStyle::Decode, 0.03);
+    }
     if (kernels::has_int8_attention()) check(kernels::kInt8Attention, AttentionStyle::Prefill, 0.03);
   }
 }
