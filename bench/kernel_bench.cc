@@ -168,6 +168,8 @@ void attention(benchmark::State& state, DType dtype, const kernels::AttentionKer
     return state.SkipWithError("no AVX512-BF16");
   if (&kernel == &kernels::kInt8Attention && !kernels::has_int8_attention())
     return state.SkipWithError("no AVX512-VNNI");
+  if (&kernel == &kernels::kInt16Attention && !kernels::has_int16_attention())
+    return state.SkipWithError("no faster than bf16 here");
   const KvLayout layout{.layers = 30,
                         .kv_heads = static_cast<std::uint32_t>(kv_heads),
                         .head_dim = static_cast<std::uint32_t>(dim),
@@ -335,6 +337,12 @@ BENCHMARK_CAPTURE(attention, bytes, DType::BF16, kernels::kInt8Attention)
     ->Apply(attention_shapes);
 BENCHMARK_CAPTURE(attention, bytes_int8, DType::Int8, kernels::kInt8Attention)
     ->Name("attention/bytes_int8")
+    ->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, words, DType::BF16, kernels::kInt16Attention)
+    ->Name("attention/words")
+    ->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, words_int8, DType::Int8, kernels::kInt16Attention)
+    ->Name("attention/words_int8")
     ->Apply(attention_shapes);
 BENCHMARK_CAPTURE(attention, f32, DType::BF16, kernels::kAttention)->Name("attention/f32")->Apply(attention_shapes);
 BENCHMARK_CAPTURE(attention, f32_int8, DType::Int8, kernels::kAttention)

@@ -1,4 +1,5 @@
-// Rows of K or V as 8-bit codes with a scale for each token: those of int8 KV as they are, those of bf16 rounded.
+// Rows of K or V as codes of 8 or 16 bits with a scale for each token: those of int8 KV as they are, those of bf16
+// rounded.
 #pragma once
 
 #include <cstring>
@@ -8,23 +9,27 @@
 HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
 namespace tiercel::kernels::avx512 {
 
-inline constexpr std::size_t kCodes = 64;  // of a vector
+template <class Code>
+inline constexpr std::size_t kCodes = 64 / sizeof(Code);  // of a vector
 
-// Rows of 16 tokens, whose dims fill vectors, as codes, and their scales.
-template <class Element>
+// Rows of 16 tokens, whose dims fill vectors, as codes, and their scales. What is rounded has `largest` as its largest
+// code.
+template <class Code, class Element>
 class Codes;
 
-template <>
-class Codes<std::int8_t> {
+template <class Code>
+class Codes<Code, std::int8_t> {
  public:
-  HWY_INLINE Codes(const TokenRows<std::int8_t>& rows) : rows_(rows) {
+  HWY_INLINE Codes(const TokenRows<std::int8_t>& rows, float /*largest*/) : rows_(rows) {
     alignas(64) float scales[kLanes];
     rows.StoreScales(scales);
     scales_ = _mm512_load_ps(scales);
   }
   HWY_INLINE __m512 scales() const { return scales_; }
   HWY_INLINE __m512i row(std::size_t token, std::size_t first_dim) const {
-    return _mm512_loadu_si512(rows_.row(token) + first_dim);
+    const std::int8_t* row = rows_.row(token) + first_dim;
+    if constexpr (sizeof(Code) == 1) return _mm512_loadu_si512(row);
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row)));
   }
 
  private:
@@ -32,20 +37,21 @@ class Codes<std::int8_t> {
   __m512 scales_;
 };
 
-template <>
-class Codes<std::uint16_t> {
+template <class Code>
+class Codes<Code, std::uint16_t> {
  public:
-  HWY_INLINE Codes(const TokenRows<std::uint16_t>& rows) : rows_(rows) {
+  HWY_INLINE Codes(const TokenRows<std::uint16_t>& rows, float largest) : rows_(rows) {
     const __m512 magnitudes = Magnitudes();
-    scales_ = _mm512_mul_ps(magnitudes, _mm512_set1_ps(1.0f / 127));
+    scales_ = _mm512_mul_ps(magnitudes, _mm512_set1_ps(1.0f / largest));
     // The inverse of something smaller would not be finite.
     const __mmask16 some = _mm512_cmp_ps_mask(magnitudes, _mm512_set1_ps(1e-30f), _CMP_GE_OQ);
-    _mm512_store_ps(inverses_, _mm512_maskz_div_ps(some, _mm512_set1_ps(127), magnitudes));
+    _mm512_store_ps(inverses_, _mm512_maskz_div_ps(some, _mm512_set1_ps(largest), magnitudes));
   }
   HWY_INLINE __m512 scales() const { return scales_; }
   HWY_INLINE __m512i row(std::size_t token, std::size_t first_dim) const {
     const std::uint16_t* row = rows_.row(token) + first_dim;
     const __m512 inverse = _mm512_set1_ps(inverses_[token]);
+    if constexpr (sizeof(Code) == 2) return WordsInOrder(_mm512_loadu_si512(row), inverse);
     const __m512i words = Words(_mm512_loadu_si512(row), inverse), more = Words(_mm512_loadu_si512(row + 32), inverse);
     // In each lane now the even and the odd dims of 8 of the first half, and of 8 of the second.
     const __m512i side_by_side =
@@ -77,13 +83,21 @@ class Codes<std::uint16_t> {
     all = _mm512_max_epu16(all, _mm512_srli_epi32(all, 16));
     return _mm512_castsi512_ps(_mm512_slli_epi32(all, 16));
   }
+  static HWY_INLINE __m512 Even(__m512i elements) { return _mm512_castsi512_ps(_mm512_slli_epi32(elements, 16)); }
+  static HWY_INLINE __m512 Odd(__m512i elements) {
+    return _mm512_castsi512_ps(_mm512_and_si512(elements, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
   // Of 32 elements, in each lane four even ones before four odd ones.
   static HWY_INLINE __m512i Words(__m512i elements, __m512 inverse) {
-    const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(elements, 16)),
-                 odd =
-                     _mm512_castsi512_ps(_mm512_and_si512(elements, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
-    return _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(even, inverse)),
-                              _mm512_cvtps_epi32(_mm512_mul_ps(odd, inverse)));
+    return _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(Even(elements), inverse)),
+                              _mm512_cvtps_epi32(_mm512_mul_ps(Odd(elements), inverse)));
+  }
+  static HWY_INLINE __m512i WordsInOrder(__m512i elements, __m512 inverse) {
+    // A sum with it has the rounded product in its lowest 16 bits.
+    const __m512 shift = _mm512_set1_ps(0x1.8p23f);
+    const __m512i even = _mm512_castps_si512(_mm512_fmadd_ps(Even(elements), inverse, shift)),
+                  odd = _mm512_castps_si512(_mm512_fmadd_ps(Odd(elements), inverse, shift));
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16));
   }
 
   const TokenRows<std::uint16_t>& rows_;
