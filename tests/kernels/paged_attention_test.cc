@@ -265,6 +265,12 @@ TEST(Int8ProductsAttention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCall
   expect_rounding(kernels::kInt8Attention, AttentionStyle::Decode, AttentionStyle::Decode, 2e-3);
 }
 
+TEST(Int16ProductsAttention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCallIsCut) {
+  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no fast products of 16-bit integers";
+  expect_rounding(kernels::kInt16Attention, AttentionStyle::Prefill, AttentionStyle::Prefill, 5e-4);
+  expect_rounding(kernels::kInt16Attention, AttentionStyle::Decode, AttentionStyle::Decode, 2e-3);
+}
+
 // A context of several sections: right, and the same bits whether one call computes it, or one for each section, for
 // queries that see all sections and for those that see only the first.
 void expect_sections_merge(const Shape& s, const AttentionKernel& kernel, double tolerance) {
@@ -314,19 +320,49 @@ TEST(Bf16Attention, SectionsOfAContextMergeToTheSameBits) {
 }
 
 // Many small weights behind a large one are no less together than they are, nor is a weight whose value is zero.
-TEST(Int8ProductsAttention, SmallWeightsKeepTheirPart) {
-  if (!kernels::has_int8_attention()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
+void expect_small_weights(const AttentionKernel& kernel, double tolerance) {
   for (const bool zeros : {false, true}) {
     Case c(DType::BF16, 64, 1, 1, 32, 900, 3);
     std::ranges::fill(c.q, 1.0f);
     // A thousand times the weight of another: more than 8 bits tell apart.
     c.set(0, std::log(1000.0f) / (64 * c.scale()), -1);
     for (std::size_t t = 1; t < c.length; ++t) c.set(t, 0, zeros && t % 2 == 0 ? 0.0f : 1.0f);
-    const auto out = c.run(880, 20, AttentionStyle::Prefill, kernels::kInt8Attention);
+    const auto out = c.run(880, 20, AttentionStyle::Prefill, kernel);
     for (std::size_t position = 880; position < 900; ++position) {
       const auto expected = c.reference(position, 0);
-      // The weights of the large one's own span are lost.
-      for (std::size_t i = 0; i < 64; ++i) ASSERT_NEAR(out[position * c.q_stride + i], expected[i], 128.0 / 1900);
+      for (std::size_t i = 0; i < 64; ++i) ASSERT_NEAR(out[position * c.q_stride + i], expected[i], tolerance);
+    }
+  }
+}
+
+TEST(Int8ProductsAttention, SmallWeightsKeepTheirPart) {
+  if (!kernels::has_int8_attention()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
+  // The weights of the large one's own span are lost.
+  expect_small_weights(kernels::kInt8Attention, 128.0 / 1900);
+}
+
+TEST(Int16ProductsAttention, SmallWeightsKeepTheirPart) {
+  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no fast products of 16-bit integers";
+  // Those have few bits: 4.1 of 4095 becomes 4.
+  expect_small_weights(kernels::kInt16Attention, 0.125 * 128 / 1900);
+}
+
+// The largest codes of keys, queries, weights and values everywhere: sums of 32 bits hold them.
+TEST(Int16ProductsAttention, SumsDoNotOverflow) {
+  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no fast products of 16-bit integers";
+  for (const std::size_t head_dim : {16, 32, 64, 96, 128, 192, 256}) {
+    Case c(DType::BF16, head_dim, 1, 2, 32, 300, 4);
+    for (const float sign : {1.0f, -1.0f}) {
+      std::ranges::fill(c.q, sign * 0.5f);
+      for (std::size_t t = 0; t < c.length; ++t) c.set(t, 1, 1);
+      const auto out = c.run(280, 20, AttentionStyle::Prefill, kernels::kInt16Attention);
+      for (std::size_t i = 0; i < head_dim; ++i) ASSERT_NEAR(out[280 * c.q_stride + i], 1, 1e-3) << head_dim;
+      // One key of the other sign, beside which small weights of its span are rounded as above.
+      c.set(7, -1, -1);
+      const auto other = c.run(280, 20, AttentionStyle::Prefill, kernels::kInt16Attention);
+      const auto expected = c.reference(280, 0);
+      for (std::size_t i = 0; i < head_dim; ++i)
+        ASSERT_NEAR(other[280 * c.q_stride + i], expected[i], 0.125 * 128 / 300);
     }
   }
 }
@@ -336,6 +372,13 @@ TEST(Int8ProductsAttention, SectionsOfAContextMergeToTheSameBits) {
   expect_sections_merge({DType::BF16, 64, 2, 3, 32, 1100}, kernels::kInt8Attention, 0.02);
   expect_sections_merge({DType::BF16, 80, 1, 1, 8, 1200}, kernels::kInt8Attention, 0.02);
   expect_sections_merge({DType::Int8, 64, 2, 3, 32, 1100}, kernels::kInt8Attention, 0.02);
+}
+
+TEST(Int16ProductsAttention, SectionsOfAContextMergeToTheSameBits) {
+  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no fast products of 16-bit integers";
+  expect_sections_merge({DType::BF16, 64, 2, 3, 32, 1100}, kernels::kInt16Attention, 0.01);
+  expect_sections_merge({DType::BF16, 80, 1, 1, 8, 1200}, kernels::kInt16Attention, 0.01);
+  expect_sections_merge({DType::Int8, 64, 2, 3, 32, 1100}, kernels::kInt16Attention, 0.02);
 }
 
 // Whatever a step has, and however many threads: what each query gets is what one call gives. One long context beside
@@ -378,7 +421,10 @@ TEST(AttentionPlan, ReadsSharedBlocksOnceAndChangesNoBit) {
   for (int round = 0; round < 16; ++round) {
     // Styles that give different bits are not put together.
     const bool has_styles = round % 4 == 3 && kernels::has_int8_attention();
-    const AttentionKernel& kernel = has_styles ? kernels::kInt8Attention : kernels::kBf16Attention;
+    const bool in_words = round % 8 == 7 && kernels::has_int16_attention();
+    const AttentionKernel& kernel = in_words     ? kernels::kInt16Attention
+                                    : has_styles ? kernels::kInt8Attention
+                                                 : kernels::kBf16Attention;
     Case c(round % 2 ? DType::Int8 : DType::BF16, random() % 2 ? 64 : 80, 1 + random() % 3, 1 + random() % 4, 32, 1216,
            20 + random());
     const std::size_t threads = 1 + random() % 2, prefixes = 1 + random() % 3, sequences = 16 + random() % 20;
@@ -551,6 +597,7 @@ TEST(Int8Attention, AgreesWithADoubleReferenceForRandomShapes) {
       check(kernels::kWidenedAttention, AttentionStyle::Decode, 0.03);
     }
     if (kernels::has_int8_attention()) check(kernels::kInt8Attention, AttentionStyle::Prefill, 0.03);
+    if (kernels::has_int16_attention()) check(kernels::kInt16Attention, AttentionStyle::Prefill, 2e-3);
   }
 }
 
