@@ -7,7 +7,8 @@
 // scale of its value: long tails behind one large weight keep their part. To do so costs nothing: the logarithm of a
 // value's scale is added to its score.
 //
-// For many queries only: rounding a span for few costs more than their products. They are computed in bf16.
+// For many queries only: rounding a span for few costs more than their products. They are computed as they are
+// (decode_attention()).
 #pragma once
 
 #include <cmath>
@@ -414,31 +415,39 @@ struct CodeProducts {
   }
 };
 
-// Of the style Prefill by products of codes; of the style Decode in bf16.
+// Of the style Prefill by products of codes; of the style Decode by decode_attention().
 template <class Code>
 struct CodeAttention {
   using Spans = SpanAttention<CodeProducts<Code>>;
 
   static bool is_few(const AttentionArgs& a) { return a.style == AttentionStyle::Decode; }
   static void attend(const AttentionArgs& a, float* scratch) {
-    is_few(a) ? kBf16Attention.attend(a, scratch) : Spans::attend(a, scratch);
+    is_few(a) ? decode_attention().attend(a, scratch) : Spans::attend(a, scratch);
   }
   static void merge_sections(const AttentionArgs& a) {
-    is_few(a) ? kBf16Attention.merge_sections(a) : Spans::merge_sections(a);
+    is_few(a) ? decode_attention().merge_sections(a) : Spans::merge_sections(a);
   }
   static void attend_together(std::span<const AttentionArgs> runs, std::size_t shared, float* scratch) {
-    is_few(runs.front()) ? kBf16Attention.attend_together(runs, shared, scratch)
+    is_few(runs.front()) ? decode_attention().attend_together(runs, shared, scratch)
                          : Spans::attend_together(runs, shared, scratch);
   }
   static std::size_t scratch_floats(const KvLayout& layout, std::size_t tokens, std::size_t group) {
-    return std::max(Spans::scratch_floats(layout, tokens, group), kBf16Attention.scratch_floats(layout, tokens, group));
+    return std::max(Spans::scratch_floats(layout, tokens, group),
+                    decode_attention().scratch_floats(layout, tokens, group));
   }
 
   // States are no smaller than those of bf16, as dims are rounded up as far or further, and spans and sections are the
   // same.
-  static constexpr AttentionKernel kernel(Products products) {
-    return {attend,          merge_sections,  scratch_floats, Spans::state_floats, Spans::section_tokens,
-            attend_together, kCodeSpanTokens, products,       Products::Bf16};
+  static AttentionKernel kernel(Products products) {
+    return {attend,
+            merge_sections,
+            scratch_floats,
+            Spans::state_floats,
+            Spans::section_tokens,
+            attend_together,
+            kCodeSpanTokens,
+            products,
+            decode_attention().decode_products};
   }
 };
 

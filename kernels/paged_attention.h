@@ -91,8 +91,8 @@ const AttentionKernel& decode_attention();
 // processors with has_int8_attention().
 extern const AttentionKernel kInt8Attention;
 bool has_int8_attention();
-// Likewise by products of 16-bit integers. For processors with has_int16_attention(), on which it is much faster than
-// bf16, and no less exact.
+// Likewise by products of 16-bit integers, which are no less exact than bf16: for processors with
+// has_int16_attention() that prefer them (prefers_int16_products()).
 extern const AttentionKernel kInt16Attention;
 bool has_int16_attention();
 

@@ -9,9 +9,9 @@
 
 namespace tiercel::kernels {
 
-bool has_int16_attention() { return prefers_int16_products() && has_bf16_products(); }
+bool has_int16_attention() { return has_int16_products() && has_bf16_products(); }
 
-const AttentionKernel kInt16Attention = avx512::CodeAttention<std::int16_t>::kernel(Products::Bf16);
+const AttentionKernel kInt16Attention = avx512::CodeAttention<std::int16_t>::kernel(Products::Int16);
 
 }  // namespace tiercel::kernels
 

@@ -38,8 +38,10 @@ constexpr std::size_t kRowGrain = 8;
 
 const kernels::AttentionKernel& attention_for(Compute compute) {
   if (compute == Compute::Turbo && kernels::has_int8_attention()) return kernels::kInt8Attention;
-  if (compute == Compute::Fast && kernels::has_int16_attention()) return kernels::kInt16Attention;
-  if (compute != Compute::Precise && kernels::has_bf16_products()) return kernels::kBf16Attention;
+  if (compute == Compute::Fast && kernels::prefers_int16_products() && kernels::has_int16_attention()) {
+    return kernels::kInt16Attention;
+  }
+  if (compute != Compute::Precise && kernels::has_bf16_products()) return kernels::decode_attention();
   return kernels::kAttention;
 }
 

@@ -266,7 +266,7 @@ TEST(Int8ProductsAttention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCall
 }
 
 TEST(Int16ProductsAttention, AgreesWithADoubleReferenceAndKeepsBitsHoweverTheCallIsCut) {
-  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no fast products of 16-bit integers";
+  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
   expect_rounding(kernels::kInt16Attention, AttentionStyle::Prefill, AttentionStyle::Prefill, 5e-4);
   expect_rounding(kernels::kInt16Attention, AttentionStyle::Decode, AttentionStyle::Decode, 2e-3);
 }
@@ -342,14 +342,14 @@ TEST(Int8ProductsAttention, SmallWeightsKeepTheirPart) {
 }
 
 TEST(Int16ProductsAttention, SmallWeightsKeepTheirPart) {
-  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no fast products of 16-bit integers";
+  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
   // Those have few bits: 4.1 of 4095 becomes 4.
   expect_small_weights(kernels::kInt16Attention, 0.125 * 128 / 1900);
 }
 
 // The largest codes of keys, queries, weights and values everywhere: sums of 32 bits hold them.
 TEST(Int16ProductsAttention, SumsDoNotOverflow) {
-  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no fast products of 16-bit integers";
+  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
   for (const std::size_t head_dim : {16, 32, 64, 96, 128, 192, 256}) {
     Case c(DType::BF16, head_dim, 1, 2, 32, 300, 4);
     for (const float sign : {1.0f, -1.0f}) {
@@ -375,7 +375,7 @@ TEST(Int8ProductsAttention, SectionsOfAContextMergeToTheSameBits) {
 }
 
 TEST(Int16ProductsAttention, SectionsOfAContextMergeToTheSameBits) {
-  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no fast products of 16-bit integers";
+  if (!kernels::has_int16_attention()) GTEST_SKIP() << "this processor has no AVX512-VNNI";
   expect_sections_merge({DType::BF16, 64, 2, 3, 32, 1100}, kernels::kInt16Attention, 0.01);
   expect_sections_merge({DType::BF16, 80, 1, 1, 8, 1200}, kernels::kInt16Attention, 0.01);
   expect_sections_merge({DType::Int8, 64, 2, 3, 32, 1100}, kernels::kInt16Attention, 0.02);
