@@ -254,7 +254,7 @@ void shared_attention(benchmark::State& state) {
   }
   const auto q = normals(sequences * kHeads * kDim);
   Buffer<float> out(sequences * kHeads * kDim);
-  kernels::AttentionPlan plan(kernels::kBf16Attention, layout, kHeads / kKvHeads, team().threads());
+  kernels::AttentionPlan plan(kernels::decode_attention(), layout, kHeads / kKvHeads, team().threads());
   Buffer<float> workspace(plan.workspace_floats());
   plan.set_workspace(workspace.get());
   std::size_t layer = 0;

