@@ -80,21 +80,16 @@ class Bf16Q8 {
   static constexpr bool kHasMinimum = false;
   HWY_INLINE Bf16Q8() {}  // with these instructions, as the one that it calls
   HWY_INLINE void Decode(const std::byte* group, std::size_t p, __m512bh (&vectors)[4]) const {
-    for (std::size_t half = 0; half < 2; ++half) {
-      const std::byte* bytes = group + 32 + 128 * p + 64 * half;
-      const __m512i low = Widen(bytes), high = Widen(bytes + 32);
-      vectors[half] = (__m512bh)pairs_.First(low, high);
-      vectors[half + 2] = (__m512bh)pairs_.Second(low, high);
-    }
+    pairs_.Decode<Bf16Q8>(group + 32 + 128 * p, vectors);
   }
   static HWY_INLINE __m512 Start(const Bf16Rows&, std::size_t) { return _mm512_setzero_ps(); }
+  static HWY_INLINE __m512i Widen(const std::byte* bytes) {
+    return (__m512i)_mm512_cvtne2ps_pbh(WidenHalf(bytes + 16), WidenHalf(bytes));
+  }
 
  private:
   static HWY_INLINE __m512 WidenHalf(const std::byte* bytes) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes))));
-  }
-  static HWY_INLINE __m512i Widen(const std::byte* bytes) {
-    return (__m512i)_mm512_cvtne2ps_pbh(WidenHalf(bytes + 16), WidenHalf(bytes));
   }
   QuadsToPairs pairs_;
 };

@@ -38,7 +38,7 @@ inline bool has_vnni() {
 
 HWY_INLINE __m512i LoadBytes(const std::byte* bytes) { return _mm512_loadu_si512(bytes); }
 
-// Of 64 elements of 16 bits, four of each output, the first or the second two of each: in the order of rows.
+// Columns 8 p .. 8 p + 7 of a group of bytes as pairs of 16 bits, in the order in which rows have them.
 class QuadsToPairs {
  public:
   HWY_INLINE QuadsToPairs() {
@@ -52,8 +52,15 @@ class QuadsToPairs {
     first_ = _mm512_load_si512(first);
     second_ = _mm512_load_si512(second);
   }
-  HWY_INLINE __m512i First(__m512i low, __m512i high) const { return _mm512_permutex2var_epi16(low, first_, high); }
-  HWY_INLINE __m512i Second(__m512i low, __m512i high) const { return _mm512_permutex2var_epi16(low, second_, high); }
+  // `bytes`: four of each output, and behind them four more; Format::Widen(32 bytes) makes elements of them.
+  template <class Format, class Vector>
+  HWY_INLINE void Decode(const std::byte* bytes, Vector (&vectors)[4]) const {
+    for (std::size_t half = 0; half < 2; ++half, bytes += 64) {
+      const __m512i low = Format::Widen(bytes), high = Format::Widen(bytes + 32);
+      vectors[half] = (Vector)_mm512_permutex2var_epi16(low, first_, high);
+      vectors[half + 2] = (Vector)_mm512_permutex2var_epi16(low, second_, high);
+    }
+  }
 
  private:
   __m512i first_, second_;

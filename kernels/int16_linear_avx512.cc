@@ -51,19 +51,14 @@ class Int16Q8 {
   static constexpr bool kHasMinimum = false;
   HWY_INLINE Int16Q8() {}  // with these instructions, as the one that it calls
   HWY_INLINE void Decode(const std::byte* group, std::size_t p, __m512i (&vectors)[4]) const {
-    for (std::size_t half = 0; half < 2; ++half) {
-      const std::byte* bytes = group + 32 + 128 * p + 64 * half;
-      const __m512i low = Widen(bytes), high = Widen(bytes + 32);
-      vectors[half] = pairs_.First(low, high);
-      vectors[half + 2] = pairs_.Second(low, high);
-    }
+    pairs_.Decode<Int16Q8>(group + 32 + 128 * p, vectors);
   }
   static HWY_INLINE __m512i Start(const Int16Rows&, std::size_t) { return _mm512_setzero_si512(); }
-
- private:
   static HWY_INLINE __m512i Widen(const std::byte* bytes) {
     return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
   }
+
+ private:
   QuadsToPairs pairs_;
 };
 
