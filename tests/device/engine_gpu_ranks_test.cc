@@ -69,7 +69,9 @@ Answers stored_answers_of(Engine& engine, const std::vector<Request>& requests) 
                          [&](const KvTierStats& tier) { return tier.store.stored_blocks >= blocks.size(); });
     };
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(kLong_ms);
-    while (!are_stored() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    while (!are_stored() && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     EXPECT_TRUE(are_stored());
   }
   return answers;
@@ -323,7 +325,7 @@ TEST_P(EngineGpuRankLoss, AHungRankEndsTheOthers) {
 TEST_P(EngineGpuRankLoss, ALoadThatFailsOnOneRankEndsAll) {
   EngineOptions options = small_arena(4);
   options.cache.memory_tier_bytes = std::size_t{1} << 20;
-  GpuRanks ranks(options, 2, {}, /*timeout_ms=*/2000);
+  GpuRanks ranks(options, 2, {}, /*timeout_ms=*/kSanitized ? 10'000 : 2000);
   {
     CheckedEngine engine = Engine::open(ranks.first()).value();
     const auto requests = some_requests();
