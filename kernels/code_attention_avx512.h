@@ -435,21 +435,28 @@ struct CodeAttention {
     return std::max(Spans::scratch_floats(layout, tokens, group),
                     decode_attention().scratch_floats(layout, tokens, group));
   }
-
-  // States are no smaller than those of bf16, as dims are rounded up as far or further, and spans and sections are the
-  // same.
-  static AttentionKernel kernel(Products products) {
-    return {attend,
-            merge_sections,
-            scratch_floats,
-            Spans::state_floats,
-            Spans::section_tokens,
-            attend_together,
-            kCodeSpanTokens,
-            products,
-            decode_attention().decode_products};
-  }
 };
 
 }  // namespace tiercel::kernels::avx512
 HWY_POP_ATTRIBUTES
+
+namespace tiercel::kernels::avx512 {
+
+// Without these instructions: it is called when the program starts, on every processor. States are no smaller than
+// those of bf16, as dims are rounded up as far or further, and spans and sections are the same.
+template <class Code>
+AttentionKernel code_attention_kernel(Products products) {
+  using Attention = CodeAttention<Code>;
+  using Spans = typename Attention::Spans;
+  return {Attention::attend,
+          Attention::merge_sections,
+          Attention::scratch_floats,
+          Spans::state_floats,
+          Spans::section_tokens,
+          Attention::attend_together,
+          kCodeSpanTokens,
+          products,
+          decode_attention().decode_products};
+}
+
+}  // namespace tiercel::kernels::avx512

@@ -11,7 +11,7 @@ namespace tiercel::kernels {
 
 bool has_int16_attention() { return has_int16_products() && has_bf16_products(); }
 
-const AttentionKernel kInt16Attention = avx512::CodeAttention<std::int16_t>::kernel(Products::Int16);
+const AttentionKernel kInt16Attention = avx512::code_attention_kernel<std::int16_t>(Products::Int16);
 
 }  // namespace tiercel::kernels
 

@@ -14,7 +14,7 @@ bool has_int8_attention() {
   return has;
 }
 
-const AttentionKernel kInt8Attention = avx512::CodeAttention<std::int8_t>::kernel(Products::Int8);
+const AttentionKernel kInt8Attention = avx512::code_attention_kernel<std::int8_t>(Products::Int8);
 
 }  // namespace tiercel::kernels
 
