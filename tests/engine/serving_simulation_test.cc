@@ -15,9 +15,9 @@ namespace {
 #if defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t kHistories = 300;
 #elif defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
-constexpr std::uint64_t kHistories = 1500;
+constexpr std::uint64_t kHistories = 750;
 #else
-constexpr std::uint64_t kHistories = 10'000;
+constexpr std::uint64_t kHistories = 5'000;
 #endif
 
 TEST(ServingSimulation, EveryHistoryKeepsItsPromises) {

@@ -5,8 +5,8 @@
 
 Each mutant replaces one piece of one file. The mutated file alone is compiled, for the emulator, and linked before the library, whose own
 version of it is then not taken (the linker takes the first definition). A mutant that passes its program has survived, and fails this test; so does one whose text is not
-found exactly once, which means that the code went on without it. With TIERCEL_MUTANTS in the environment, only those are planted whose
-description has these words.
+found exactly once, which means that the code went on without it. A quarter of them is planted, or what TIERCEL_MUTANTS in the
+environment says: tests/mutant_choice.py.
 """
 
 import argparse
@@ -16,6 +16,9 @@ import pathlib
 import shlex
 import subprocess
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from tests.mutant_choice import chosen  # noqa: E402
 
 # (what it is, file, text, replacement, program that must see it, its cases)
 KERNELS, SAMPLING, DEVICE, NCCL = "cuda_kernels_test", "cuda_sampling_test", "device_test", "nccl_test"
@@ -227,12 +230,17 @@ class Test:
         self.source, self.work = pathlib.Path(args.source), pathlib.Path(args.work)
         self.objects = dict(pair.split("=", 1) for pair in args.objects)
 
-    def problem(self, number):
+    def misplaced(self, mutant):
+        """What is wrong with a mutant's text, or None."""
+        what, file, text, *_ = mutant
+        count = (self.source / file).read_text().count(text)
+        return None if count == 1 else f"{what}: the text is in {file} {count} times"
+
+    def problem(self, mutant):
         """What is wrong with a mutant, or None where its program sees it."""
-        what, file, text, replacement, program, cases = MUTANTS[number]
+        what, file, text, replacement, program, cases = mutant
+        number = MUTANTS.index(mutant)
         original = (self.source / file).read_text()
-        if original.count(text) != 1:
-            return f"{what}: the text is in {file} {original.count(text)} times"
         directory = self.work / str(number)
         directory.mkdir(parents=True, exist_ok=True)
         mutant, code, binary = directory / pathlib.Path(file).name, directory / "mutant.cc", directory / program
@@ -253,12 +261,13 @@ class Test:
 
 def main():
     test = Test(arguments())
-    words = os.environ.get("TIERCEL_MUTANTS", "")
-    numbers = [number for number, mutant in enumerate(MUTANTS) if words in mutant[0]]
-    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        problems = [problem for problem in pool.map(test.problem, numbers) if problem]
-    print("\n".join(problems) or f"{len(numbers)} mutants, each seen")
-    sys.exit(1 if problems else 0)
+    mutants = chosen(MUTANTS, test.source)
+    problems = list(filter(None, map(test.misplaced, MUTANTS)))
+    if not problems:
+        with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            problems = list(filter(None, pool.map(test.problem, mutants)))
+    print("\n".join(problems) or f"{len(mutants)} of {len(MUTANTS)} mutants, each seen")
+    sys.exit(1 if problems or not mutants else 0)
 
 
 if __name__ == "__main__":

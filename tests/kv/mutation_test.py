@@ -6,8 +6,8 @@
 Each mutant replaces one piece of one file of src/kv, or of src/tier. The mutated file alone is compiled, without assertions, and linked before the
 library, whose own version of it is then not taken. It names the programs that must see it: the cases of tests/kv, the random
 histories of tests/sim, those in which memory runs out, those with tiers, or the faults of the disk in tests/tier. A mutant that compiles and passes in one of them has survived, and fails
-this test; so does one whose text is not found exactly once, which means that the code went on without it. With TIERCEL_MUTANTS in the
-environment, only those are planted whose description has these words.
+this test; so does one whose text is not found exactly once, which means that the code went on without it. A quarter of them is planted,
+or what TIERCEL_MUTANTS in the environment says: tests/mutant_choice.py.
 """
 
 import argparse
@@ -18,6 +18,9 @@ import shlex
 import subprocess
 import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from tests.mutant_choice import chosen  # noqa: E402
 
 CASES, HISTORIES, FAULTS = "kv_test", "sim_test", "sim_fault_test"
 TIERS, DISK = "sim_tier_test", "disk_test"
@@ -316,6 +319,10 @@ FILTER = {DISK: "DiskFault.*:DiskStoreTest.*-*.Every*",  # without what takes lo
           "ranked_model_test": "RankedModel.AFailedStep*:RankedModel.BlocksAre*:RankedStore.*-*Hangs*:*AfterAKill*"}
 
 
+def folder_of(file):
+    return "src" if "/" in file else "src/kv"
+
+
 def is_of_tiers(mutant):
     _, file, _, _, programs = mutant
     return "/" in file or file.startswith(("tier", "erasure", "shared_tiers")) or programs in (TIERS, DISK)
@@ -344,10 +351,7 @@ def outcome_of(number, mutant, arguments):
     """Whether every program saw the mutant, how, and the seconds that took."""
     _, file, text, replacement, programs = mutant
     began = time.monotonic()
-    folder = "src" if "/" in file else "src/kv"
-    source = pathlib.Path(arguments.source, folder, file).read_text()
-    if source.count(text) != 1:
-        return False, f"its text is there {source.count(text)} times, not once: mend {__file__}", 0
+    source = pathlib.Path(arguments.source, folder_of(file), file).read_text()
     work = pathlib.Path(arguments.work, f"mutant{number}")
     work.mkdir(parents=True, exist_ok=True)
     mutated = work / pathlib.Path(file).name
@@ -379,9 +383,12 @@ def main(all_mutants):
     parser.add_argument("--objects", required=True, action="append", help="PROGRAM=FILES")
     parser.add_argument("--again", required=True, help="the command that runs this test")
     arguments = parser.parse_args()
-    words = os.environ.get("TIERCEL_MUTANTS", "")
-    mutants = [mutant for mutant in all_mutants if words in mutant[0] and
-               arguments.part in ("all", "tiers" if is_of_tiers(mutant) else "core")]
+    of_part = [mutant for mutant in all_mutants if arguments.part in ("all", "tiers" if is_of_tiers(mutant) else "core")]
+    mutants = chosen(of_part, arguments.source)
+    for what, file, text, *_ in of_part:
+        count = pathlib.Path(arguments.source, folder_of(file), file).read_text().count(text)
+        if count != 1:
+            sys.exit(f"{what}: its text is in {file} {count} times, not once")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(lambda item: outcome_of(*item, arguments), enumerate(mutants)))
     survivors = [what for (what, *_), (seen, *_) in zip(mutants, outcomes) if not seen]

@@ -1,6 +1,6 @@
 // The cache with a memory and a disk tier at full load for minutes: nothing grows, nothing is wrong.
 //
-//   TIERCEL_SOAK_S=1800 soak_test     half an hour, as a nightly run does; 120 seconds otherwise
+//   TIERCEL_SOAK_S=1800 soak_test     half an hour, as a nightly run does; 60 seconds otherwise
 #include <unistd.h>
 
 #include <atomic>
@@ -58,7 +58,7 @@ bool holds(std::span<const std::byte> block, std::uint64_t word) {
 }
 
 TEST(Soak, NothingGrowsAndNothingIsWrong) {
-  double seconds = 120;
+  double seconds = 60;
   if (const char* text = std::getenv("TIERCEL_SOAK_S")) seconds = std::strtod(text, nullptr);
   const TemporaryDirectory directory;
   const std::string kv = directory / "kv";
