@@ -101,7 +101,9 @@ struct RoundedInput {
         paired_offsets(rows * columns / 32) {
     const std::size_t panels = kernels::panels_of(rows);
     if (kind == Products::Bf16) kernels::round_rows(x.get(), rows, columns, 0, panels, values.get(), sums.get());
-    if (kind == Products::Int16) {
+    if (kind == Products::Int16 && decoded) {
+      kernels::round_spans_int16(x.get(), rows, columns, 0, panels, words.get(), scales.get());
+    } else if (kind == Products::Int16) {
       kernels::round_rows_int16(x.get(), rows, columns, 0, panels, words.get(), scales.get(), sums.get());
     }
     if (kind == Products::Int8) {
@@ -117,6 +119,9 @@ struct RoundedInput {
         return (decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(w, {values.get(), sums.get()},
                                                                                       rows, y, w.outputs, begin, end);
       case Products::Int16:
+        if (decoded) {
+          return kernels::group_linear_decoded_int16(w, {words.get(), scales.get()}, rows, y, w.outputs, begin, end);
+        }
         return kernels::group_linear_int16(w, {words.get(), scales.get(), sums.get()}, rows, y, w.outputs, begin, end);
       case Products::Int8:
         return int8->multiply(
@@ -305,6 +310,9 @@ BENCHMARK_CAPTURE(linear, decoded_Q4, TensorType::Q4_1, Products::Bf16, nullptr,
     ->Name("linear/decoded/Q4")
     ->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, int16_Q4, TensorType::Q4_1, Products::Int16)->Name("linear/int16/Q4")->Apply(linear_shapes);
+BENCHMARK_CAPTURE(linear, decoded_int16_Q4, TensorType::Q4_1, Products::Int16, nullptr, true)
+    ->Name("linear/decoded_int16/Q4")
+    ->Apply(linear_shapes);
 BENCHMARK_CAPTURE(linear, int8_paired_Q4, TensorType::Q4_1, Products::Int8, &kernels::kAvx512Int8, true)
     ->Name("linear/int8_paired/Q4")
     ->Apply(linear_shapes);
@@ -314,6 +322,9 @@ BENCHMARK_CAPTURE(linear, int8_Q8, TensorType::Q8_0, Products::Int8, &kernels::k
     ->Apply(head_shapes);
 BENCHMARK_CAPTURE(linear, bf16_Q8, TensorType::Q8_0, Products::Bf16)->Name("linear/bf16/Q8")->Apply(head_shapes);
 BENCHMARK_CAPTURE(linear, int16_Q8, TensorType::Q8_0, Products::Int16)->Name("linear/int16/Q8")->Apply(head_shapes);
+BENCHMARK_CAPTURE(linear, decoded_int16_Q8, TensorType::Q8_0, Products::Int16, nullptr, true)
+    ->Name("linear/decoded_int16/Q8")
+    ->Apply(head_shapes);
 
 void attention_shapes(benchmark::internal::Benchmark* bench) {
   for (const std::int64_t context : {100, 2000, 8000}) bench->Args({1, context, 9, 3, 64});

@@ -36,8 +36,6 @@ inline bool has_vnni() {
   return has;
 }
 
-HWY_INLINE __m512i LoadBytes(const std::byte* bytes) { return _mm512_loadu_si512(bytes); }
-
 // Columns 8 p .. 8 p + 7 of a group of bytes as pairs of 16 bits, in the order in which rows have them.
 class QuadsToPairs {
  public:

@@ -18,6 +18,7 @@ namespace tiercel::kernels::avx512 {
 
 inline constexpr std::size_t kLanes = 16;
 
+HWY_INLINE __m512i LoadBytes(const std::byte* bytes) { return _mm512_loadu_si512(bytes); }
 // 16 numbers of f16.
 HWY_INLINE __m512 LoadHalves(const std::byte* halves) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));

@@ -137,6 +137,15 @@ kernels::Int16Rows RoundedRows::round_int16(ThreadTeam& team, const float* x, st
   return {values, scales, sums};
 }
 
+kernels::Int16Spans RoundedRows::round_spans(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns) {
+  std::int16_t* values = at_least(words_, rows * columns);
+  float* scales = at_least(scales_, rows * kernels::spans_of(columns));
+  round_panels(team, rows, [&](std::size_t first, std::size_t last) {
+    kernels::round_spans_int16(x, rows, columns, first, last, values, scales);
+  });
+  return {values, scales};
+}
+
 kernels::Int8Rows RoundedRows::quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns,
                                         bool paired) {
   const std::size_t groups = rows * columns / kernels::kGroupColumns;
@@ -228,8 +237,9 @@ void Linear::pack(Product product, ThreadTeam& team) {
   }
 }
 
-Linear::Means Linear::means_over_groups(std::size_t rows) {
-  return rows >= kernels::kDecodedRows ? Means::DecodedGroups : Means::Groups;
+Linear::Means Linear::means_over_groups(std::size_t rows) const {
+  const bool int16 = group_products(rounding_) == kernels::Products::Int16;
+  return rows >= (int16 ? kernels::kDecodedInt16Rows : kernels::kDecodedRows) ? Means::DecodedGroups : Means::Groups;
 }
 
 Linear::Means Linear::means(Arithmetic arithmetic, std::size_t rows) const {
@@ -340,9 +350,16 @@ Linear::GroupInput Linear::round(ThreadTeam& team, const float* x, std::size_t r
                    .x = x,
                    .bf16 = {},
                    .int16 = {},
+                   .spans = {},
                    .int8 = {}};
   if (input.products == kernels::Products::Bf16) input.bf16 = rounded.round(team, x, rows, columns_);
-  if (input.products == kernels::Products::Int16) input.int16 = rounded.round_int16(team, x, rows, columns_);
+  if (input.products == kernels::Products::Int16) {
+    if (input.decoded) {
+      input.spans = rounded.round_spans(team, x, rows, columns_);
+    } else {
+      input.int16 = rounded.round_int16(team, x, rows, columns_);
+    }
+  }
   if (input.products == kernels::Products::Int8) {
     const bool paired = input.decoded && rounding_ == Rounding::CoarseInt8 && kernels::prefers_paired_products();
     input.int8 = rounded.quantise(team, x, rows, columns_, paired);
@@ -364,6 +381,9 @@ void Linear::multiply_part(const GroupInput& input, std::size_t part, std::size_
       return (input.decoded ? kernels::group_linear_decoded : kernels::group_linear_bf16)(weights, input.bf16, rows, y,
                                                                                           y_stride, begin, end);
     case kernels::Products::Int16:
+      if (input.decoded) {
+        return kernels::group_linear_decoded_int16(weights, input.spans, rows, y, y_stride, begin, end);
+      }
       return kernels::group_linear_int16(weights, input.int16, rows, y, y_stride, begin, end);
     case kernels::Products::Int8: return kernels::group_linear_int8(weights, input.int8, rows, y, y_stride, begin, end);
   }

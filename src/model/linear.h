@@ -55,6 +55,7 @@ class RoundedRows {
  public:
   kernels::Bf16Rows round(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
   kernels::Int16Rows round_int16(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
+  kernels::Int16Spans round_spans(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns);
   // Paired: for the products of many rows (kernels/group_linear.h).
   kernels::Int8Rows quantise(ThreadTeam& team, const float* x, std::size_t rows, std::size_t columns, bool paired);
 
@@ -117,10 +118,10 @@ class Linear {
   void forward_product(ThreadTeam& team, const float* x, std::size_t rows, float* y) const;
 
  private:
-  // Groups as they are, or decoded (group_linear_decoded; bytes: with paired rows, where they are faster; 16-bit
-  // integers: as they are); the product, of the shape at hand or a fixed one.
+  // Groups as they are, or decoded (bytes: as they are, with paired rows where these are faster); the product, of the
+  // shape at hand or a fixed one.
   enum class Means : std::uint8_t { Groups, DecodedGroups, Product, FixedProduct };
-  static Means means_over_groups(std::size_t rows);  // the fastest
+  Means means_over_groups(std::size_t rows) const;  // the fastest
   Means means(Arithmetic arithmetic, std::size_t rows) const;
 
   // Rows as they are multiplied over groups.
@@ -130,6 +131,7 @@ class Linear {
     const float* x;
     kernels::Bf16Rows bf16;
     kernels::Int16Rows int16;
+    kernels::Int16Spans spans;  // instead, if decoded
     kernels::Int8Rows int8;
   };
   std::size_t gated_outputs(std::size_t rows, std::size_t threads) const;

@@ -37,7 +37,7 @@ struct RandomWeights {
 
 float nearest_bf16(float value) { return bf16_to_float(float_to_bf16(value)); }
 
-enum class Rounding { None, Bf16, Int16, Int8, Decoded };  // the last: weights as well as rows, to bf16
+enum class Rounding { None, Bf16, Int16, Int8, Decoded, DecodedInt16 };  // the last two: weights as well as rows
 
 // One way to compute, with float32 rows.
 struct Way {
@@ -47,10 +47,21 @@ struct Way {
   bool paired = false;               // its rows
 
   bool rounds_to_bf16() const { return rounding == Rounding::Bf16 || rounding == Rounding::Decoded; }
-  bool rounds_to_integers() const { return rounding == Rounding::Int16 || rounding == Rounding::Int8; }
-  // What a group's largest value becomes.
+  bool rounds_to_integers() const {
+    return rounding == Rounding::Int16 || rounding == Rounding::DecodedInt16 || rounding == Rounding::Int8;
+  }
+  // Columns of a row that share a scale, and what their largest value becomes.
+  std::size_t scaled_columns() const {
+    return rounding == Rounding::DecodedInt16 ? kSpanGroups * kGroupColumns : kGroupColumns;
+  }
   float largest_integer() const {
+    if (rounding == Rounding::DecodedInt16) return 8191;
     return rounding == Rounding::Int16 ? 32767 : static_cast<float>(paired ? kPairedLargest : 127);
+  }
+  // How far a weight is from what it is multiplied as, at most: two terms are rounded, of which one is 15 times a
+  // number that is rounded too (a byte: 127 times).
+  float weight_error(float largest) const {
+    return rounding == Rounding::DecodedInt16 ? 1.2f * largest / kLargestDecodedWeight : 0;
   }
   float weight(float exact) const { return rounding == Rounding::Decoded ? nearest_bf16(exact) : exact; }
 
@@ -58,11 +69,12 @@ struct Way {
   std::vector<float> rounded(const float* x, std::size_t columns) const {
     std::vector<float> row(x, x + columns);
     for (std::size_t c = 0; c < columns && rounds_to_bf16(); ++c) row[c] = nearest_bf16(row[c]);
-    for (std::size_t c = 0; c < columns && rounds_to_integers(); c += kGroupColumns) {
+    for (std::size_t c = 0; c < columns && rounds_to_integers(); c += scaled_columns()) {
+      const std::size_t count = std::min(scaled_columns(), columns - c);
       float largest = 0;
-      for (std::size_t i = 0; i < kGroupColumns; ++i) largest = std::max(largest, std::abs(row[c + i]));
+      for (std::size_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(row[c + i]));
       const float scale = largest / largest_integer();
-      for (std::size_t i = 0; i < kGroupColumns && scale > 0; ++i) {
+      for (std::size_t i = 0; i < count && scale > 0; ++i) {
         row[c + i] = std::nearbyint(row[c + i] * (1 / scale)) * scale;
       }
     }
@@ -85,6 +97,8 @@ struct Way {
     for (const auto& [begin, end] : {std::pair{std::size_t{0}, middle}, {middle, panels_of(rows)}}) {
       if (rounds_to_bf16()) {
         round_rows(dense.data(), rows, w.columns, begin, end, values.data(), sums.data());
+      } else if (rounding == Rounding::DecodedInt16) {
+        round_spans_int16(dense.data(), rows, w.columns, begin, end, words.data(), scales.data());
       } else if (rounding == Rounding::Int16) {
         round_rows_int16(dense.data(), rows, w.columns, begin, end, words.data(), scales.data(), sums.data());
       } else {
@@ -95,6 +109,8 @@ struct Way {
     if (rounds_to_bf16()) {
       (rounding == Rounding::Bf16 ? group_linear_bf16 : group_linear_decoded)(w, {values.data(), sums.data()}, rows, y,
                                                                               y_stride, first, last);
+    } else if (rounding == Rounding::DecodedInt16) {
+      group_linear_decoded_int16(w, {words.data(), scales.data()}, rows, y, y_stride, first, last);
     } else if (rounding == Rounding::Int16) {
       group_linear_int16(w, {words.data(), scales.data(), sums.data()}, rows, y, y_stride, first, last);
     } else {
@@ -110,6 +126,7 @@ void for_every_way(const Check& check) {
   if (has_bf16_products()) check(Way{"bf16", Rounding::Bf16});
   if (has_bf16_products()) check(Way{"bf16 decoded", Rounding::Decoded});
   if (has_int16_products()) check(Way{"int16", Rounding::Int16});
+  if (has_int16_products()) check(Way{"int16 decoded", Rounding::DecodedInt16});
   for (const Int8Kernel* int8 : int8_kernels()) {
     if (!int8->is_supported()) continue;
     check(Way{int8->name, Rounding::Int8, int8});
@@ -138,14 +155,21 @@ TEST_P(GroupLinear, AgreesWithADoubleReferenceForEveryRowCount) {
       for (std::size_t r = 0; r < rows; ++r) {
         const std::vector<float> row = way.rounded(x.data() + r * x_stride, columns);
         for (std::size_t o = 0; o < outputs; ++o) {
-          double sum = 0, size = 0;
+          double sum = 0, size = 0, squares = 0;
+          float largest = 0;
           for (std::size_t c = 0; c < columns; ++c) {
-            const double product = double{row[c]} * way.weight(weights.exact[o * columns + c]);
+            const float weight = weights.exact[o * columns + c];
+            const double product = double{row[c]} * way.weight(weight);
             sum += product;
             size += std::abs(product);
+            squares += double{row[c]} * row[c];
+            largest = std::max(largest, std::abs(weight));
           }
-          // Scale and minimum of a group are applied to sums, whose terms may cancel.
-          ASSERT_NEAR(y[r * y_stride + o], sum, (way.rounding == Rounding::None ? 1e-6 : 4e-6) * size)
+          // Scale and minimum of a group are applied to sums, whose terms may cancel. What is rounded of weights has
+          // either sign.
+          ASSERT_NEAR(y[r * y_stride + o], sum,
+                      (way.rounding == Rounding::None ? 1e-6 : 4e-6) * size +
+                          2 * way.weight_error(largest) * std::sqrt(squares))
               << rows << " rows, row " << r << ", output " << o;
         }
         ASSERT_EQ(y[r * y_stride + outputs], 99.0f) << "wrote beyond the row";
@@ -182,6 +206,10 @@ TEST_P(GroupLinear, OneColumnAloneGivesTheWeightItself) {
   std::mt19937 random(9);
   const std::size_t outputs = 24, columns = 96;
   const RandomWeights weights(GetParam(), outputs, columns, random);
+  std::vector<float> largest(outputs);
+  for (std::size_t i = 0; i < outputs * columns; ++i) {
+    largest[i / columns] = std::max(largest[i / columns], std::abs(weights.exact[i]));
+  }
   for_every_way([&](const Way& way) {
     const testing::ScopedTrace trace(__FILE__, __LINE__, way.name);
     for (std::size_t c = 0; c < columns; ++c) {
@@ -190,8 +218,32 @@ TEST_P(GroupLinear, OneColumnAloneGivesTheWeightItself) {
       way(weights.view, x.data(), columns, 1, y.data(), outputs, 0, outputs);
       for (std::size_t o = 0; o < outputs; ++o) {
         const float exact = way.weight(weights.exact[o * columns + c]);
-        ASSERT_NEAR(y[o], exact, 1e-6 * (std::abs(exact) + 1)) << "column " << c << ", output " << o;
+        ASSERT_NEAR(y[o], exact, 1e-6 * (std::abs(exact) + 1) + way.weight_error(largest[o]))
+            << "column " << c << ", output " << o;
       }
+    }
+  });
+}
+
+TEST(GroupLinearSums, OfTheLargestHaveRoom) {
+  const std::size_t outputs = 32, columns = 256;
+  // Blocks of Q4_1, all alike: scale, minimum, and 32 nibbles of 15.
+  std::vector<std::byte> file;
+  for (std::size_t i = 0; i < outputs * columns / 32; ++i) {
+    const std::uint16_t scale_and_minimum[] = {float_to_half(0.5f), float_to_half(1.25f)};
+    const auto* bytes = reinterpret_cast<const std::byte*>(scale_and_minimum);
+    file.insert(file.end(), bytes, bytes + 4);
+    file.insert(file.end(), 16, std::byte{0xff});
+  }
+  std::vector<std::byte> tiles(group_weights_bytes(GroupFormat::Q4, outputs, columns));
+  pack_group_weights(TensorType::Q4_1, file.data(), outputs, columns, 0, tiles_of(outputs), tiles.data());
+  for_every_way([&](const Way& way) {
+    for (const float value : {3.0f, -3.0f}) {
+      const std::vector<float> x(columns, value);
+      std::vector<float> y(outputs);
+      way({GroupFormat::Q4, tiles.data(), outputs, columns}, x.data(), columns, 1, y.data(), outputs, 0, outputs);
+      const float exact = value * 8.75f * columns;
+      for (const float sum : y) ASSERT_NEAR(sum, exact, 1e-3 * std::abs(exact)) << way.name;
     }
   });
 }
