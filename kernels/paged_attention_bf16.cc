@@ -3,8 +3,8 @@
 // exact in bf16; the keys' scales are applied to scores, and the values' to weights before they are rounded. Keys are
 // transposed and values interleaved; what is done with a span: span_attention.h.
 //
-// Where VDPBF16PS is slower than products of float32 (prefers_int16_products()), nothing is rounded: pairs of keys and
-// values are widened as they are multiplied.
+// Where VDPBF16PS is slower than products of float32 (prefers_int16_products()), nothing is rounded: keys and values
+// are widened as they are multiplied, and values are read from their blocks, where two dims lie side by side.
 #include "kernels/group_linear.h"
 #include "kernels/paged_attention.h"
 
@@ -30,6 +30,7 @@ struct Bf16Pairs {
   using Operand = __m512bh;
   static constexpr Products kProducts = Products::Bf16;
   static constexpr std::size_t kMostVectors = 4;  // beside each other, for six rows
+  static constexpr bool kReadsBlocks = false;     // values as they lie there
 
   static HWY_INLINE Operand Load(const float* pairs) { return (__m512bh)_mm512_load_ps(pairs); }
   static HWY_INLINE __m512 Multiply(__m512 sum, Operand pairs, const Element* two) {
@@ -50,10 +51,17 @@ struct WidenedPairs {
   };
   static constexpr Products kProducts = Products::F32;
   static constexpr std::size_t kMostVectors = 2;  // which take two registers each
+  static constexpr bool kReadsBlocks = true;
 
-  static HWY_INLINE Operand Load(const float* pairs) {
-    const __m512i both = _mm512_load_si512(pairs), upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), _mm512_castsi512_ps(_mm512_and_si512(both, upper))};
+  static HWY_INLINE Operand Load(const float* pairs) { return Widen(_mm512_load_si512(pairs)); }
+  // 32 dims of a value: the even ones, and the odd ones.
+  static HWY_INLINE Operand Load(const std::uint16_t* row, __mmask32 mask) {
+    return Widen(_mm512_maskz_loadu_epi16(mask, row));
+  }
+  static HWY_INLINE Operand Load(const std::int8_t* row, __mmask32 mask) {
+    const __m512i both = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, row));
+    return {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(both, 16), 16)),
+            _mm512_cvtepi32_ps(_mm512_srai_epi32(both, 16))};
   }
   static HWY_INLINE __m512 Multiply(__m512 sum, const Operand& pairs, const Element* two) {
     return _mm512_fmadd_ps(pairs.second, _mm512_set1_ps(two[1]),
@@ -64,26 +72,33 @@ struct WidenedPairs {
     _mm512_storeu_ps(to + kLanes, high);
     return _mm512_add_ps(total, _mm512_add_ps(low, high));
   }
+
+ private:
+  static HWY_INLINE Operand Widen(__m512i both) {
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), _mm512_castsi512_ps(_mm512_and_si512(both, upper))};
+  }
 };
 
 template <class Pairs>
 struct Scratch {
   using Element = typename Pairs::Element;
   Scratch(float* base, const KvLayout& layout, std::size_t row_count)
-      : rows(row_count), padded_dim(bf16_padded_dim(layout)) {
+      : rows(row_count), dim(layout.head_dim), padded_dim(bf16_padded_dim(layout)) {
     const auto take = [&](std::size_t floats) { return std::exchange(base, base + round_up(floats, kLanes)); };
     keys = take(padded_dim / 2 * kSpanTokens);
-    values = take(kSpanTokens / 2 * padded_dim);
+    values = take(Pairs::kReadsBlocks ? 0 : kSpanTokens / 2 * padded_dim);
     queries = reinterpret_cast<Element*>(take(rows * padded_dim * sizeof(Element) / 4));
     for (float*& state : states) state = take(AttentionState::floats(rows, padded_dim));
     scores = take(kRowsAtOnce * kSpanTokens);
     weights = reinterpret_cast<Element*>(take(kRowsAtOnce * kSpanTokens * sizeof(Element) / 4));
     key_scales = take(kSpanTokens);
     value_scales = take(kSpanTokens);
+    value_rows = reinterpret_cast<const void**>(take(kSpanTokens / 8 * sizeof(void*) / 4));
     end = base;
   }
 
-  std::size_t rows, padded_dim;
+  std::size_t rows, dim, padded_dim;
   float* keys;        // [pair of dims][token]: two bf16
   float* values;      // [pair of tokens][dim]: two bf16; dims of 32 in the order that unpacking leaves
   Element* queries;   // [row][dim], scaled, zero beyond head_dim
@@ -92,6 +107,7 @@ struct Scratch {
   Element* weights;   // [row of a few][token]
   float* key_scales;  // [token], 0 beyond the last; of int8
   float* value_scales;
+  const void** value_rows;  // where eight tokens' values lie
   float* end;
 };
 
@@ -253,6 +269,50 @@ HWY_INLINE void AccumulateStrip(const Scratch<Pairs>& s, const AttentionState& s
   }
 }
 
+// The same with values as they lie in their blocks: 32 * kChunks dims from `column` on, of each 32 the even ones and
+// then the odd ones.
+template <class Element, std::size_t kRows, std::size_t kChunks, class Pairs>
+HWY_INLINE void AccumulateChunks(const Scratch<Pairs>& s, const AttentionState& state, std::size_t row,
+                                 std::size_t column, std::size_t dim, std::size_t tokens, __m512 keep) {
+  __m512 sums[kRows][2 * kChunks];
+#pragma GCC unroll 6
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < 2 * kChunks; ++v) {
+      sums[r][v] = _mm512_mul_ps(_mm512_load_ps(state.sums + (row + r) * s.padded_dim + column + v * kLanes),
+                                 SpreadLane(keep, r));
+    }
+  }
+  const __mmask32 last_mask = DimMask(dim, column + 32 * (kChunks - 1));
+  for (std::size_t first = 0; first < tokens; first += 8) {
+    const auto* values = static_cast<const Element*>(s.value_rows[first / 8]) + column;
+    const float* weights = s.weights + first;
+    for (std::size_t t = std::min<std::size_t>(8, tokens - first); t > 0; --t, values += dim, ++weights) {
+      typename Pairs::Operand operands[kChunks];
+#pragma GCC unroll 2
+      for (std::size_t c = 0; c < kChunks; ++c) {
+        operands[c] = Pairs::Load(values + 32 * c, c + 1 == kChunks ? last_mask : 0xffffffffu);
+      }
+#pragma GCC unroll 6
+      for (std::size_t r = 0; r < kRows; ++r) {
+        const __m512 weight = _mm512_set1_ps(weights[r * kSpanTokens]);
+#pragma GCC unroll 2
+        for (std::size_t c = 0; c < kChunks; ++c) {
+          sums[r][2 * c] = _mm512_fmadd_ps(operands[c].first, weight, sums[r][2 * c]);
+          sums[r][2 * c + 1] = _mm512_fmadd_ps(operands[c].second, weight, sums[r][2 * c + 1]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (std::size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < 2 * kChunks; ++v) {
+      _mm512_store_ps(state.sums + (row + r) * s.padded_dim + column + v * kLanes, sums[r][v]);
+    }
+  }
+}
+
 template <class Pairs>
 struct PairProducts {
   using Scratch = kernels::Scratch<Pairs>;
@@ -274,19 +334,21 @@ struct PairProducts {
   template <class Element>
   static void take_span(const AttentionArgs& a, const Scratch& s, std::size_t begin, std::size_t from,
                         std::size_t tokens, const NextTokens& next) {
-    // As far as vectors reach beyond the last token, with zeros.
-    const std::size_t padded = round_up(tokens, 4 * kLanes);
+    // As far as vectors reach beyond the last token, with zeros; where values are not there nobody reads them, and
+    // scores of such keys are masked.
+    const std::size_t padded = round_up(tokens, Pairs::kReadsBlocks ? kLanes : 4 * kLanes);
     for (std::size_t first = from; first < padded; first += kLanes) {
       const std::size_t count = std::min(kLanes, tokens - std::min(tokens, first));
       const auto [keys, values] = RowsFrom<Element>(a, begin + first, count);
       next.Prefetch16<Element>(first);
       if (keys.whole(2 * kLanes)) {
         TransposeKeys<true>(s, keys, first);
-        InterleaveValues<true>(s, values, first);
+        if constexpr (!Pairs::kReadsBlocks) InterleaveValues<true>(s, values, first);
       } else {
         TransposeKeys<false>(s, keys, first);
-        InterleaveValues<false>(s, values, first);
+        if constexpr (!Pairs::kReadsBlocks) InterleaveValues<false>(s, values, first);
       }
+      if constexpr (Pairs::kReadsBlocks) std::copy_n(values.halves, 2, s.value_rows + first / 8);
       if constexpr (kScaled<Element>) {
         keys.StoreScales(s.key_scales + first);
         values.StoreScales(s.value_scales + first);
@@ -315,18 +377,28 @@ struct PairProducts {
                             ? Softmax<kScaled<Element>, kRows, true>(s, state, row, padded, visible_of, largest)
                             : Softmax<kScaled<Element>, kRows, false>(s, state, row, padded, visible_of, largest);
     std::size_t column = 0;
-    for (; column + kVectors * kLanes <= s.padded_dim; column += kVectors * kLanes)
-      AccumulateStrip<kRows, kVectors>(s, state, row, column, padded, keep);
-    for (; column < s.padded_dim; column += 2 * kLanes) AccumulateStrip<kRows, 2>(s, state, row, column, padded, keep);
+    if constexpr (Pairs::kReadsBlocks) {
+      for (; column + 2 * 32 <= s.padded_dim; column += 2 * 32)
+        AccumulateChunks<Element, kRows, 2>(s, state, row, column, s.dim, most, keep);
+      if (column < s.padded_dim) AccumulateChunks<Element, kRows, 1>(s, state, row, column, s.dim, most, keep);
+    } else {
+      for (; column + kVectors * kLanes <= s.padded_dim; column += kVectors * kLanes)
+        AccumulateStrip<kRows, kVectors>(s, state, row, column, padded, keep);
+      for (; column < s.padded_dim; column += 2 * kLanes)
+        AccumulateStrip<kRows, 2>(s, state, row, column, padded, keep);
+    }
   }
 
   static std::size_t attend_whole(const Scratch&, const AttentionState&, std::size_t, std::size_t) { return 0; }
 
-  // Out of the order that InterleaveValues() leaves: of every 8 dims, the first four are in the one vector.
+  // Out of the order that InterleaveValues() leaves: of every 8 dims, the first four are in the one vector; or that of
+  // AccumulateChunks().
   static void store_result(const float* sums, float total, std::size_t dim, float* out) {
     const __m512 inverse = _mm512_set1_ps(1.0f / total);
-    const __m512i low_order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-    const __m512i high_order = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+    const __m512i low_order = Pairs::kReadsBlocks
+                                  ? _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+                                  : _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512i high_order = _mm512_add_epi32(low_order, _mm512_set1_epi32(8));
     for (std::size_t i = 0; i < dim; i += 32) {
       const __mmask32 mask = DimMask(dim, i);
       const __m512 even = _mm512_mul_ps(_mm512_load_ps(sums + i), inverse);
