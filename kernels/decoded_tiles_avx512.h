@@ -9,7 +9,7 @@
 //   Multiply(sum, weights, columns)        two columns of 16 outputs, by these columns of a row
 //   End(sum, y, lanes, first, span, row)   puts the sum into y; span: where a tile's scales of it are,
 //                                          row: where x has those of this span and row
-//   scales(rows)                           where scales of x begin, [span][row]; may be null
+//   scales(rows)                           where scales of x begin, [span][row]
 // and a format, which decodes weights for it,
 //   kBytes
 //   Decode(groups, count, elements, scales)   groups of one span; 16 scales, if the arithmetic has some
@@ -153,9 +153,8 @@ void DecodedLinear(const GroupWeights& weights, const typename Format::Arithmeti
       for (std::size_t panel = 0; panel < panels_of(rows); ++panel) {
         const std::size_t first = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - first;
         const auto here = x.from(first, weights.columns);
-        const float* x_scales = Arithmetic::scales(here);
         kRun[count - 1](part, here.values + count * part.first_group * kGroupColumns,
-                        x_scales ? x_scales + count * (part.first_group / Arithmetic::kSpanGroups) : nullptr,
+                        Arithmetic::scales(here) + count * (part.first_group / Arithmetic::kSpanGroups),
                         y + first * y_stride + part.first_tile * kTileOutputs, y_stride);
       }
     }
