@@ -17,7 +17,7 @@ namespace tiercel {
 namespace {
 
 // Raised when a change of ours changes the KV of a token: what an earlier tiercel left on a disk is then a miss.
-constexpr std::uint32_t kArithmeticVersion = 6;
+constexpr std::uint32_t kArithmeticVersion = 7;
 
 KvLayout whole_layout(const ModelShape& shape, const LlamaOptions& options) {
   return {.layers = shape.layers,
