@@ -5,7 +5,7 @@
 
 Each mutant replaces one piece of one file. The mutated file alone is compiled, for the emulator, and linked before the library, whose own
 version of it is then not taken (the linker takes the first definition). A mutant that passes its program has survived, and fails this test; so does one whose text is not
-found exactly once, which means that the code went on without it. A quarter of them is planted, or what TIERCEL_MUTANTS in the
+found exactly once, which means that the code went on without it. An eighth of them is planted, or what TIERCEL_MUTANTS in the
 environment says: tests/mutant_choice.py.
 """
 

@@ -6,7 +6,7 @@
 Each mutant replaces one piece of one file of src/kv, or of src/tier. The mutated file alone is compiled, without assertions, and linked before the
 library, whose own version of it is then not taken. It names the programs that must see it: the cases of tests/kv, the random
 histories of tests/sim, those in which memory runs out, those with tiers, or the faults of the disk in tests/tier. A mutant that compiles and passes in one of them has survived, and fails
-this test; so does one whose text is not found exactly once, which means that the code went on without it. A quarter of them is planted,
+this test; so does one whose text is not found exactly once, which means that the code went on without it. An eighth of them is planted,
 or what TIERCEL_MUTANTS in the environment says: tests/mutant_choice.py.
 """
 
