@@ -273,7 +273,7 @@ HWY_INLINE void AccumulateStrip(const Scratch<Pairs>& s, const AttentionState& s
 // then the odd ones.
 template <class Element, std::size_t kRows, std::size_t kChunks, class Pairs>
 HWY_INLINE void AccumulateChunks(const Scratch<Pairs>& s, const AttentionState& state, std::size_t row,
-                                 std::size_t column, std::size_t dim, std::size_t tokens, __m512 keep) {
+                                 std::size_t column, std::size_t tokens, __m512 keep) {
   __m512 sums[kRows][2 * kChunks];
 #pragma GCC unroll 6
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -283,11 +283,11 @@ HWY_INLINE void AccumulateChunks(const Scratch<Pairs>& s, const AttentionState& 
                                  SpreadLane(keep, r));
     }
   }
-  const __mmask32 last_mask = DimMask(dim, column + 32 * (kChunks - 1));
+  const __mmask32 last_mask = DimMask(s.dim, column + 32 * (kChunks - 1));
   for (std::size_t first = 0; first < tokens; first += 8) {
     const auto* values = static_cast<const Element*>(s.value_rows[first / 8]) + column;
     const float* weights = s.weights + first;
-    for (std::size_t t = std::min<std::size_t>(8, tokens - first); t > 0; --t, values += dim, ++weights) {
+    for (std::size_t t = std::min<std::size_t>(8, tokens - first); t > 0; --t, values += s.dim, ++weights) {
       typename Pairs::Operand operands[kChunks];
 #pragma GCC unroll 2
       for (std::size_t c = 0; c < kChunks; ++c) {
@@ -379,8 +379,8 @@ struct PairProducts {
     std::size_t column = 0;
     if constexpr (Pairs::kReadsBlocks) {
       for (; column + 2 * 32 <= s.padded_dim; column += 2 * 32)
-        AccumulateChunks<Element, kRows, 2>(s, state, row, column, s.dim, most, keep);
-      if (column < s.padded_dim) AccumulateChunks<Element, kRows, 1>(s, state, row, column, s.dim, most, keep);
+        AccumulateChunks<Element, kRows, 2>(s, state, row, column, most, keep);
+      if (column < s.padded_dim) AccumulateChunks<Element, kRows, 1>(s, state, row, column, most, keep);
     } else {
       for (; column + kVectors * kLanes <= s.padded_dim; column += kVectors * kLanes)
         AccumulateStrip<kRows, kVectors>(s, state, row, column, padded, keep);
