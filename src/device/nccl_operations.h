@@ -67,7 +67,11 @@ class NcclOperations {
   // Until all that was begun is through.
   Status wait(std::string_view who);
   void abort(std::string_view who);
-  void set_timeout_ms(std::uint64_t timeout_ms) { timeout_ = std::chrono::milliseconds(timeout_ms); }
+  // Of operations that begin from now on.
+  void set_timeout_ms(std::uint64_t timeout_ms) {
+    const Lock lock(mutex_);
+    timeout_ = std::chrono::milliseconds(timeout_ms);
+  }
 
  private:
   using Lock = std::unique_lock<std::mutex>;
@@ -91,9 +95,9 @@ class NcclOperations {
 
   const int device_;
   const CudaStream& stream_;
-  std::chrono::milliseconds timeout_;
 
   std::mutex mutex_;
+  std::chrono::milliseconds timeout_;
   std::condition_variable failed_;
   std::list<std::string> names_;
   Status failure_;                 // the first

@@ -11,8 +11,8 @@ constexpr std::size_t kLoaded = 16, kTokens = 21;
 constexpr std::uint32_t kRanks = 2;
 
 struct LoadedRanks {
-  explicit LoadedRanks(std::uint64_t timeout_ms = 60'000)
-      : followers(kRanks, timeout_ms),
+  LoadedRanks()
+      : followers(kRanks),
         tokens(draw_tokens(8, kTokens, 50)),
         model(std::in_place, shared_model(), Compute::Fast, 24, KvCacheOptions(), false, false, followers.loading()) {
     followers.begin(*model);
@@ -94,7 +94,8 @@ TEST_P(DeviceRanksLoads, AStepBeginsWhileItsBlocksAreOnTheirWay) {
 // Whichever rank's copy fails, and whichever layer's.
 TEST_P(DeviceRanksLostLoads, ALoadThatFailsOnOneRankEndsAll) {
   const int broken = GetParam() % 2, nth = 1 + GetParam() / 2 % 2;
-  LoadedRanks loaded(/*timeout_ms=*/2000);
+  LoadedRanks loaded;
+  loaded.followers.set_timeout_ms(1000);
   loaded.spoil();
   cuemu::fail_operation(nth, cudaErrorIllegalAddress, broken);
   static_cast<void>(loaded.begin_loads());

@@ -35,8 +35,8 @@ inline const TinyModel& shared_model() {
 
 class RankFollowers {
  public:
-  explicit RankFollowers(std::uint32_t size, std::uint64_t timeout_ms = 60'000)
-      : size_(size), timeout_ms_(timeout_ms), memories_(size), statuses_(size - 1) {}
+  explicit RankFollowers(std::uint32_t size)
+      : size_(size), memories_(size), communicators_(size), statuses_(size - 1) {}
   ~RankFollowers() { join(); }
 
   // Rank 0's part of the model, which ends the others when it ends; the parts of all are made with `options`, which
@@ -47,7 +47,7 @@ class RankFollowers {
     const NcclId id = create_nccl_id().value();
     for (std::uint32_t rank = 1; rank < size_; ++rank) {
       threads_.emplace_back([this, &file, address, id, rank, of_rank = options]() mutable {
-        auto communicator = open_tcp_communicator(rank_options(address, rank, size_, timeout_ms_)).value();
+        auto communicator = open_tcp_communicator(rank_options(address, rank, size_, kTimeout_ms)).value();
         const auto model = load_part(file, rank, id, of_rank);
         const KvLayout layout = device_llama_kv_layout(shape_, of_rank);
         const auto reserve = [&](std::size_t blocks) -> Result<std::shared_ptr<const BlockMemory>> {
@@ -58,9 +58,9 @@ class RankFollowers {
         statuses_[rank - 1] = follow_first_rank(*communicator, *model, layout, nullptr, reserve);
       });
     }
-    auto communicator = open_tcp_communicator(rank_options(address, 0, size_, timeout_ms_)).value();
+    auto communicator = open_tcp_communicator(rank_options(address, 0, size_, kTimeout_ms)).value();
     auto own = load_part(file, 0, id, options);  // when it returns, all have theirs
-    auto first = std::make_unique<RankedModel>(std::move(communicator), std::move(own), timeout_ms_ / 3);
+    auto first = std::make_unique<RankedModel>(std::move(communicator), std::move(own), kTimeout_ms / 3);
     first_ = first.get();
     return first;
   }
@@ -72,6 +72,12 @@ class RankFollowers {
     memories_[0] = first.memory;
     EXPECT_TRUE(first_->begin(first.memory->blocks()).ok());
     first.cache->observe_copies([ranks = first_](auto... copied) { ranks->copy_block(copied...); });
+  }
+
+  // Between steps, of every rank's sums from now on: before a loss. A short one from the start would be a wager on how
+  // fast a machine emulates.
+  void set_timeout_ms(std::uint64_t timeout_ms) {
+    for (Communicator* communicator : communicators_) communicator->set_timeout_ms(timeout_ms);
   }
 
   // Of a rank, since begin().
@@ -89,21 +95,25 @@ class RankFollowers {
 
  private:
   std::unique_ptr<ModelRunner> load_part(const GgufFile& file, std::uint32_t rank, const NcclId& id,
-                                         DeviceLlamaOptions& options) const {
+                                         DeviceLlamaOptions& options) {
     options.device = static_cast<int>(rank);
     options.shard = shard_model(shape_, rank, size_).value();
     DeviceLlamaOptions opening = options;
     opening.open_communicator = [this, rank, id](const CudaStream& stream) {
-      return open_nccl_communicator(nccl_options(rank, size_, timeout_ms_), id, stream);
+      auto communicator = open_nccl_communicator(nccl_options(rank, size_, kTimeout_ms), id, stream);
+      communicators_[rank] = communicator->get();
+      return communicator;
     };
     return load_device_llama(file, opening).value();
   }
 
+  static constexpr std::uint64_t kTimeout_ms = 60'000;
+
   const std::uint32_t size_;
-  const std::uint64_t timeout_ms_;
   ModelShape shape_;
   RankedModel* first_ = nullptr;
   std::vector<std::shared_ptr<const BlockMemory>> memories_;
+  std::vector<Communicator*> communicators_;  // of the parts
   std::vector<Status> statuses_;
   std::vector<std::thread> threads_;
 };
