@@ -1,7 +1,7 @@
 // Compiled without instrumentation: the tables of the emulator are none of the kernel's memory.
 #include "tests/cuemu/grid.h"
 
-#include <cstdarg>
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -60,8 +60,16 @@ struct Meeting {
 };
 
 struct Warp {
+  unsigned lanes = 0;        // that the block has and that have not returned
+  std::uint64_t in_use = 0;  // of its meetings, a bit each
   Meeting meetings[kWarp + 1];
 };
+
+// Calls `body` with the number of each bit that is set, ascending.
+template <class Bits, class Body>
+void for_each_bit(Bits bits, const Body& body) {
+  for (; bits != 0; bits &= bits - 1) body(static_cast<unsigned>(std::countr_zero(bits)));
+}
 
 struct SharedVariable {
   std::source_location where;
@@ -69,7 +77,8 @@ struct SharedVariable {
 };
 
 bool same_place(const std::source_location& a, const std::source_location& b) {
-  return a.line() == b.line() && std::strcmp(a.file_name(), b.file_name()) == 0;
+  if (a.line() != b.line()) return false;
+  return a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0;
 }
 
 std::string text(const std::source_location& where) {
@@ -120,7 +129,9 @@ class Grid {
   void leave();
   void yield();
   void make_ready(Thread& t);
-  void complete(unsigned first_thread, Meeting& meeting);
+  Meeting& meeting_of(Warp& warp, WarpOperation operation, unsigned mask, const std::source_location& where);
+  void complete(Thread* lanes, Meeting& meeting);
+  [[noreturn]] void report_absent(unsigned mask, const std::source_location& where);
   [[noreturn]] void report_standstill();
 
   // Two sets of fibers take turns, so that ThreadSanitizer orders no block after the one before it.
@@ -186,6 +197,7 @@ void Grid::run_block(const LaunchShape& shape, uint3 block, std::vector<std::uni
                  shape.block,
                  shape.grid,
                  i % kWarp};
+      warps_[i / kWarp].lanes |= 1u << t.place.lane;
       ready_.push_back(&t);
     }
   }
@@ -219,12 +231,15 @@ void Grid::leave() {
     defect(t, "divergent barrier: it returned, but " + text(*first_at_barrier_) + " waits for it at __syncthreads of " +
                   text(first_at_barrier_->where));
   }
-  for (const Meeting& m : warps_[t.index / kWarp].meetings) {
+  Warp& warp = warps_[t.index / kWarp];
+  warp.lanes &= ~(1u << t.place.lane);
+  for_each_bit(warp.in_use, [&](unsigned i) {
+    const Meeting& m = warp.meetings[i];
     if (m.mask >> t.place.lane & 1u && m.arrived != m.mask) {
       defect(t,
              "bad mask: it returned, but other lanes wait for it, by mask " + text(m.mask) + ", at " + text(m.where));
     }
-  }
+  });
   if (returned_ == threads_.size()) {
     switch_context(*t.context, scheduler_);
   } else {
@@ -300,79 +315,83 @@ std::uint64_t Grid::meet(WarpOperation operation, unsigned mask, std::uint64_t v
   Thread& t = *running_;
   t.value = value;
   t.source = source;
-  const unsigned own = 1u << t.place.lane, first = t.index - t.place.lane;
+  const unsigned own = 1u << t.place.lane;
+  Warp& warp = warps_[t.index / kWarp];
   if ((mask & own) == 0)
     defect(t, "bad mask: mask " + text(mask) + " does not name the calling lane, at " + text(where));
-  for (unsigned lane = 0; lane < kWarp; ++lane) {
-    if ((mask >> lane & 1u) == 0) continue;
-    if (first + lane >= threads_.size()) {
-      defect(t, "bad mask: mask " + text(mask) + " names lane " + std::to_string(lane) +
-                    ", which the block does not have, at " + text(where));
-    }
-    if (threads_[first + lane].state == ThreadState::Returned) {
-      defect(t, "bad mask: mask " + text(mask) + " names lane " + std::to_string(lane) + ", which has returned, at " +
-                    text(where));
-    }
-  }
-  Warp& warp = warps_[t.index / kWarp];
-  Meeting* meeting = nullptr;
-  for (Meeting& m : warp.meetings) {
-    if (m.mask == 0) {
-      if (meeting == nullptr) meeting = &m;
-    } else if (m.arrived != m.mask) {
-      if (m.mask == mask && m.operation == operation && same_place(m.where, where)) {
-        meeting = &m;
-        break;
-      }
-      // A lane that already waits there for us would be waited for here.
-      if ((m.arrived & mask) != 0 && (m.mask & own) != 0) {
-        defect(t, "bad mask: it waits at " + text(where) + " with mask " + text(mask) + ", but lanes " +
-                      text(m.arrived & mask) + " of it wait at " + text(m.where) + " with mask " + text(m.mask));
-      }
-    }
-  }
-  if (meeting->mask == 0) {
-    meeting->operation = operation;
-    meeting->mask = mask;
-    meeting->arrived = 0;
-    meeting->where = where;
-  }
-  if (operation == WarpOperation::Sync) release(&meeting->order);
-  meeting->arrived |= own;
+  if ((mask & ~warp.lanes) != 0) report_absent(mask, where);
+  Meeting& meeting = meeting_of(warp, operation, mask, where);
+  if (operation == WarpOperation::Sync) release(&meeting.order);
+  meeting.arrived |= own;
   t.state = ThreadState::InWarp;
-  if (meeting->arrived == meeting->mask) complete(first, *meeting);
+  if (meeting.arrived == meeting.mask) complete(&t - t.place.lane, meeting);
   yield();
-  if (operation == WarpOperation::Sync) acquire(&meeting->order);
-  meeting->leaving &= ~own;
-  if (meeting->leaving == 0) meeting->mask = 0;
+  if (operation == WarpOperation::Sync) acquire(&meeting.order);
+  meeting.leaving &= ~own;
+  if (meeting.leaving == 0) {
+    meeting.mask = 0;
+    warp.in_use &= ~(std::uint64_t{1} << (&meeting - warp.meetings));
+  }
   return t.result;
 }
 
-void Grid::complete(unsigned first, Meeting& m) {
-  std::uint64_t ballot = 0;
-  for (unsigned lane = 0; lane < kWarp; ++lane) {
-    if (m.mask >> lane & 1u && threads_[first + lane].value != 0) ballot |= std::uint64_t{1} << lane;
-  }
-  for (unsigned lane = 0; lane < kWarp; ++lane) {
-    if ((m.mask >> lane & 1u) == 0) continue;
-    Thread& t = threads_[first + lane];
-    if (m.operation == WarpOperation::Ballot) t.result = ballot;
-    if (m.operation == WarpOperation::Shuffle) {
-      const bool inside = t.source >= 0 && t.source < static_cast<int>(kWarp);
-      if (inside && (m.mask >> t.source & 1u) == 0) {
-        defect(t, "bad mask: it reads lane " + std::to_string(t.source) + ", which mask " + text(m.mask) +
-                      " does not name, at " + text(m.where));
-      }
-      t.result = inside ? threads_[first + static_cast<unsigned>(t.source)].value : t.value;
+// That of the lanes that are there already, or another.
+Meeting& Grid::meeting_of(Warp& warp, WarpOperation operation, unsigned mask, const std::source_location& where) {
+  Thread& t = *running_;
+  for (std::uint64_t left = warp.in_use; left != 0; left &= left - 1) {
+    Meeting& m = warp.meetings[std::countr_zero(left)];
+    if (m.arrived == m.mask) continue;
+    if (m.mask == mask && m.operation == operation && same_place(m.where, where)) return m;
+    // A lane that already waits there for us would be waited for here.
+    if ((m.arrived & mask) != 0 && (m.mask >> t.place.lane & 1u) != 0) {
+      defect(t, "bad mask: it waits at " + text(where) + " with mask " + text(mask) + ", but lanes " +
+                    text(m.arrived & mask) + " of it wait at " + text(m.where) + " with mask " + text(m.mask));
     }
-    if (m.operation == WarpOperation::Match) {
-      t.result = 0;
-      for (unsigned other = 0; other < kWarp; ++other) {
-        if (m.mask >> other & 1u && threads_[first + other].value == t.value) t.result |= std::uint64_t{1} << other;
+  }
+  const int unused = std::countr_one(warp.in_use);
+  warp.in_use |= std::uint64_t{1} << unused;
+  Meeting& meeting = warp.meetings[unused];
+  meeting.operation = operation;
+  meeting.mask = mask;
+  meeting.arrived = 0;
+  meeting.where = where;
+  return meeting;
+}
+
+// The first lane of the mask that is not there to meet.
+void Grid::report_absent(unsigned mask, const std::source_location& where) {
+  const Thread& t = *running_;
+  const int lane = std::countr_zero(mask & ~warps_[t.index / kWarp].lanes);
+  const bool was_there = t.index - t.place.lane + static_cast<unsigned>(lane) < threads_.size();
+  defect(t, "bad mask: mask " + text(mask) + " names lane " + std::to_string(lane) +
+                (was_there ? ", which has returned, at " : ", which the block does not have, at ") + text(where));
+}
+
+void Grid::complete(Thread* lanes, Meeting& m) {
+  std::uint64_t ballot = 0;
+  if (m.operation == WarpOperation::Ballot)
+    for_each_bit(m.mask, [&](unsigned lane) { ballot |= std::uint64_t{lanes[lane].value != 0} << lane; });
+  for_each_bit(m.mask, [&](unsigned lane) {
+    Thread& t = lanes[lane];
+    switch (m.operation) {
+      case WarpOperation::Sync: break;
+      case WarpOperation::Ballot: t.result = ballot; break;
+      case WarpOperation::Shuffle: {
+        const bool inside = t.source >= 0 && t.source < static_cast<int>(kWarp);
+        if (inside && (m.mask >> t.source & 1u) == 0) {
+          defect(t, "bad mask: it reads lane " + std::to_string(t.source) + ", which mask " + text(m.mask) +
+                        " does not name, at " + text(m.where));
+        }
+        t.result = inside ? lanes[t.source].value : t.value;
+        break;
       }
+      case WarpOperation::Match:
+        t.result = 0;
+        for_each_bit(m.mask,
+                     [&](unsigned other) { t.result |= std::uint64_t{lanes[other].value == t.value} << other; });
     }
     make_ready(t);
-  }
+  });
   m.leaving = m.mask;
 }
 
