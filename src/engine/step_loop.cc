@@ -173,7 +173,7 @@ void StepLoop::fail_running(const Status& status) {
 void StepLoop::end(std::unique_ptr<Sequence> sequence, Status status) {
   if (!sequence->was_admitted()) {
     const std::lock_guard lock(mutex_);
-    --queued_;
+    leave_queue();
   }
   // Blocks first: whoever waits for the future finds them given back.
   sequence->lease = Lease();

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -119,6 +120,7 @@ class StepLoop {
   bool has_finished(const Sequence& sequence) const { return !finished_.empty() && finished_.back() == &sequence; }
   void finish(Sequence& sequence, FinishReason reason);
   void fail_running(const Status& status);
+  void leave_queue();
   void end(std::unique_ptr<Sequence> sequence, Status status);
 
   const StepLoopOptions options_;
@@ -133,9 +135,13 @@ class StepLoop {
   std::vector<std::unique_ptr<Sequence>> arrivals_;
   std::size_t queued_ = 0;  // sequences that have not entered the batch: arrivals and waiting ones
   bool closing_ = false;
-  bool transferred_ = false;        // a tier has, since the last step
-  double start_interval_s_ = 0;     // between two that enter the batch, lately; 0: not known
-  std::size_t rejected_since_ = 0;  // the last one did
+  bool transferred_ = false;  // a tier has, since the last step
+  // When the last one entered the batch; empty where none has waited since. What passes while nobody waits says when
+  // requests come, not how soon there is room.
+  std::optional<Sequence::Clock::time_point> last_start_;
+  double start_interval_s_ = 0;      // between two that enter the batch, lately; 0: not known
+  std::size_t start_intervals_ = 0;  // it is the mean of
+  std::size_t rejected_since_ = 0;   // the last one entered
 
   // The thread's own.
   Scheduler scheduler_;
@@ -147,7 +153,6 @@ class StepLoop {
   std::vector<float> choice_logits_;
   std::vector<Sequence*> finished_;
   bool waits_for_cache_ = false;  // requests are here, and the last step had nothing to compute
-  Sequence::Clock::time_point last_start_;
 
   std::mutex join_mutex_;
   std::thread thread_;

@@ -62,14 +62,20 @@ void StepLoop::start(Sequence& sequence, Sequence::Clock::time_point now) {
   const ReusedByTier reused = sequence.choice == 0 ? ReusedByTier(sequence.response.reused_by_tier) : ReusedByTier();
   if (counts) stats_.on_started(sequence.endpoint, reused, sequence.response.queue_ms);
   const std::lock_guard lock(mutex_);
-  --queued_;
-  rejected_since_ = 0;
-  if (last_start_ != Sequence::Clock::time_point()) {
-    constexpr double kWeight = 0.1;
-    const double interval_s = std::chrono::duration<double>(now - last_start_).count();
-    start_interval_s_ += (start_interval_s_ == 0 ? 1 : kWeight) * (interval_s - start_interval_s_);
+  if (last_start_) {
+    constexpr std::size_t kRemembered = 16;
+    start_intervals_ = std::min(start_intervals_ + 1, kRemembered);
+    const double interval_s = std::chrono::duration<double>(now - *last_start_).count();
+    start_interval_s_ += (interval_s - start_interval_s_) / static_cast<double>(start_intervals_);
   }
   last_start_ = now;
+  rejected_since_ = 0;
+  leave_queue();
+}
+
+// Under mutex_.
+void StepLoop::leave_queue() {
+  if (--queued_ == 0) last_start_.reset();
 }
 
 void StepLoop::note_found(Sequence& sequence) {

@@ -56,23 +56,60 @@ TEST(StepLoop, AFullQueueRejectsAndLosesNothing) {
   EXPECT_EQ(harness.stats.snapshot().rejected, 1u);
 }
 
-TEST(StepLoop, AFullQueueSaysWhenToTryAgain) {
+// An engine with room for one request of four steps, 25 ms each, and for two that wait.
+struct SlowHarness {
+  void fill(std::size_t waiting) {
+    while (harness.loop.queued() < waiting) futures.push_back(harness.submit(request, now));
+  }
+  Status refused() {
+    fill(2);
+    const Status status = harness.submit(request, now).get().status();
+    EXPECT_EQ(status.code(), StatusCode::Rejected);
+    return status;
+  }
+  // `steps` of them, before each of which `waiting` requests are made to wait.
+  void run(int steps, std::size_t waiting) {
+    for (int i = 0; i < steps; ++i, now += std::chrono::milliseconds(25)) {
+      fill(waiting);
+      harness.loop.run_one();
+    }
+  }
+
   Sequence::Clock::time_point now = Sequence::Clock::now();
-  Harness harness({.max_sequences = 1, .max_queued_requests = 2, .by_hand = true, .now = [&] { return now; }});
+  Harness harness{{.max_sequences = 1, .max_queued_requests = 2, .by_hand = true, .now = [this] { return now; }}};
   const Request request{.text = "four steps", .max_tokens = 4, .ignore_end_of_text = true};
   std::vector<ResponseFuture> futures;
-  for (int i = 0; i < 40; ++i, now += std::chrono::milliseconds(25)) {
-    if (i % 4 == 0) futures.push_back(harness.submit(request, now));
-    harness.loop.run_one();
+};
+
+TEST(StepLoop, AFullQueueSaysWhenToTryAgain) {
+  SlowHarness slow;
+  slow.run(42, 2);
+  const Status first = slow.refused(), second = slow.refused();
+  EXPECT_GE(first.retry_after_ms(), 95u) << "a request takes 4 steps of 25 ms";
+  EXPECT_LE(first.retry_after_ms(), 105u);
+  EXPECT_GE(second.retry_after_ms(), 190u) << "another one waits before it";
+  EXPECT_LE(second.retry_after_ms(), 210u);
+}
+
+// Requests that come once an hour are no sign that one takes an hour.
+TEST(StepLoop, WhatPassesWhileNobodyWaitsIsNotCounted) {
+  SlowHarness slow;
+  for (int i = 0; i < 20; ++i) {
+    slow.fill(1);
+    slow.run(4, 0);
+    slow.now += std::chrono::hours(1);
   }
-  futures.push_back(harness.submit(request, now));
-  for (int i = 0; i < 2; ++i) futures.push_back(harness.submit(request, now));
-  const Status first = harness.submit(request, now).get().status(),
-               second = harness.submit(request, now).get().status();
-  ASSERT_EQ(second.code(), StatusCode::Rejected);
-  EXPECT_GE(second.retry_after_ms(), 100u) << "a request takes 4 steps of 25 ms";
-  EXPECT_LE(first.retry_after_ms(), second.retry_after_ms());
-  EXPECT_LE(second.retry_after_ms(), 400u);
+  EXPECT_EQ(slow.refused().retry_after_ms(), 0u) << "nothing is known yet";
+  slow.run(40, 2);
+  slow.run(20, 0);
+  slow.now += std::chrono::hours(1);
+  EXPECT_LE(slow.refused().retry_after_ms(), 105u);
+  // Nor what passes after one that waited has gone away.
+  slow.futures.back().cancel();
+  slow.run(20, 0);
+  slow.now += std::chrono::hours(1);
+  slow.run(10, 2);
+  EXPECT_LE(slow.refused().retry_after_ms(), 105u);
 }
 
 TEST(StepLoop, ARequestLargerThanTheCacheFailsAloneAndSaysWhatToChange) {
