@@ -152,35 +152,33 @@ Status NcclOperations::begin(ncclComm_t comm, NcclOperation operation, ncclResul
                              const void* asked) {
   const CurrentDevice current(device_);  // events are made on it; any thread may call
   Lock lock(mutex_);
-  TIERCEL_RETURN_IF_ERROR(prepare(operation));
-  return operation.count == 0 ? Status() : follow(lock, comm, operation, ask(asked));
-}
-
-Status NcclOperations::prepare(NcclOperation& operation) {
   TIERCEL_RETURN_IF_ERROR(look(operation));
   if (operation.count == 0) return {};
   operation.number = ++operations_;
   operation.timeout = timeout_;
   operation.deadline = Clock::now() + timeout_;
-  if (!free_events_.empty()) return {};
-  auto event = CudaEvent::create();
-  if (!event.ok()) return fail(event.status());
-  free_events_.push_back(*std::move(event));
-  return {};
+  auto through = take_event();
+  if (!through.ok()) return fail(through.status());
+  return follow(lock, comm, {operation, *std::move(through)}, ask(asked));
 }
 
-Status NcclOperations::follow(Lock& lock, ncclComm_t comm, const NcclOperation& operation, ncclResult_t result) {
+Result<CudaEvent> NcclOperations::take_event() {
+  if (free_events_.empty()) return CudaEvent::create();
+  CudaEvent event = std::move(free_events_.back());
+  free_events_.pop_back();
+  return event;
+}
+
+Status NcclOperations::follow(Lock& lock, ncclComm_t comm, UnderWay begun, ncclResult_t result) {
   // As long as it is in progress, the stream does not have it: an event would come before it.
   for (Pause pause; result == ncclInProgress; result = asynchronous_error(comm)) {
-    if (Clock::now() >= operation.deadline) return fail_late(operation);
+    if (Clock::now() >= begun.operation.deadline) return fail_late(begun.operation);
     pause.take(lock, failed_);
     if (!failure_.ok()) return failure_;
   }
-  if (result != ncclSuccess) return fail(operation, comm, result);
-  CudaEvent through = std::move(free_events_.back());
-  free_events_.pop_back();
-  if (Status recorded = through.record(stream_); !recorded.ok()) return fail(std::move(recorded));
-  under_way_.push_back({operation, std::move(through)});
+  if (result != ncclSuccess) return fail(begun.operation, comm, result);
+  if (Status recorded = begun.through.record(stream_); !recorded.ok()) return fail(std::move(recorded));
+  under_way_.push_back(std::move(begun));
   return {};
 }
 

@@ -82,8 +82,8 @@ class NcclOperations {
 
   Status begin(ncclComm_t comm, NcclOperation operation, ncclResult_t (*ask)(const void*), const void* asked);
   // Under mutex_.
-  Status prepare(NcclOperation& operation);
-  Status follow(Lock& lock, ncclComm_t comm, const NcclOperation& operation, ncclResult_t result);
+  Result<CudaEvent> take_event();
+  Status follow(Lock& lock, ncclComm_t comm, UnderWay begun, ncclResult_t result);
   // Forgets what is through; fails with the first error or missed deadline of what is not. Where nothing is under way,
   // an error is said of what is `asked` for now.
   Status look(const NcclOperation& asked);

@@ -177,7 +177,7 @@ MUTANTS = [
      "  if (result == ncclInProgress) result = ncclSuccess;\n  // As long as it is in progress,", NCCL, "*SumsOfIntegers*/8"),
     ("ranks: what is under way is not waited for", OPERATIONS, "if (under_way_.empty()) return {};", "return {};", NCCL, "*EverybodyGets*/10"),
     ("ranks: the end of an operation is not marked", OPERATIONS,
-     "if (Status recorded = through.record(stream_); !recorded.ok()) return fail(std::move(recorded));", "", NCCL, "*EverybodyGets*/10"),
+     "if (Status recorded = begun.through.record(stream_); !recorded.ok()) return fail(std::move(recorded));", "", NCCL, "*EverybodyGets*/10"),
     ("ranks: an operation is in another stream", RANKS, "static_cast<int>(root), comm_, stream_.get()",
      "static_cast<int>(root), comm_, nullptr", NCCL, "*EverybodyGets*/1"),
     ("ranks: a message to the next rank", RANKS, "ncclSend(data, bytes, ncclInt8, static_cast<int>(to)",
