@@ -18,6 +18,10 @@ namespace tiercel {
 namespace {
 
 constexpr std::size_t kTogether = 200;
+// Of more than a block of KV, so that requests find it in the cache.
+constexpr const char* kSystemPrompt =
+    "You are the assistant of a library. You answer briefly and politely, in plain words, and name the shelf where a "
+    "reader finds more. What you do not know you say that you do not know.";
 
 TEST(Load, ThousandsOfRequestsTwoHundredAtATime) {
   REQUIRE_TEST_MODEL();
@@ -47,7 +51,7 @@ TEST(Load, ThousandsOfRequestsTwoHundredAtATime) {
         if (i == requests - 1) resident_late = engine.get_stats().memory.resident_bytes;
         // A shared system prompt, and questions of which some were asked before.
         Request request{.priority = static_cast<int>(random() % 4) - 1,
-                        .messages = {{.role = "system", .content = "You answer briefly."},
+                        .messages = {{.role = "system", .content = kSystemPrompt},
                                      {.role = "user", .content = "Query " + std::to_string(random() % 1500)}},
                         .max_tokens = static_cast<std::uint32_t>(1 + random() % 6)};
         request.cache_salt = random() % 10 == 0 ? "another tenant" : "";
@@ -94,6 +98,7 @@ TEST(Load, ThousandsOfRequestsTwoHundredAtATime) {
   EXPECT_EQ(stats.submitted, requests + stats.retries);
   EXPECT_EQ(stats.submitted, stats.completed + stats.failed + stats.timed_out + stats.cancelled + stats.rejected);
   EXPECT_EQ(stats.failed, 0u);
+  EXPECT_GT(stats.reused_tokens, stats.prompt_tokens / 4);
   // What the statistics say is what the callers were told.
   ASSERT_EQ(stats.endpoints.size(), 2u);
   const EndpointStats& awaited = stats.endpoints[stats.endpoints[0].endpoint == "awaited" ? 0 : 1];
