@@ -373,7 +373,7 @@ class LostProcess : public testing::TestWithParam<std::tuple<int, std::uint32_t>
 TEST_P(LostProcess, EndsWhatRunsAndEveryLaterRequestWithAStatus) {
   REQUIRE_TEST_MODEL();
   const auto [signal, stages] = GetParam();
-  RankProcesses ranks(options_of(Compute::Fast), 3, RankTransport::Tcp, /*timeout_ms=*/2000, stages);
+  RankProcesses ranks(options_of(Compute::Fast), 3, RankTransport::Tcp, /*timeout_ms=*/6000, stages);
   CheckedEngine engine = Engine::open(ranks.first()).value();
   ASSERT_TRUE(engine.process_request({.text = "Once upon a time", .max_tokens = 4}).get().ok());
   Request endless{.text = "Once upon a time", .max_tokens = 900};
