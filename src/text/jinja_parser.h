@@ -1,6 +1,4 @@
-// Tokens to a tree, by jinja2's grammar: the same precedences, where 'not' binds looser than comparisons, '~' tighter
-// than
-// '+', and a filter tighter than any of them.
+// Tokens to a tree, by jinja2's grammar (jinja2.parser).
 #pragma once
 
 #include <string_view>
