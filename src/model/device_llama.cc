@@ -109,6 +109,7 @@ class DeviceLlama final : public ModelRunner {
   Fingerprint fingerprint_;
   CudaStream stream_;
   CudaEvent done_;  // the current step
+  MicroBatches micro_batches_;
   DeviceStepPlan plan_;
   bool exact_head_ = false;       // of the current step: the head has the same bits in every batch
   DeviceLoads* loads_ = nullptr;  // into the blocks; null: each is through before a step needs it
@@ -210,7 +211,7 @@ Status DeviceLlama::compute_micro_batches(std::span<const SequenceChunk> chunks,
   DeviceForward::WantedRows next;
   for (const SequenceChunk& chunk : chunks) next.drawn += chunk.draws.empty() ? chunk.logit_rows() : 0;
   std::size_t index = 0;
-  for (const auto& batch : cut_into_micro_batches(chunks, count)) {
+  for (const auto batch : micro_batches_.cut(chunks, count)) {
     TIERCEL_RETURN_IF_ERROR(plan(batch, index++));
     TIERCEL_RETURN_IF_ERROR(forward_.enqueue_layers(arena, plan_.longest_decode(), next, order_behind(load)));
     next.returned += plan_.wanted() - plan_.drawn();

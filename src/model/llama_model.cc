@@ -135,7 +135,8 @@ class LlamaModel final : public ModelRunner {
   std::optional<LlamaRanks> ranks_;
   KvLayout layout_;
   const kernels::AttentionKernel& attention_kernel_;
-  kernels::AttentionPlan attention_;  // of the current micro-batch
+  MicroBatches micro_batches_;
+  kernels::AttentionPlan attention_;  // of the current one
   ThreadTeam team_;
   RowDraws draws_;
   ModelMemory memory_;
@@ -407,7 +408,7 @@ Result<std::span<float>> LlamaModel::step(Chunks chunks, std::byte* arena) try {
                      });
   std::size_t rows = 0, wanted = 0;
   for (const SequenceChunk& chunk : chunks) rows += chunk.tokens.size();
-  for (const auto& batch : cut_into_micro_batches(chunks, count_micro_batches(rows, options_.shard.stages))) {
+  for (const Chunks batch : micro_batches_.cut(chunks, count_micro_batches(rows, options_.shard.stages))) {
     TIERCEL_RETURN_IF_ERROR(compute(batch, arena));
     TIERCEL_RETURN_IF_ERROR(hand_on(wanted, exact));
     for (const SequenceChunk& chunk : batch) wanted += chunk.logit_rows();

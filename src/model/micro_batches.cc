@@ -15,18 +15,22 @@ std::size_t count_device_micro_batches(std::size_t rows, std::uint32_t stages) {
   return std::clamp<std::size_t>(rows / kDeviceMicroBatchRows, 1, kMicroBatchesOfStage * stages);
 }
 
-std::vector<std::vector<SequenceChunk>> cut_into_micro_batches(std::span<const SequenceChunk> chunks,
-                                                               std::size_t count) {
-  std::size_t rows = 0;
+std::span<const std::span<const SequenceChunk>> MicroBatches::cut(std::span<const SequenceChunk> chunks,
+                                                                  std::size_t count) {
+  batches_.clear();
+  if (count == 1) {
+    batches_.push_back(chunks);
+    return batches_;
+  }
+  std::size_t rows = 0, row = 0, first_part = 0;
   for (const SequenceChunk& chunk : chunks) rows += chunk.tokens.size();
-  std::vector<std::vector<SequenceChunk>> batches(count);
-  std::size_t batch = 0, row = 0;
+  parts_.clear();
+  parts_.reserve(chunks.size() + count - 1);  // where they are, they stay
+  const auto end_of_batch = [&] { return rows * (batches_.size() + 1) / count; };
   for (const SequenceChunk& chunk : chunks) {
     for (std::size_t first = 0; first < chunk.tokens.size();) {
-      while (row == rows * (batch + 1) / count) ++batch;
-      const std::size_t end_of_batch = rows * (batch + 1) / count;
-      const std::size_t tokens = std::min(chunk.tokens.size() - first, end_of_batch - row);
-      SequenceChunk& part = batches[batch].emplace_back(chunk);
+      const std::size_t tokens = std::min(chunk.tokens.size() - first, end_of_batch() - row);
+      SequenceChunk& part = parts_.emplace_back(chunk);
       part.tokens = chunk.tokens.subspan(first, tokens);
       part.first_position = chunk.first_position + first;
       const std::size_t end = first + tokens;
@@ -38,9 +42,12 @@ std::vector<std::vector<SequenceChunk>> cut_into_micro_batches(std::span<const S
       }
       first = end;
       row += tokens;
+      if (row < end_of_batch()) continue;
+      batches_.emplace_back(parts_.data() + first_part, parts_.size() - first_part);
+      first_part = parts_.size();
     }
   }
-  return batches;
+  return batches_;
 }
 
 }  // namespace tiercel

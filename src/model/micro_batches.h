@@ -31,10 +31,17 @@ std::size_t count_micro_batches(std::size_t rows, std::uint32_t stages);
 // each stage.
 std::size_t count_device_micro_batches(std::size_t rows, std::uint32_t stages);
 
-// `count` runs of rows in the step's order, as even as rows allow; a chunk that goes on in the next one is cut. Later
-// rows of a sequence are in the same micro-batch as earlier ones or behind it. Logits are of the rows that they were
-// asked for, and so are draws. `count` is no more than there are rows.
-std::vector<std::vector<SequenceChunk>> cut_into_micro_batches(std::span<const SequenceChunk> chunks,
-                                                               std::size_t count);
+class MicroBatches {
+ public:
+  // `count` runs of rows in the step's order, as even as rows allow; a chunk that goes on in the next one is cut. Later
+  // rows of a sequence are in the same micro-batch as earlier ones or behind it. Logits are of the rows that they were
+  // asked for, and so are draws. `count` is no more than there are rows. Valid until the next call, and as long as the
+  // chunks are.
+  std::span<const std::span<const SequenceChunk>> cut(std::span<const SequenceChunk> chunks, std::size_t count);
+
+ private:
+  std::vector<SequenceChunk> parts_;
+  std::vector<std::span<const SequenceChunk>> batches_;
+};
 
 }  // namespace tiercel
