@@ -42,6 +42,8 @@ class FakeRank final : public ModelRunner {
   Result<std::span<float>> step(std::span<const SequenceChunk> chunks, std::byte* arena) override {
     if (fails_next_step.exchange(false)) return Status::internal("planted failure");
     auto logits = inner_.step(chunks, arena);
+    for (const SequenceChunk& chunk : chunks)
+      pretended_us_ += (kPretended - 1) * inner_.token_time.count() * static_cast<long>(chunk.tokens.size());
     std::vector<std::uint64_t> sums;  // of each sequence, over what all its tokens left in the blocks
     for (const SequenceChunk& chunk : chunks) {
       std::uint64_t& sum = sums.emplace_back();
@@ -66,8 +68,11 @@ class FakeRank final : public ModelRunner {
   void leave_ranks() override { on_leave(); }
   std::function<void()> on_leave = [] {};
 
-  // Before the first step.
+  // Before the first step. To the engine computing seems kPretended times as long as it is, so that what else the
+  // machine does is no reason to compute what a tier has.
   void set_token_time(std::chrono::microseconds time) { inner_.token_time = time; }
+  // What was not taken of it, by all steps together.
+  std::chrono::microseconds pretended_time() const { return std::chrono::microseconds(pretended_us_); }
 
   std::atomic<bool> fails_next_step = false;
 
@@ -92,6 +97,8 @@ class FakeRank final : public ModelRunner {
   Communicator& communicator_;
   const bool is_late_;
   FakeModel inner_;
+  static constexpr long kPretended = 25;
+  std::atomic<long> pretended_us_ = 0;
 };
 
 // An engine of several ranks, as Engine::open() and Engine::serve_rank() put it together.
@@ -161,7 +168,8 @@ struct RankedEngine {
     stats.emplace(StatsOptions{.tier_names = tier_names});
     loop.emplace(
         StepLoopOptions{.limits = {.max_sequences = kSequences, .max_tokens = 64, .max_logit_rows = kLogitRows},
-                        .tier_names = tier_names},
+                        .tier_names = tier_names,
+                        .now = [rank = first_rank] { return Sequence::Clock::now() + rank->pretended_time(); }},
         *model, *cache, tokenizer, *stats);
   }
   ~RankedEngine() { leave(); }
