@@ -53,8 +53,7 @@ struct Thread {
 // Lanes of a warp that are to meet at one operation.
 struct Meeting {
   WarpOperation operation{};
-  unsigned mask = 0;  // 0: nobody uses this one
-  unsigned arrived = 0, leaving = 0;
+  unsigned mask = 0, arrived = 0, leaving = 0;
   std::source_location where;
   char order = 0;  // its address orders memory for ThreadSanitizer
 };
@@ -266,11 +265,13 @@ void Grid::make_ready(Thread& t) {
 void Grid::report_standstill() {
   for (const Thread& t : threads_) {
     if (t.state != ThreadState::InWarp) continue;
-    for (const Meeting& m : warps_[t.index / kWarp].meetings) {
-      if (m.mask == 0 || (m.arrived >> t.place.lane & 1u) == 0 || m.arrived == m.mask) continue;
+    const Warp& warp = warps_[t.index / kWarp];
+    for_each_bit(warp.in_use, [&](unsigned i) {
+      const Meeting& m = warp.meetings[i];
+      if ((m.arrived >> t.place.lane & 1u) == 0 || m.arrived == m.mask) return;
       defect(t, "bad mask: it waits at " + text(m.where) + " for lanes " + text(m.mask & ~m.arrived) + " of mask " +
                     text(m.mask) + ", which wait elsewhere");
-    }
+    });
   }
   defect(*first_at_barrier_,
          "divergent barrier: not all threads reach the __syncthreads of " + text(first_at_barrier_->where));
@@ -328,10 +329,7 @@ std::uint64_t Grid::meet(WarpOperation operation, unsigned mask, std::uint64_t v
   yield();
   if (operation == WarpOperation::Sync) acquire(&meeting.order);
   meeting.leaving &= ~own;
-  if (meeting.leaving == 0) {
-    meeting.mask = 0;
-    warp.in_use &= ~(std::uint64_t{1} << (&meeting - warp.meetings));
-  }
+  if (meeting.leaving == 0) warp.in_use &= ~(std::uint64_t{1} << (&meeting - warp.meetings));
   return t.result;
 }
 

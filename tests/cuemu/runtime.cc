@@ -41,11 +41,6 @@ cudaError_t refusal(Device& d, std::string_view function) {
   return chooses ? cudaSuccess : note(d.broken(current_device));
 }
 
-bool is_broken(cudaError_t error) {
-  const Lock lock;
-  return error != cudaSuccess && error == device().broken(current_device);
-}
-
 bool is_capturing(const Device& d, cudaStream_t stream) {
   return stream != nullptr && d.knows(stream) && stream->capture != nullptr;
 }

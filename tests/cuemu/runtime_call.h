@@ -73,9 +73,6 @@ cudaError_t waiting_call(const char* function, int on, const Finish& finish) {
 
 cudaError_t finish_current_device(const char* function);
 
-// Of a broken device memory is still taken back, so that a test can end.
-bool is_broken(cudaError_t error);
-
 bool is_capturing(const Device& d, cudaStream_t stream);
 
 }  // namespace cuemu

@@ -56,12 +56,32 @@ cudaError_t copy(const char* function, void* to, const void* from, std::size_t b
   return waiting_call("", on, [&](Device& d) { return d.finish(d.stream(stream)); });
 }
 
+bool is_broken(cudaError_t error) {
+  const Lock lock;
+  return error != cudaSuccess && error == device().broken(current_device);
+}
+
+// When the device is through with all, as a device does. `release` says whether it knows the memory; if not, `unknown`.
+template <class Release>
+cudaError_t give_back(const char* function, cudaError_t unknown, const Release& release) {
+  cudaError_t error = finish_current_device(function);
+  if (error == cudaSuccess) error = call("", [&](Device& d) { return release(d) ? cudaSuccess : unknown; });
+  // Of a broken device memory is still taken back, so that a test can end.
+  if (is_broken(error)) {
+    const Unseen unseen;
+    const Lock lock;
+    device().acquire_broken();
+    release(device());
+  }
+  return error;
+}
+
 }  // namespace
 }  // namespace cuemu
 
 using cuemu::call;
 using cuemu::Device;
-using cuemu::finish_current_device;
+using cuemu::give_back;
 
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   return call(__func__, [&](Device& d) {
@@ -88,17 +108,7 @@ cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t strea
 
 cudaError_t cudaFree(void* memory) {
   if (memory == nullptr) return cudaSuccess;
-  cudaError_t error = finish_current_device(__func__);  // as a device does
-  if (error == cudaSuccess) {
-    error = call("", [&](Device& d) { return d.free(memory) ? cudaSuccess : cudaErrorInvalidValue; });
-  }
-  if (cuemu::is_broken(error)) {
-    const cuemu::Unseen unseen;
-    const cuemu::Lock lock;
-    cuemu::device().acquire_broken();
-    cuemu::device().free(memory);
-  }
-  return error;
+  return give_back(__func__, cudaErrorInvalidValue, [&](Device& d) { return d.free(memory); });
 }
 
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
@@ -121,16 +131,7 @@ cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
 
 cudaError_t cudaFreeHost(void* memory) {
   if (memory == nullptr) return cudaSuccess;
-  cudaError_t error = finish_current_device(__func__);
-  if (error == cudaSuccess) {
-    error = call("", [&](Device& d) { return d.unpin(memory) ? cudaSuccess : cudaErrorInvalidValue; });
-  }
-  if (cuemu::is_broken(error)) {
-    const cuemu::Unseen unseen;
-    const cuemu::Lock lock;
-    cuemu::device().acquire_broken();
-    cuemu::device().unpin(memory);
-  }
+  const cudaError_t error = give_back(__func__, cudaErrorInvalidValue, [&](Device& d) { return d.unpin(memory); });
   if (error != cudaErrorInvalidValue) std::free(memory);
   return error;
 }
@@ -141,17 +142,7 @@ cudaError_t cudaHostRegister(void* memory, std::size_t bytes, unsigned) {
 }
 
 cudaError_t cudaHostUnregister(void* memory) {
-  cudaError_t error = finish_current_device(__func__);
-  if (error == cudaSuccess) {
-    error = call("", [&](Device& d) { return d.unpin(memory) ? cudaSuccess : cudaErrorHostMemoryNotRegistered; });
-  }
-  if (cuemu::is_broken(error)) {
-    const cuemu::Unseen unseen;
-    const cuemu::Lock lock;
-    cuemu::device().acquire_broken();
-    cuemu::device().unpin(memory);
-  }
-  return error;
+  return give_back(__func__, cudaErrorHostMemoryNotRegistered, [&](Device& d) { return d.unpin(memory); });
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {

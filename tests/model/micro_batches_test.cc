@@ -32,7 +32,7 @@ TEST(MicroBatches, OfAGpuHaveMoreRows) {
 
 // Chunks of random sizes: every row is in one place, in the step's order, with its position and what was asked of it.
 TEST(MicroBatches, EveryRowIsInOneInTheStepsOrder) {
-  MicroBatches cut;
+  MicroBatches micro_batches;
   std::mt19937 random(11);
   for (int round = 0; round < 300; ++round) {
     std::vector<std::vector<TokenId>> tokens(1 + random() % 20);
@@ -57,7 +57,7 @@ TEST(MicroBatches, EveryRowIsInOneInTheStepsOrder) {
     }
     const auto rows = static_cast<std::size_t>(next);
     const std::size_t count = 1 + random() % std::min<std::size_t>(rows, 12);
-    const auto batches = cut.cut(chunks, count);
+    const auto batches = micro_batches.cut(chunks, count);
     ASSERT_EQ(batches.size(), count);
     std::size_t row = 0, wanted = 0;
     for (const auto& batch : batches) {
